@@ -1,0 +1,267 @@
+"""The example: one image with its labels, as every source gives it.
+
+An example is a dict of tensors:
+
+| key | type | meaning |
+|---|---|---|
+| `encoded` | string | the image file's bytes, or empty |
+| `path` | string | where the image file lies, or empty |
+| `id` | int64 | unique within its source |
+| `boxes` | float32 `[n, 4]` | ymin, xmin, ymax, xmax as shares of height and width |
+| `classes` | int32 `[n]` | from 0, in the order of the source's `class_names` |
+| `scores` | float32 `[n]` | a teacher's confidence, 1.0 for humans |
+| `ignore` | bool `[n]` | neither object nor background: crowds, doubtful boxes |
+| `areas` | float32 `[n]` | area of the object in pixels, 0 if unknown |
+
+Exactly one of `encoded` and `path` is not empty. In TFRecord files an example
+is a `tf.train.Example` with the feature names of the TF Model Garden, in which
+classes count from 1.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+_NO_LABELS = {
+    "boxes": np.zeros((0, 4), np.float32),
+    "classes": np.zeros((0,), np.int32),
+    "scores": np.zeros((0,), np.float32),
+    "ignore": np.zeros((0,), bool),
+    "areas": np.zeros((0,), np.float32),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Examples and what is known about them.
+
+    Attributes:
+        dataset: `tf.data.Dataset` of examples, one pass in a fixed order.
+        class_names: tuple of str; a class is an index into it.
+        num_images: int, how many examples the dataset has.
+        has_labels: bool; False for images that nobody has labelled.
+        skipped: tuple of str, one line for each image that could not be used.
+    """
+
+    dataset: tf.data.Dataset
+    class_names: tuple
+    num_images: int
+    has_labels: bool = True
+    skipped: tuple = ()
+
+
+def from_records(records, class_names=(), has_labels=True, skipped=()):
+    """Make a source of examples held in memory (images may lie in files).
+
+    Args:
+        records: list of dicts with the keys of an example; `id` and one of
+            `encoded` and `path` are required, missing labels mean no object.
+        class_names: sequence of str.
+        has_labels: bool, whether the labels are the truth about the images.
+        skipped: sequence of str.
+
+    Returns:
+        `Source`.
+
+    Raises:
+        ValueError: if there is no record.
+    """
+    if not records:
+        raise ValueError(
+            f"Expected at least one image. Received: 0 images, {len(skipped)} skipped"
+        )
+    records = [{**_NO_LABELS, **record} for record in records]
+    counts = [len(record["boxes"]) for record in records]
+    ends = tf.constant(np.cumsum(counts), tf.int64)
+    counts = tf.constant(counts, tf.int64)
+    images = {
+        "encoded": tf.constant([record.get("encoded", b"") for record in records]),
+        "path": tf.constant([record.get("path", "") for record in records]),
+        "id": tf.constant([record["id"] for record in records], tf.int64),
+    }
+    labels = {
+        key: tf.constant(
+            np.concatenate([record[key] for record in records]).astype(empty.dtype)
+        )
+        for key, empty in _NO_LABELS.items()
+    }
+
+    def lookup(index):
+        rows = tf.range(ends[index] - counts[index], ends[index])
+        return {
+            **{key: values[index] for key, values in images.items()},
+            **{key: tf.gather(values, rows) for key, values in labels.items()},
+        }
+
+    dataset = tf.data.Dataset.range(len(records)).map(lookup)
+    return Source(
+        dataset, tuple(class_names), len(records), has_labels, tuple(skipped)
+    )
+
+
+def serialize(record, height, width):
+    """Return a record as the bytes of a `tf.train.Example`.
+
+    Args:
+        record: dict with the keys of an example, as NumPy values.
+        height: int, of the image in pixels.
+        width: int, of the image in pixels.
+
+    Returns:
+        bytes.
+
+    Source: feature names of the TF Model Garden.
+    """
+    boxes = np.asarray(record["boxes"], np.float32)
+    features = {
+        "image/source_id": str(int(record["id"])).encode(),
+        "image/height": [int(height)],
+        "image/width": [int(width)],
+        "image/object/bbox/ymin": boxes[:, 0],
+        "image/object/bbox/xmin": boxes[:, 1],
+        "image/object/bbox/ymax": boxes[:, 2],
+        "image/object/bbox/xmax": boxes[:, 3],
+        "image/object/bbox/confidence": np.asarray(record["scores"], np.float32),
+        "image/object/class/label": np.asarray(record["classes"], np.int64) + 1,
+        "image/object/is_crowd": np.asarray(record["ignore"], np.int64),
+        "image/object/area": np.asarray(record["areas"], np.float32),
+    }
+    if record.get("encoded"):
+        features["image/encoded"] = record["encoded"]
+    else:
+        features["image/filename"] = record["path"]
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={key: _feature(value) for key, value in features.items()}
+        )
+    ).SerializeToString(deterministic=True)
+
+
+def _feature(value):
+    if isinstance(value, (str, bytes)):
+        value = value.encode() if isinstance(value, str) else value
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    if np.asarray(value).dtype.kind == "f":
+        return tf.train.Feature(float_list=tf.train.FloatList(value=value))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+
+
+_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
+    "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
+    "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
+    **{
+        f"image/object/bbox/{side}": tf.io.RaggedFeature(tf.float32)
+        for side in ("ymin", "xmin", "ymax", "xmax", "confidence")
+    },
+    "image/object/class/label": tf.io.RaggedFeature(tf.int64),
+    "image/object/is_crowd": tf.io.RaggedFeature(tf.int64),
+    "image/object/area": tf.io.RaggedFeature(tf.float32),
+}
+
+
+def parse(serialized, class_ids):
+    """Return the example in the bytes of a `tf.train.Example`.
+
+    Missing scores are 1.0, missing crowd flags 0 and missing areas 0.
+
+    Args:
+        serialized: string tensor.
+        class_ids: int list; `class_ids[k]` is the file's label of class k.
+
+    Returns:
+        dict, an example.
+    """
+    record = tf.io.parse_single_example(serialized, _FEATURES)
+    labels = record["image/object/class/label"]
+    matches = tf.equal(labels[:, None], tf.constant(class_ids, tf.int64)[None])
+    with tf.control_dependencies(
+        [
+            tf.debugging.Assert(
+                tf.reduce_all(tf.reduce_any(matches, axis=1)),
+                ["Expected labels among", class_ids, "Received: labels", labels],
+                summarize=100,
+            )
+        ]
+    ):
+        classes = tf.argmax(matches, axis=1, output_type=tf.int32)
+    count = tf.shape(labels)[0]
+
+    def optional(key, default, dtype):
+        values = record[key]
+        missing = tf.fill([count], tf.cast(default, values.dtype))
+        values = tf.cond(tf.size(values) > 0, lambda: values, lambda: missing)
+        return tf.cast(values, dtype)
+
+    # A record holds its image, or else says where it lies.
+    encoded = record["image/encoded"]
+    path = tf.where(tf.equal(encoded, ""), record["image/filename"], "")
+    return {
+        "encoded": encoded,
+        "path": path,
+        "id": tf.strings.to_number(record["image/source_id"], tf.int64),
+        "boxes": tf.stack(
+            [
+                record[f"image/object/bbox/{side}"]
+                for side in ("ymin", "xmin", "ymax", "xmax")
+            ],
+            axis=-1,
+        ),
+        "classes": classes,
+        "scores": optional("image/object/bbox/confidence", 1.0, tf.float32),
+        "ignore": optional("image/object/is_crowd", 0, tf.bool),
+        "areas": optional("image/object/area", 0.0, tf.float32),
+    }
+
+
+def apply_threshold(source, score_threshold, ignore_threshold=None):
+    """Keep the confident pseudo-labels of a source.
+
+    Args:
+        source: `Source`.
+        score_threshold: float in 0…1; boxes that score at least this much stay.
+        ignore_threshold: float below `score_threshold` or None. Boxes that
+            score from it to `score_threshold` are ignored instead of dropped,
+            so that what the teacher doubts isn't taught as background.
+
+    Returns:
+        `Source`.
+
+    Raises:
+        ValueError: for thresholds out of order.
+
+    Source: paper section 4 (hard labels above 0.5); the band is our own.
+    """
+    lower = score_threshold if ignore_threshold is None else ignore_threshold
+    if not 0.0 <= lower <= score_threshold <= 1.0:
+        raise ValueError(
+            "Expected 0 <= ignore_threshold <= score_threshold <= 1. Received: "
+            f"ignore_threshold={ignore_threshold}, score_threshold={score_threshold}"
+        )
+
+    def keep(example):
+        rows = tf.where(example["scores"] >= lower)[:, 0]
+        kept = {key: tf.gather(example[key], rows) for key in _NO_LABELS}
+        kept["ignore"] |= kept["scores"] < score_threshold
+        return {**example, **kept}
+
+    return dataclasses.replace(source, dataset=source.dataset.map(keep))
+
+
+def read_image(example):
+    """Return an example's image, uint8 `[h, w, 3]` RGB (first frame of a GIF)."""
+    contents = tf.cond(
+        tf.equal(example["path"], ""),
+        lambda: example["encoded"],
+        lambda: tf.io.read_file(example["path"]),
+    )
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def part(source, start, size):
+    """Return the examples `start` … `start + size - 1` of a source."""
+    dataset = source.dataset.skip(start).take(size)
+    size = max(0, min(size, source.num_images - start))
+    return dataclasses.replace(source, dataset=dataset, num_images=size)

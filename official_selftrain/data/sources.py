@@ -1,0 +1,367 @@
+"""Sources of real data: COCO files, TFDS, TFRecord, folders of images.
+
+All of them give the same examples (see `examples`).
+"""
+
+import concurrent.futures
+import difflib
+import glob as globbing
+import json
+import os
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from official_selftrain.data import examples
+
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+_READ_BUFFER = 2**20  # bytes
+
+# Where the data sets of TFDS keep their boxes, and which flag marks a region
+# that holds many objects.
+_TFDS_OBJECTS = {
+    "coco": ("objects", "is_crowd"),
+    "voc": ("objects", None),
+    "open_images_v4": ("bobjects", "is_group_of"),
+    "imagenet2012": (None, None),
+}
+
+
+def coco(annotations, images, class_names=None):
+    """Read a COCO annotation file and its folder of images.
+
+    Crowd regions are ignored in training rather than background. An image
+    without annotations is a valid image without objects. A box whose width or
+    height is 0 is left out and counted.
+
+    Args:
+        annotations: str, path of the JSON file.
+        images: str, the folder that its `file_name`s lie in.
+        class_names: sequence of str or None: the categories that are used, in
+            this order. None takes all categories by ascending id.
+
+    Returns:
+        `examples.Source`; images listed without a single annotation in the
+        whole file make a source without labels.
+
+    Raises:
+        FileNotFoundError: for a missing file, folder or image.
+        ValueError: for a file that isn't COCO's, an annotation of an unknown
+            image or category, or a box of negative size.
+
+    Source: format of cocodataset.org.
+    """
+    content = _read_json(annotations)
+    for key in ("images", "categories", "annotations"):
+        if not isinstance(content, dict) or key not in content:
+            raise ValueError(
+                f"Expected a COCO file with images, categories and annotations. "
+                f"Received: {annotations} without {key}"
+            )
+    categories = {c["id"]: c["name"] for c in content["categories"]}
+    names = [categories[key] for key in sorted(categories)]
+    if class_names is not None:
+        _check_names(class_names, names, annotations)
+        names = list(class_names)
+    class_of = {key: names.index(n) for key, n in categories.items() if n in names}
+    _check_files(images, [image["file_name"] for image in content["images"]])
+
+    rows = {image["id"]: [] for image in content["images"]}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    skipped = []
+    for annotation in content["annotations"]:
+        _check_annotation(annotation, rows, categories, annotations)
+        x, y, width, height = annotation["bbox"]
+        if width == 0 or height == 0:
+            skipped.append(f"annotation {annotation['id']}: box without area")
+        elif annotation["category_id"] in class_of:
+            rows[annotation["image_id"]].append(annotation)
+    records = []
+    for image in content["images"]:
+        found = rows[image["id"]]
+        height, width = sizes[image["id"]]
+        corners = [
+            (a["bbox"][1], a["bbox"][0], a["bbox"][1] + a["bbox"][3], a["bbox"][0] + a["bbox"][2])
+            for a in found
+        ]
+        records.append(
+            {
+                "path": os.path.join(images, image["file_name"]),
+                "id": image["id"],
+                "boxes": np.array(corners, np.float64).reshape(-1, 4)
+                / [height, width, height, width],
+                "classes": np.array([class_of[a["category_id"]] for a in found]),
+                "scores": np.ones(len(found)),
+                "ignore": np.array([a.get("iscrowd", 0) for a in found], bool),
+                "areas": np.array([a.get("area", 0.0) for a in found]),
+            }
+        )
+    return examples.from_records(
+        records, names, has_labels=bool(content["annotations"]), skipped=skipped
+    )
+
+
+def folder(images):
+    """Read a folder, or a glob, of images that nobody has labelled.
+
+    Every file is decoded once: those that can't be are named in `skipped`
+    and left out. Folders are searched recursively; files whose ending is no
+    image's are passed over.
+
+    Args:
+        images: str, path of a folder or a pattern such as `"photos/*.jpg"`.
+
+    Returns:
+        `examples.Source` without labels; ids count the files in sorted order.
+
+    Raises:
+        FileNotFoundError: if there is no image.
+        ValueError: if no image can be read.
+
+    Source: own.
+    """
+    pattern = os.path.join(images, "**") if os.path.isdir(images) else images
+    paths = sorted(
+        path
+        for path in globbing.glob(pattern, recursive=True)
+        if path.lower().endswith(_IMAGE_ENDINGS) and os.path.isfile(path)
+    )
+    if not paths:
+        raise FileNotFoundError(
+            f"Expected images ({', '.join(_IMAGE_ENDINGS)}). Received: images={images!r}"
+        )
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        problems = list(pool.map(_decoding_problem, paths))
+    records = [
+        {"path": path, "id": index}
+        for index, (path, problem) in enumerate(zip(paths, problems))
+        if problem is None
+    ]
+    skipped = [f"{path}: {problem}" for path, problem in zip(paths, problems) if problem]
+    if not records:
+        raise ValueError(
+            f"Expected at least one readable image. Received: {skipped[0]} "
+            f"({len(skipped)} unreadable files)"
+        )
+    return examples.from_records(records, has_labels=False, skipped=skipped)
+
+
+def tfrecord(pattern, class_names, class_ids=None, has_labels=True):
+    """Read TFRecord files with the feature names of the TF Model Garden.
+
+    Args:
+        pattern: str, path or glob of the files.
+        class_names: sequence of str, length K.
+        class_ids: the files' label of each class; None means 1 … K. (COCO's
+            ids have gaps.)
+        has_labels: bool, False if the boxes aren't the truth.
+
+    Returns:
+        `examples.Source`.
+
+    Raises:
+        FileNotFoundError: if no file matches.
+        ValueError: for a file that isn't a TFRecord, or if class ids and names
+            differ in number.
+
+    Source: feature names of the TF Model Garden.
+    """
+    paths = sorted(globbing.glob(pattern))
+    if not paths:
+        raise FileNotFoundError(f"Expected TFRecord files. Received: pattern={pattern!r}")
+    if class_ids is None:
+        class_ids = range(1, len(class_names) + 1)
+    class_ids = [int(class_id) for class_id in class_ids]
+    if len(class_ids) != len(class_names):
+        raise ValueError(
+            "Expected as many class_ids as class_names. Received: "
+            f"{len(class_ids)} ids, {len(class_names)} names"
+        )
+    num_images = sum(_count_records(path) for path in paths)
+    dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER).map(
+        lambda serialized: examples.parse(serialized, class_ids)
+    )
+    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
+
+
+def tfds(name, split, data_dir=None):
+    """Read a data set of TensorFlow Datasets.
+
+    Args:
+        name: `"coco/2017"`, `"voc/2012"`, `"open_images_v4"`,
+            `"imagenet2012"` (images only) or another configuration of these.
+        split: str, such as `"train"` or `"train[:20%]"`.
+        data_dir: str or None, where TFDS keeps its data.
+
+    Returns:
+        `examples.Source`; ids count the images.
+
+    Raises:
+        ValueError: for a data set of another kind.
+        FileNotFoundError: if it hasn't been prepared.
+
+    Source: tensorflow.org/datasets.
+    """
+    import tensorflow_datasets
+
+    family = name.split("/")[0].split(":")[0]
+    if family not in _TFDS_OBJECTS:
+        raise ValueError(
+            f"Expected one of {', '.join(_TFDS_OBJECTS)}. Received: name={name!r}"
+        )
+    objects, group_flag = _TFDS_OBJECTS[family]
+    builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    features = builder.info.features
+    class_names = () if objects is None else features[objects]["label"].names
+    try:
+        encoded = builder.as_dataset(
+            split=split,
+            decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+            shuffle_files=False,
+        )
+    except AssertionError as error:
+        raise FileNotFoundError(
+            f"Expected {name} in {builder.data_dir}. Make it with: "
+            f"tfds build {name}"
+        ) from error
+
+    def convert(index, item):
+        if objects is None:
+            found = {
+                "boxes": tf.zeros((0, 4)),
+                "classes": tf.zeros((0,), tf.int32),
+                "ignore": tf.zeros((0,), tf.bool),
+                "areas": tf.zeros((0,)),
+            }
+        else:
+            item_objects = item[objects]
+            labels = tf.cast(item_objects["label"], tf.int32)
+            areas = item_objects.get("area", tf.zeros_like(labels))
+            found = {
+                "boxes": tf.reshape(item_objects["bbox"], (-1, 4)),
+                "classes": labels,
+                "ignore": tf.cast(
+                    item_objects[group_flag] if group_flag else tf.zeros_like(labels),
+                    tf.bool,
+                ),
+                "areas": tf.cast(areas, tf.float32),
+            }
+        return {
+            "encoded": item["image"],
+            "path": tf.constant(""),
+            "id": index,
+            **found,
+            "scores": tf.ones(tf.shape(found["classes"])),
+        }
+
+    dataset = encoded.enumerate().map(convert)
+    num_images = int(dataset.cardinality())
+    return examples.Source(dataset, tuple(class_names), num_images, objects is not None)
+
+
+def unreadable_images(source):
+    """Return a line for each image of a source that can't be decoded.
+
+    Args:
+        source: `examples.Source`.
+
+    Returns:
+        list of str: the file or id, and why.
+    """
+    lines = []
+    for example in source.dataset:
+        try:
+            examples.read_image(example)
+        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+            name = example["path"].numpy().decode() or f"id {int(example['id'])}"
+            lines.append(f"{name}: {_reason(error)}")
+    return lines
+
+
+def _decoding_problem(path):
+    try:
+        tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error):
+    """Return the part of a TensorFlow error's text that a person can use."""
+    text = error.message.split("[Op:")[0]
+    return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"
+
+
+def _read_json(path):
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Expected a COCO file. Received: annotations={path!r}")
+    with open(path) as file:
+        try:
+            return json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
+
+
+def _check_names(wanted, known, path):
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.0)
+            raise ValueError(
+                f"Expected class_names among the {len(known)} categories of {path} "
+                f"(nearest: {near[0] if near else 'none'}). Received: {name!r}"
+            )
+
+
+def _check_files(directory, names):
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(
+            f"Expected a folder of images. Received: images={directory!r}"
+        )
+    missing = [n for n in names if not os.path.exists(os.path.join(directory, n))]
+    if missing:
+        raise FileNotFoundError(
+            f"Expected every image of the annotation file in {directory}. Received: "
+            f"{len(missing)} of {len(names)} missing, first {missing[0]!r}"
+        )
+
+
+def _check_annotation(annotation, image_ids, categories, path):
+    where = f"annotation {annotation.get('id')} in {path}"
+    if annotation["image_id"] not in image_ids:
+        raise ValueError(
+            f"Expected annotations of listed images. Received: {where} "
+            f"with image_id={annotation['image_id']}"
+        )
+    if annotation["category_id"] not in categories:
+        raise ValueError(
+            f"Expected annotations of listed categories "
+            f"({', '.join(map(str, sorted(categories)))}). Received: {where} "
+            f"with category_id={annotation['category_id']}"
+        )
+    bbox = annotation["bbox"]
+    if len(bbox) != 4 or not np.all(np.isfinite(bbox)) or min(bbox[2:]) < 0:
+        raise ValueError(
+            "Expected bbox [x, y, width, height], finite, width and height not "
+            f"negative. Received: {where} with bbox={bbox}"
+        )
+
+
+def _count_records(path):
+    """Count the records of a TFRecord file by their headers."""
+    count, size = 0, os.path.getsize(path)
+    with open(path, "rb") as file:
+        position = 0
+        while position < size:
+            file.seek(position)
+            header = file.read(8)
+            # A record is its length, a checksum of it, the data, a checksum.
+            position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else 0)
+            if len(header) < 8 or position > size:
+                raise ValueError(
+                    f"Expected whole TFRecord entries. Received: {path}, cut off or "
+                    f"not a TFRecord at entry {count}"
+                )
+            count += 1
+    return count

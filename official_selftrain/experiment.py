@@ -1,0 +1,345 @@
+"""An experiment: teacher, pseudo-labels, student, control and evaluation.
+
+Everything lies in one `model_dir`. A stage that is finished is kept when the
+experiment runs again; one that was interrupted continues from its last
+checkpoint or shard.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from official_selftrain import pseudo_labels, report
+from official_selftrain.data import augment, examples, pipeline, sources
+from official_selftrain.fitting import read_history
+
+STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
+
+_TRAINED = ("teacher", "student", "control")
+_NUM_SAMPLES = 8
+_PACKAGES = (
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras-cv",
+    "pycocotools",
+    "numpy",
+    "gin-config",
+)
+
+
+def run(
+    model_dir,
+    labeled,
+    unlabeled,
+    validation,
+    model,
+    teacher,
+    student,
+    image_size,
+    stages=STAGES,
+    seed=0,
+    score_threshold=0.5,
+    ignore_threshold=None,
+    student_init="teacher",
+    control=True,
+    label_batch_size=16,
+    shard_size=500,
+    max_boxes=100,
+):
+    """Run an experiment, or some of its stages.
+
+    Args:
+        model_dir: str, where everything is kept.
+        labeled: function () → `examples.Source` with labels.
+        unlabeled: function () → `examples.Source`; its labels, if any, only
+            tell what the pseudo-labels are worth.
+        validation: function () → `examples.Source` with labels.
+        model: function `(num_classes, image_size)` → model that obeys the
+            contract of `official_selftrain.models`.
+        teacher: `fitting.fit` with its settings bound.
+        student: `fitting.fit` with its settings bound; trains the control too.
+        image_size: (height, width) of the frame.
+        stages: names out of `STAGES`.
+        seed: int, of weights, order and augmentation.
+        score_threshold: float, pseudo-labels from this score on are taught.
+        ignore_threshold: float or None, pseudo-labels from it up to
+            `score_threshold` are neither taught nor taken for background.
+        student_init: `"teacher"`: student and control start from the teacher's
+            weights; `"random"`: from the weights the teacher started from.
+        control: bool, train a supervised control to compare with: the student's
+            start, steps and images per step, but labelled images only.
+        label_batch_size: int, for labelling and evaluation.
+        shard_size: int, images per shard of pseudo-labels.
+        max_boxes: int, slots for the labels of an image.
+
+    Returns:
+        dict, the content of `results.json`; empty before the first evaluation.
+
+    Raises:
+        ValueError: for bad settings or data, or a teacher that makes no label.
+        FileNotFoundError: if a stage lacks the result of an earlier one.
+
+    Source: paper section 3; the control is our own.
+    """
+    _check_choice("stages", stages, STAGES)
+    _check_choice("student_init", [student_init], ("teacher", "random"))
+    labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
+    labels_dir = os.path.join(model_dir, "pseudo_labels")
+
+    def train(stage, function, pseudo=None, **settings):
+        if os.path.exists(_model_path(model_dir, stage)):
+            print(f"{stage}: finished, kept", flush=True)
+            return
+        source = labeled()
+        if not source.has_labels:
+            raise ValueError("Expected labelled images. Received: no annotation at all")
+        keras.utils.set_random_seed(seed)
+        network = model(
+            num_classes=len(source.class_names), image_size=tuple(image_size)
+        )
+        if stage != "teacher" and student_init == "teacher":
+            network.set_weights(load_model(model_dir, "teacher").get_weights())
+        with _unreadable_images_named(source):
+            function(
+                network,
+                source,
+                pseudo,
+                os.path.join(model_dir, stage),
+                # Student and control see the labelled images in the same order
+                # and with the same augmentation, the teacher in another.
+                seed=2 * seed + (stage != "teacher"),
+                max_boxes=max_boxes,
+                **settings,
+            )
+
+    def stored_labels():
+        stored = pseudo_labels.read(labels_dir, labeled().class_names)
+        return stored, _quality(labels_dir, stored, score_threshold, unlabeled)
+
+    if "teacher" in stages:
+        train("teacher", teacher)
+    if "pseudo_labels" in stages:
+        if os.path.exists(os.path.join(labels_dir, "manifest.json")):
+            print("pseudo_labels: finished, kept", flush=True)
+        else:
+            network = load_model(model_dir, "teacher")
+            pool = unlabeled()
+            for line in pool.skipped:
+                print(f"skipped {line}", flush=True)
+            with _unreadable_images_named(pool):
+                pseudo_labels.write(
+                    network, pool, labels_dir, label_batch_size, shard_size
+                )
+        stored_labels()
+    if "student" in stages:
+        stored, _ = stored_labels()
+        taught = examples.apply_threshold(stored, score_threshold, ignore_threshold)
+        train("student", student, taught)
+    if "control" in stages and control:
+        train("control", student, fill_with_labeled=True)
+    if "evaluation" in stages:
+        stored, quality = None, None
+        if os.path.exists(os.path.join(labels_dir, "manifest.json")):
+            stored, quality = stored_labels()
+            stored = examples.apply_threshold(stored, score_threshold)
+        return evaluate(
+            model_dir, validation, stored, quality, seed, label_batch_size, max_boxes
+        )
+    return _read_json(os.path.join(model_dir, "results.json")) or {}
+
+
+def load_model(model_dir, stage):
+    """Load the finished model of a stage.
+
+    Args:
+        model_dir: str.
+        stage: `"teacher"`, `"student"` or `"control"`.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: if the stage isn't finished.
+    """
+    path = _model_path(model_dir, stage)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"Expected {path}. Make it with the stage {stage}: "
+            f"python -m official_selftrain.train … --stages={stage}"
+        )
+    return keras.saving.load_model(path)
+
+
+def evaluate(
+    model_dir,
+    validation,
+    stored=None,
+    quality=None,
+    seed=0,
+    batch_size=16,
+    max_boxes=100,
+):
+    """Evaluate the finished models of an experiment and write its report.
+
+    Args:
+        model_dir: str.
+        validation: function () → `examples.Source` with labels.
+        stored: `examples.Source` of confident pseudo-labels, or None.
+        quality: dict of `pseudo_labels.report_quality`, or None.
+        seed: int, reported.
+        batch_size: int.
+        max_boxes: int, slots for the labels of an image.
+
+    Returns:
+        dict, as written to `results.json`.
+
+    Raises:
+        FileNotFoundError: if no model is finished.
+    """
+    stages = [s for s in _TRAINED if os.path.exists(_model_path(model_dir, s))]
+    if not stages:
+        load_model(model_dir, "teacher")
+    path = os.path.join(model_dir, "results.json")
+    results = _read_json(path) or {}
+    if set(stages) <= set(results) and os.path.exists(
+        os.path.join(model_dir, "report.html")
+    ):
+        print("evaluation: finished, kept", flush=True)
+        return results
+    source = validation()
+    samples = report.samples(source, _NUM_SAMPLES)
+    histories = {}
+    for stage in stages:
+        stage_dir = os.path.join(model_dir, stage)
+        network = load_model(model_dir, stage)
+        metrics_path = os.path.join(stage_dir, "metrics.json")
+        metrics = _read_json(metrics_path)
+        if metrics is None:
+            with _unreadable_images_named(source):
+                metrics = evaluate_model(network, source, batch_size, max_boxes, stage)
+            _write_json(metrics_path, metrics)
+        summary = _read_json(os.path.join(stage_dir, "fit.json"))
+        results[stage] = {**metrics, **summary}
+        histories[stage] = read_history(stage_dir)
+        _add_predictions(samples, stage, network)
+    results["pseudo_labels"] = quality
+    results["config"] = {
+        "seed": seed,
+        "alpha": results.get("student", {}).get("alpha"),
+        "versions": _versions(),
+    }
+    report.write(
+        os.path.join(model_dir, "report.html"),
+        results,
+        histories,
+        samples,
+        report.samples(stored, _NUM_SAMPLES) if stored else [],
+        source.class_names,
+    )
+    _write_json(path, results)
+    return results
+
+
+def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
+    """Evaluate a model on labelled images.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        source: `examples.Source` with labels.
+        batch_size: int.
+        max_boxes: int, slots for the labels of an image.
+        name: str, shown with the progress.
+
+    Returns:
+        dict of the model's metrics; for detection COCO's twelve, in percent.
+    """
+    predict = pseudo_labels.predictor(model)
+    metric = model.metric()
+    with tqdm(total=source.num_images, desc=f"evaluation of {name}", unit="image") as bar:
+        for batch in pipeline.evaluation_batches(
+            source, batch_size, model.image_size, max_boxes
+        ):
+            metric.update(predict(batch["images"], batch["sizes"]), batch)
+            bar.update(len(batch["ids"]))
+    return metric.result()
+
+
+def _add_predictions(samples, title, model):
+    """Add a model's boxes to the samples of a report."""
+    predict = pseudo_labels.predictor(model)
+    for sample in samples:
+        image = sample["image"]
+        frame, _, _ = augment.fit(image, {"boxes": tf.zeros((0, 4))}, model.image_size)
+        predictions = predict(frame[None], tf.constant([image.shape[:2]]))
+        found = {key: value[0].numpy() for key, value in predictions.items()}
+        found["ignore"] = [False] * len(found["boxes"])
+        sample["boxes"][title] = found
+
+
+@contextlib.contextmanager
+def _unreadable_images_named(source):
+    """Turn a decoding error of the pipeline into one that names the file."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        lines = sources.unreadable_images(source)
+        if not lines:
+            raise
+        raise ValueError(
+            f"Expected readable images. Received: {lines[0]} "
+            f"({len(lines)} of {source.num_images} images can't be read)"
+        ) from None
+
+
+def _quality(labels_dir, stored, score_threshold, unlabeled):
+    """Return the pseudo-labels' quality, measured once for a threshold."""
+    path = os.path.join(labels_dir, "quality.json")
+    quality = _read_json(path)
+    if quality is None or quality["score_threshold"] != score_threshold:
+        truth = unlabeled()
+        quality = pseudo_labels.report_quality(
+            stored, score_threshold, truth if truth.has_labels else None
+        )
+        _write_json(path, quality)
+    return quality
+
+
+def _versions():
+    versions = {"python": platform.python_version()}
+    for package in ("official_selftrain", *_PACKAGES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _check_choice(name, values, known):
+    unknown = [value for value in values if value not in known]
+    if unknown:
+        raise ValueError(
+            f"Expected {name} among {', '.join(known)}. Received: {unknown[0]!r}"
+        )
+
+
+def _model_path(model_dir, stage):
+    return os.path.join(model_dir, stage, "model.keras")
+
+
+def _read_json(path):
+    if not os.path.exists(path):
+        return None
+    with open(path) as file:
+        return json.load(file)
+
+
+def _write_json(path, content):
+    with open(path + ".partial", "w") as file:
+        json.dump(content, file, indent=2)
+    os.replace(path + ".partial", path)

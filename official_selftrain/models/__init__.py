@@ -1,0 +1,37 @@
+"""Models and the contract they obey.
+
+A model of this package is a `keras.Model` whose constructor takes keywords,
+with a complete `get_config`, registered for serialisation. `SelfTrainer`, the
+labelling and the evaluation ask five things of it, so any Keras model that
+offers them can be trained, can label and can be evaluated here:
+
+`model(images, training)`
+    float `[B, H, W, 3]`, RGB in 0…255 → outputs. The model normalises pixels
+    itself.
+`model.compute_losses(outputs, labels)`
+    → dict of float32 scalars, always with `"loss"`.
+`model.predictions(outputs, sizes)`
+    → predictions in pixels of images of the given sizes (int `[B, 2]`).
+`model.metric()`
+    → fresh metric with `update(predictions, batch)` and `result()`, a dict.
+`model.image_size`
+    (height, width) of the frame that images are fitted into.
+
+Detection:
+
+| dict | keys |
+|---|---|
+| batch | `images` float32 `[B, H, W, 3]`, `sizes` int32 `[B, 2]`, `ids` int64 `[B]` and the labels |
+| labels | `boxes` float32 `[B, M, 4]` (ymin, xmin, ymax, xmax); `classes` int32 `[B, M]`, -1 in unused slots; `scores` float32 `[B, M]`, 1.0 for humans; `ignore` bool `[B, M]` |
+| outputs | `class_logits` float32 `[B, A, K]`, `box_deltas` float32 `[B, A, 4]` |
+| predictions | `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]`, `classes` int32 `[B, D]`, `num_detections` int32 `[B]` |
+
+In a training batch, boxes are in pixels of the frame and `sizes` is the part
+of it that the image covers. In an evaluation batch both are those of the
+original image.
+"""
+
+from official_selftrain.models import backbones
+from official_selftrain.models.retinanet import RetinaNet
+
+__all__ = ["RetinaNet", "backbones"]

@@ -1,0 +1,74 @@
+"""Feature pyramid network, P3 to P7, with batch normalisation."""
+
+import keras
+from keras import layers
+
+
+def fpn(
+    features,
+    min_level=3,
+    max_level=7,
+    num_filters=256,
+    bn_momentum=0.997,
+    bn_epsilon=1e-4,
+):
+    """Build a feature pyramid on the levels of a backbone.
+
+    A 1x1 lateral convolution on each backbone level, a top-down path of
+    nearest upsampling and addition, a 3x3 convolution on each level; levels
+    above the backbone's by strided 3x3 convolutions (a ReLU before each but the
+    first); batch normalisation, without activation, on every output.
+
+    Args:
+        features: dict of level name (`"P3"`) to tensor `[B, h, w, c]`; the
+            levels from `min_level` on are used.
+        min_level: int, first level of the pyramid.
+        max_level: int, last level of the pyramid.
+        num_filters: int, channels of every output.
+        bn_momentum: float, momentum of the moving statistics.
+        bn_epsilon: float.
+
+    Returns:
+        dict of level name to tensor `[B, h, w, num_filters]`.
+
+    Raises:
+        ValueError: if the backbone lacks `min_level`.
+
+    Source: Lin et al. 2017, in the form of the authors' detection code.
+    """
+    if f"P{min_level}" not in features:
+        raise ValueError(
+            f"Expected a backbone with level P{min_level}, the pyramid's min_level. "
+            f"Received: features={sorted(features)}"
+        )
+    top = min_level
+    while f"P{top + 1}" in features and top < max_level:
+        top += 1
+
+    def conv(name, kernel_size, strides=1):
+        return layers.Conv2D(
+            num_filters, kernel_size, strides=strides, padding="same", name=name
+        )
+
+    pyramid = {}
+    for level in range(top, min_level - 1, -1):
+        lateral = conv(f"fpn_lateral_p{level}", 1)(features[f"P{level}"])
+        if level < top:
+            upsampled = layers.UpSampling2D(2, name=f"fpn_up_p{level}")(
+                pyramid[level + 1]
+            )
+            lateral = layers.Add(name=f"fpn_sum_p{level}")([lateral, upsampled])
+        pyramid[level] = lateral
+    for level in range(min_level, top + 1):
+        pyramid[level] = conv(f"fpn_output_p{level}", 3)(pyramid[level])
+    for level in range(top + 1, max_level + 1):
+        below = pyramid[level - 1]
+        if level > top + 1:
+            below = layers.ReLU(name=f"fpn_relu_p{level}")(below)
+        pyramid[level] = conv(f"fpn_output_p{level}", 3, strides=2)(below)
+    return {
+        f"P{level}": keras.layers.BatchNormalization(
+            momentum=bn_momentum, epsilon=bn_epsilon, name=f"fpn_bn_p{level}"
+        )(tensor)
+        for level, tensor in sorted(pyramid.items())
+    }

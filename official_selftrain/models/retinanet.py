@@ -1,0 +1,320 @@
+"""RetinaNet: a detector that owns normalisation, targets, loss and decoding.
+
+Letters in shapes: B batch, H W pixels, A anchors, K classes, M label slots,
+D detections.
+"""
+
+import keras
+from keras import ops
+
+from official_selftrain import anchors, losses, metrics
+from official_selftrain import boxes as box_ops
+from official_selftrain.models.fpn import fpn
+from official_selftrain.models.heads import retinanet_head
+
+# ImageNet's mean and standard deviation of RGB in 0…255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STDDEV = (58.395, 57.12, 57.375)
+
+# The score every anchor starts with.
+_CLASS_PRIOR = 0.01
+
+# Candidates that enter non-maximum suppression.
+_MAX_CANDIDATES = 5000
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class RetinaNet(keras.Model):
+    """Detect objects with one dense head over a feature pyramid.
+
+    A functional Keras model from images to raw outputs, with the loss and the
+    decoding that belong to them; see `official_selftrain.models` for the
+    contract.
+
+    Args:
+        num_classes: int K; there is no background class.
+        image_size: (height, width) of the input in pixels, multiples of the
+            stride of the backbone's last level (and never more than 32).
+        backbone: `keras.Model` from normalised images to a dict of levels,
+            see `backbones`.
+        min_level: int, first level of the pyramid.
+        max_level: int, last level of the pyramid.
+        num_filters: int, channels of the pyramid and the head.
+        num_head_convs: int, convolutions of each of the head's two towers.
+        separable_head: bool, depthwise-separable convolutions in the head.
+        anchor_size: float, side of an anchor in strides.
+        num_scales: int, anchor scales per octave.
+        aspect_ratios: anchors' width over height.
+        match_threshold: float, IoU from which an anchor is positive.
+        unmatched_threshold: float, IoU below which an anchor is negative.
+        focal_alpha: float, weight of the positives.
+        focal_gamma: float, exponent of the focal loss.
+        huber_delta: float, where the box loss becomes linear.
+        box_weight: float, weight of the box loss.
+        bn_momentum: float, for pyramid and head.
+        bn_epsilon: float, for pyramid and head.
+        score_threshold: float, detections have a score above it.
+        nms_threshold: float, IoU above which NMS suppresses.
+        max_detections: int D, detections per image.
+
+    Raises:
+        ValueError: if `image_size` doesn't fit the strides, or a count is
+            below 1.
+
+    Source: Lin et al. 2017; constants of the authors' detection code.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        image_size,
+        backbone,
+        min_level=3,
+        max_level=7,
+        num_filters=256,
+        num_head_convs=4,
+        separable_head=False,
+        anchor_size=4.0,
+        num_scales=3,
+        aspect_ratios=(1.0, 2.0, 0.5),
+        match_threshold=0.5,
+        unmatched_threshold=0.5,
+        focal_alpha=0.25,
+        focal_gamma=1.5,
+        huber_delta=0.1,
+        box_weight=50.0,
+        bn_momentum=0.997,
+        bn_epsilon=1e-4,
+        score_threshold=0.05,
+        nms_threshold=0.5,
+        max_detections=100,
+        name="retinanet",
+    ):
+        image_size = tuple(int(side) for side in image_size)
+        last_level = min(5, max_level)
+        _check(
+            num_classes=num_classes,
+            image_size=image_size,
+            stride=2**last_level,
+            max_detections=max_detections,
+        )
+        inputs = keras.Input((*image_size, 3), name="images")
+        pixels = keras.layers.Rescaling(
+            scale=[1.0 / stddev for stddev in PIXEL_STDDEV],
+            offset=[-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STDDEV)],
+            name="normalize_pixels",
+        )(inputs)
+        bn = {"bn_momentum": bn_momentum, "bn_epsilon": bn_epsilon}
+        features = fpn(backbone(pixels), min_level, max_level, num_filters, **bn)
+        num_anchors = num_scales * len(aspect_ratios)
+        tower = {
+            "num_convs": num_head_convs,
+            "num_filters": num_filters,
+            "separable": separable_head,
+            **bn,
+        }
+        class_logits = retinanet_head(
+            features, num_anchors * num_classes, "class", prior=_CLASS_PRIOR, **tower
+        )
+        box_deltas = retinanet_head(features, num_anchors * 4, "box", **tower)
+        super().__init__(
+            inputs=inputs,
+            outputs={
+                "class_logits": _join_levels(class_logits, num_classes, "class_logits"),
+                "box_deltas": _join_levels(box_deltas, 4, "box_deltas"),
+            },
+            name=name,
+        )
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.backbone = backbone
+        self.min_level = min_level
+        self.max_level = max_level
+        self.num_filters = num_filters
+        self.num_head_convs = num_head_convs
+        self.separable_head = separable_head
+        self.anchor_size = anchor_size
+        self.num_scales = num_scales
+        self.aspect_ratios = tuple(aspect_ratios)
+        self.match_threshold = match_threshold
+        self.unmatched_threshold = unmatched_threshold
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.huber_delta = huber_delta
+        self.box_weight = box_weight
+        self.bn_momentum = bn_momentum
+        self.bn_epsilon = bn_epsilon
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.anchors = anchors.anchor_boxes(
+            image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
+        )
+
+    def compute_losses(self, outputs, labels):
+        """Return the loss of a batch and its terms.
+
+        The class loss is the focal loss summed over all anchors that aren't
+        ignored; the box loss is the Huber loss summed over the positives and
+        divided by 4; both are divided by the number of positives in the batch
+        plus 1. `loss = class_loss + box_weight · box_loss`. Without a single
+        box everything stays finite.
+
+        Args:
+            outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
+                `[B, A, 4]`.
+            labels: dict with `boxes` float32 `[B, M, 4]` in pixels of the
+                input, `classes` int32 `[B, M]` (-1 is padding) and `ignore`
+                bool `[B, M]`.
+
+        Returns:
+            dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
+
+        Source: Lin et al. 2017; normalisation of the authors' detection code.
+        """
+        class_targets, box_targets = anchors.assign_targets(
+            self.anchors, labels, self.match_threshold, self.unmatched_threshold
+        )
+        positive = ops.cast(class_targets >= 0, "float32")
+        counted = ops.cast(class_targets != anchors.IGNORED, "float32")
+        normalizer = ops.sum(positive) + 1.0
+
+        one_hot = ops.one_hot(class_targets, self.num_classes, dtype="float32")
+        class_loss = losses.focal_loss(
+            one_hot,
+            ops.cast(outputs["class_logits"], "float32"),
+            self.focal_alpha,
+            self.focal_gamma,
+        )
+        class_loss = ops.sum(class_loss * counted[..., None]) / normalizer
+
+        errors = ops.cast(outputs["box_deltas"], "float32") - box_targets
+        box_loss = losses.huber_loss(errors, self.huber_delta) * positive[..., None]
+        box_loss = ops.sum(box_loss) / (4.0 * normalizer)
+        return {
+            "loss": class_loss + self.box_weight * box_loss,
+            "class_loss": class_loss,
+            "box_loss": box_loss,
+        }
+
+    def predictions(self, outputs, sizes):
+        """Decode outputs into detections.
+
+        The images must have been fitted into the input's frame as
+        `boxes.letterbox_scale` says, content in the top left corner.
+
+        Args:
+            outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
+                `[B, A, 4]`.
+            sizes: int `[B, 2]`, height and width of the images in whose pixels
+                the boxes are wanted.
+
+        Returns:
+            dict with `boxes` float32 `[B, D, 4]` in pixels, clipped to the
+            image; `scores` float32 `[B, D]` in descending order; `classes`
+            int32 `[B, D]`, -1 in unused slots; `num_detections` int32 `[B]`.
+
+        Source: Lin et al. 2017; limits of the authors' detection code.
+        """
+        scores = ops.sigmoid(ops.cast(outputs["class_logits"], "float32"))
+        deltas = ops.cast(outputs["box_deltas"], "float32")
+        scale = box_ops.letterbox_scale(sizes, self.image_size)
+        boxes = box_ops.decode(deltas, ops.convert_to_tensor(self.anchors))
+        boxes = boxes / ops.concatenate([scale, scale], axis=-1)[:, None]
+        boxes = box_ops.clip(boxes, sizes)
+
+        num_scores = scores.shape[1] * self.num_classes
+        flat_scores = ops.reshape(scores, (-1, num_scores))
+        candidates = min(_MAX_CANDIDATES, num_scores)
+        top_scores, top = ops.top_k(flat_scores, candidates)
+        top_classes = ops.cast(top % self.num_classes, "int32")
+        top_boxes = ops.take_along_axis(boxes, (top // self.num_classes)[..., None], 1)
+
+        # Boxes of different classes are moved apart, so that one pass of NMS
+        # treats every class alone.
+        reach = ops.cast(ops.max(sizes), "float32") + 1.0
+        shift = ops.cast(top_classes, "float32") * reach
+        picked, picked_scores = box_ops.non_max_suppression(
+            top_boxes + shift[..., None],
+            top_scores,
+            self.max_detections,
+            self.nms_threshold,
+            score_threshold=self.score_threshold,
+        )
+        used = picked_scores > 0.0
+        picked_boxes = ops.take_along_axis(top_boxes, picked[..., None], 1)
+        picked_classes = ops.take_along_axis(top_classes, picked, 1)
+        return {
+            "boxes": ops.where(used[..., None], picked_boxes, 0.0),
+            "scores": picked_scores,
+            "classes": ops.where(used, picked_classes, -1),
+            "num_detections": ops.sum(ops.cast(used, "int32"), axis=1),
+        }
+
+    def metric(self):
+        """Return a fresh `metrics.CocoMetric`."""
+        return metrics.CocoMetric(self.num_classes)
+
+    def get_config(self):
+        """Return the constructor's arguments, the backbone serialised."""
+        return {
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "min_level": self.min_level,
+            "max_level": self.max_level,
+            "num_filters": self.num_filters,
+            "num_head_convs": self.num_head_convs,
+            "separable_head": self.separable_head,
+            "anchor_size": self.anchor_size,
+            "num_scales": self.num_scales,
+            "aspect_ratios": self.aspect_ratios,
+            "match_threshold": self.match_threshold,
+            "unmatched_threshold": self.unmatched_threshold,
+            "focal_alpha": self.focal_alpha,
+            "focal_gamma": self.focal_gamma,
+            "huber_delta": self.huber_delta,
+            "box_weight": self.box_weight,
+            "bn_momentum": self.bn_momentum,
+            "bn_epsilon": self.bn_epsilon,
+            "score_threshold": self.score_threshold,
+            "nms_threshold": self.nms_threshold,
+            "max_detections": self.max_detections,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Build a model from `get_config`'s result."""
+        config = dict(config)
+        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**config)
+
+
+def _join_levels(tensors, depth, name):
+    """Concatenate `[B, h, w, anchors · depth]` maps into `[B, A, depth]`."""
+    flat = [
+        keras.layers.Reshape((-1, depth), name=f"{name}_{level.lower()}")(tensor)
+        for level, tensor in tensors.items()
+    ]
+    # Losses and scores are computed in float32 whatever the model's precision.
+    if len(flat) == 1:
+        return keras.layers.Identity(name=name, dtype="float32")(flat[0])
+    return keras.layers.Concatenate(axis=1, name=name, dtype="float32")(flat)
+
+
+def _check(num_classes, image_size, stride, max_detections):
+    if num_classes < 1:
+        raise ValueError(
+            f"Expected num_classes of at least 1. Received: num_classes={num_classes}"
+        )
+    if max_detections < 1:
+        raise ValueError(
+            "Expected max_detections of at least 1. "
+            f"Received: max_detections={max_detections}"
+        )
+    if any(side < stride or side % stride for side in image_size):
+        raise ValueError(
+            f"Expected image_size in multiples of {stride}, the stride of the last "
+            f"backbone level. Received: image_size={image_size}"
+        )
