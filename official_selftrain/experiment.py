@@ -124,6 +124,15 @@ def run(
         stored = pseudo_labels.read(labels_dir, labeled().class_names)
         return stored, _quality(labels_dir, stored, score_threshold, unlabeled)
 
+    def checked_validation():
+        source = validation()
+        if source.class_names != labeled().class_names:
+            raise ValueError(
+                "Expected the validation images to have the classes of the labelled ones, "
+                f"{list(labeled().class_names)}. Received: {list(source.class_names)}"
+            )
+        return source
+
     if "teacher" in stages:
         train("teacher", teacher)
     if "pseudo_labels" in stages:
@@ -151,7 +160,7 @@ def run(
             stored, quality = stored_labels()
             stored = examples.apply_threshold(stored, score_threshold)
         return evaluate(
-            model_dir, validation, stored, quality, seed, label_batch_size, max_boxes
+            model_dir, checked_validation, stored, quality, seed, label_batch_size, max_boxes
         )
     return _read_json(os.path.join(model_dir, "results.json")) or {}
 

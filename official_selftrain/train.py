@@ -51,7 +51,6 @@ def main(argv):
         claim_model_dir(_MODEL_DIR.value)
         run = gin.get_configurable(experiment.run)
         results = run(_MODEL_DIR.value, stages=_STAGES.value)
-        _write(_MODEL_DIR.value, "operative.gin", gin.operative_config_str())
     except KeyboardInterrupt:
         _fail("Interrupted. Run the same command again to continue.")
         return 130
@@ -85,10 +84,11 @@ def load_config(files, params):
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
-        gin.parse_config_files_and_bindings(files, params)
+        gin.parse_config_files_and_bindings(files, params, finalize_config=False)
     finally:
         logging.set_verbosity(verbosity)
     _check_references()
+    gin.finalize()
 
 
 def _check_references():
@@ -127,7 +127,7 @@ def _node(scope, selector):
 
 
 def claim_model_dir(model_dir):
-    """Write the parsed settings into `model_dir`, or check that they are there.
+    """Write `operative.gin` into `model_dir`, or check that it is the same.
 
     Args:
         model_dir: str.
@@ -136,14 +136,13 @@ def claim_model_dir(model_dir):
         ValueError: if the folder belongs to another experiment.
     """
     config = gin.config_str()
-    path = os.path.join(model_dir, "config.gin")
+    path = os.path.join(model_dir, "operative.gin")
     if os.path.exists(path):
         with open(path) as file:
-            known = file.read()
-        for line in difflib.unified_diff(
-            known.splitlines(), config.splitlines(), lineterm="", n=0
-        ):
-            if line[:1] in "+-" and line[:3] not in ("+++", "---"):
+            known = file.read().splitlines()
+        changes = difflib.unified_diff(known, config.splitlines(), lineterm="", n=0)
+        for line in list(changes)[2:]:
+            if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
                 there = "has" if line[0] == "-" else "lacks"
                 raise ValueError(
                     f"Expected the experiment that {model_dir} was made with (it {there} "
@@ -152,7 +151,9 @@ def claim_model_dir(model_dir):
                 )
         return
     os.makedirs(model_dir, exist_ok=True)
-    _write(model_dir, "config.gin", config)
+    with open(path + ".partial", "w") as file:
+        file.write(config)
+    os.replace(file.name, path)
 
 
 def _unknown(expected, received, known):
@@ -170,13 +171,6 @@ def _first_line(error):
 def _fail(text):
     print(f"train: {text}", file=sys.stderr)
     return 1
-
-
-def _write(model_dir, name, text):
-    path = os.path.join(model_dir, name)
-    with open(path + ".partial", "w") as file:
-        file.write(text)
-    os.replace(path + ".partial", path)
 
 
 def _print_results(results):

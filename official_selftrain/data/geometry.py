@@ -64,7 +64,6 @@ def resize_and_crop(image, boxes, image_size, seed, scale_range=(1.0, 1.0)):
     scaled = tf.maximum(tf.round(size * scale), 1.0)
     room = tf.maximum(scaled - frame, 0.0)
     offset = tf.floor(tf.random.stateless_uniform((2,), offset_seed) * room)
-    # Only the part that stays is resized: the box of the crop in the source.
     covered = tf.minimum(scaled, frame)
     image = tf.cast(image, tf.float32)
     crop = tf.image.resize(image, tf.cast(scaled, tf.int32))

@@ -1,0 +1,113 @@
+"""Measure what pseudo-labels are worth in the quickstart, over several seeds.
+
+python benchmarks/quickstart_seeds.py --seeds=0,1,2,3,4 --output_dir=runs/seeds
+
+Every seed is a run of gin/quickstart.gin with other digits, scenes, weights and
+orders, in a process of its own; runs that are finished are kept. The last line
+of the output is JSON; `--record` appends it to benchmarks/results/. `--quick`
+takes one seed and a tenth of the steps.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def main():
+    """Run the seeds and print a table and a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--output_dir", default="runs/quickstart_seeds")
+    parser.add_argument("--gin_param", action="append", default=[])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    params = list(arguments.gin_param)
+    if arguments.quick:
+        seeds = seeds[:1]
+        params += ["TEACHER_STEPS = 300", "STUDENT_STEPS = 120", "SCORE_THRESHOLD = 0.2"]
+    rows = [run(seed, arguments.output_dir, params) for seed in seeds]
+    for row in rows:
+        print(
+            "seed {seed}: teacher {teacher:.2f}, control {control:.2f}, student "
+            "{student:.2f}; pseudo-labels {precision:.2f} / {recall:.2f}; "
+            "{seconds:.0f} s, {peak_memory_gb:.2f} GB".format(**row)
+        )
+    line = json.dumps(summary(rows, params))
+    print(line)
+    if arguments.record:
+        path = ROOT / "benchmarks" / "results" / "quickstart_seeds.jsonl"
+        with open(path, "a") as file:
+            file.write(line + "\n")
+
+
+def run(seed, output_dir, params):
+    """Run one seed and return its figures."""
+    model_dir = pathlib.Path(output_dir) / f"seed_{seed}"
+    command = [
+        sys.executable,
+        "-m",
+        "official_selftrain.train",
+        f"--gin_file={ROOT / 'gin' / 'quickstart.gin'}",
+        f"--model_dir={model_dir}",
+        f"--gin_param=SEED = {seed}",
+        *(f"--gin_param={param}" for param in params),
+    ]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    start = time.monotonic()
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+    seconds = time.monotonic() - start
+    # Of all children so far, in kilobytes (bytes on macOS).
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    unit = 1e9 if sys.platform == "darwin" else 1e6
+    results = json.loads((model_dir / "results.json").read_text())
+    return {
+        "seed": seed,
+        **{stage: results[stage]["AP"] for stage in ("teacher", "control", "student")},
+        **{key: results["pseudo_labels"][key] for key in ("precision", "recall")},
+        "alpha": results["config"]["alpha"],
+        "seconds": seconds,
+        "peak_memory_gb": peak / unit,
+        "versions": results["config"]["versions"],
+    }
+
+
+def summary(rows, params):
+    """Return the JSON line: gains with their standard errors, and the runs."""
+    figures = {"seeds": [{k: v for k, v in r.items() if k != "versions"} for r in rows]}
+    figures["gin_params"] = params
+    for other in ("teacher", "control"):
+        gains = [row["student"] - row[other] for row in rows]
+        figures[f"student_minus_{other}"] = {
+            "mean": statistics.mean(gains),
+            "standard_error": (
+                statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+            ),
+            "positive": sum(gain > 0.0 for gain in gains),
+            "of": len(gains),
+        }
+    return {
+        "benchmark": "quickstart_seeds",
+        "ratios": {
+            "student_over_control_AP": statistics.mean(
+                row["student"] / row["control"] for row in rows
+            )
+        },
+        "figures": figures,
+        "versions": rows[0]["versions"],
+        "device": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+
+
+if __name__ == "__main__":
+    main()

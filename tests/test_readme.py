@@ -1,0 +1,23 @@
+"""README's Python example runs as it stands."""
+
+import pathlib
+import re
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def test_model_fit_in_user_code(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "student.keras").exists()
+    losses = names["history"].history
+    assert set(losses) == {"loss", "labeled_loss", "pseudo_loss", "pseudo_scale"}
+    assert losses["labeled_loss"][-1] < names["first_loss"]
+
+
+def test_paths_that_readme_names_exist():
+    root = README.parent
+    for path in re.findall(r"`((?:gin|benchmarks|official_selftrain|tests)/[\w./]+)`", README.read_text()):
+        assert (root / path).exists(), path

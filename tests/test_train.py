@@ -1,0 +1,278 @@
+"""The command line: what it leaves, how it continues, what it refuses."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import gin
+import pytest
+
+from official_selftrain import experiment, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = str(ROOT / "tests" / "tiny.gin")
+STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
+
+
+def command(model_dir, *arguments, gin_file=TINY):
+    return [
+        sys.executable,
+        "-m",
+        "official_selftrain.train",
+        f"--gin_file={gin_file}",
+        f"--model_dir={model_dir}",
+        *arguments,
+    ]
+
+
+def call(*arguments, **kwargs):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command(*arguments, **kwargs),
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the tiny experiment in this process, with overrides."""
+
+    def run(*params, model_dir=tmp_path / "run", stages=STAGES, gin_file=TINY):
+        gin.clear_config()
+        train.load_config([str(gin_file)], list(params))
+        train.claim_model_dir(str(model_dir))
+        return gin.get_configurable(experiment.run)(str(model_dir), stages=stages)
+
+    return run
+
+
+def kill_when(model_dir, ready):
+    """Start the command and kill it as soon as `ready()` is true."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command(model_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment, cwd=ROOT,
+    )
+    deadline = time.monotonic() + 300
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert ready(), "the run ended before it could be killed"
+
+
+def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
+    model_dir = tmp_path / "run"
+
+    def stage_kill(pattern, unfinished):
+        kill_when(model_dir, lambda: any(model_dir.glob(pattern)))
+        assert not (model_dir / unfinished).exists()
+
+    finished = {}
+
+    def remember(*patterns):
+        for pattern in patterns:
+            for path in model_dir.glob(pattern):
+                finished[path] = path.stat().st_mtime_ns
+
+    stage_kill("teacher/checkpoints/ckpt-6.index", "teacher/model.keras")
+    remember("teacher/history.csv")
+    rows_before = (model_dir / "teacher" / "history.csv").read_text().splitlines()
+    stage_kill("pseudo_labels/pseudo-00000-of-00003.tfrecord", "pseudo_labels/manifest.json")
+    rows = (model_dir / "teacher" / "history.csv").read_text().splitlines()
+    assert rows[: len(rows_before)] == rows_before
+    # Rows of 2, 4, … 20: at most the one at the kill was written twice.
+    assert len(rows) - 1 in (10, 11)
+    finished.clear()
+    remember("teacher/model.keras", "pseudo_labels/*.tfrecord")
+    stage_kill("student/checkpoints/ckpt-4.index", "student/model.keras")
+    remember("pseudo_labels/*")
+    stage_kill("control/checkpoints/ckpt-4.index", "control/model.keras")
+    remember("student/model.keras")
+    stage_kill("teacher/metrics.json", "results.json")
+    remember("control/model.keras", "teacher/metrics.json")
+
+    last = call(model_dir)
+    assert last.returncode == 0, last.stderr
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    for stage in STAGES[:-1]:
+        assert f"{stage}: finished, kept" in last.stdout
+
+    results = json.loads((model_dir / "results.json").read_text())
+    assert set(results) == {"teacher", "student", "control", "pseudo_labels", "config"}
+    for stage, images in (("teacher", 80), ("student", 160), ("control", 160)):
+        assert results[stage]["steps"] == 20
+        assert results[stage]["images"] == images
+        assert results[stage]["seconds"] > 0
+        assert 0.0 <= results[stage]["AP"] <= results[stage]["AP50"] <= 100.0
+    assert results["pseudo_labels"]["images"] == 12
+    assert results["pseudo_labels"]["score_threshold"] == 0.01
+    assert 0.0 <= results["pseudo_labels"]["precision"] <= 1.0
+    assert results["config"]["seed"] == 0 and results["config"]["alpha"] == 1.0
+    assert results["config"]["versions"]["keras"].startswith("3.")
+    page = (model_dir / "report.html").read_text()
+    assert f"{results['student']['AP']:.2f}" in page
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page
+    operative = (model_dir / "operative.gin").read_text()
+    assert "SEED = 0" in operative and "fitting.fit.steps = %TEACHER_STEPS" in operative
+
+    # Once more: nothing is left to do, and the same results are shown.
+    again = call(model_dir)
+    assert again.returncode == 0, again.stderr
+    assert "evaluation: finished, kept" in again.stdout
+    assert f"student: AP {results['student']['AP']:.2f}" in again.stdout
+    # operative.gin holds the whole experiment.
+    gin.clear_config()
+    train.load_config([str(model_dir / "operative.gin")], [])
+
+
+def test_stages_one_by_one(run, tmp_path):
+    assert run(stages=["teacher"]) == {}
+    assert not (tmp_path / "run" / "pseudo_labels").exists()
+    results = run(stages=["evaluation"])
+    assert set(results) == {"teacher", "pseudo_labels", "config"}
+    assert results["pseudo_labels"] is None
+    run(stages=["pseudo_labels", "student"])
+    results = run(stages=["evaluation"])
+    assert {"teacher", "student", "pseudo_labels"} < set(results)
+    assert results["pseudo_labels"]["boxes"] > 0
+
+
+def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
+    shown = subprocess.run(
+        [sys.executable, "-m", "official_selftrain.train", "--help"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )
+    for text in ("--model_dir", "--stages", "--gin_param", "gin/quickstart.gin"):
+        assert text in shown.stdout
+    failed = call(tmp_path / "run", gin_file="gin/quikstart.gin")
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    line = failed.stderr.strip().splitlines()[-1]
+    assert line == "train: Expected a gin file. Received: gin_file='gin/quikstart.gin'"
+
+
+@pytest.mark.parametrize(
+    ("param", "text"),
+    [
+        ("SEDE = 3", r"a macro that is used \(nearest: SEED\). Received: SEDE"),
+        ("experiment.run.seed = %SEDE", r"macro that is set \(nearest: SEED\). Received: SEDE"),
+        ("fitting.fit.stepps = 3", "doesn't have a parameter named 'stepps'"),
+        ("fitting.fitt.steps = 3", "fitting.fitt"),
+        ("techer/fitting.fit.steps = 3", r"scope that is used \(nearest: teacher\). .*: techer"),
+        (
+            "experiment.run.model = None",
+            "settings of a function that is used .*Received: official_selftrain.models",
+        ),
+    ],
+)
+def test_gin_mistakes_are_refused(param, text):
+    with pytest.raises(ValueError, match=text):
+        train.load_config([TINY], [param])
+
+
+def test_model_dir_of_another_experiment(tmp_path):
+    train.load_config([TINY], [])
+    train.claim_model_dir(str(tmp_path))
+    train.claim_model_dir(str(tmp_path))
+    gin.clear_config()
+    train.load_config([TINY], ["SEED = 7"])
+    with pytest.raises(ValueError, match=r"made with \(it has 'SEED = 0'\).*model_dir"):
+        train.claim_model_dir(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("params", "stages", "error", "text"),
+    [
+        ([], ["techer"], ValueError, "stages among teacher, .*Received: 'techer'"),
+        (['experiment.run.student_init = "scratch"'], STAGES, ValueError, "'scratch'"),
+        ([], ["pseudo_labels"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
+        ([], ["student"], FileNotFoundError, r"manifest.json.*--stages=pseudo_labels"),
+        ([], ["control"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
+        ([], ["evaluation"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
+        (["BATCH_SIZE = 0"], ["teacher"], ValueError, "Received: batch_size=0"),
+        (["IMAGE_SIZE = (32, 36)"], ["teacher"], ValueError, r"multiples of 8.*\(32, 36\)"),
+    ],
+)
+def test_run_refuses(run, params, stages, error, text):
+    with pytest.raises(error, match=text):
+        run(*params, stages=stages)
+
+
+def test_a_teacher_without_confident_labels_stops_the_run(run):
+    with pytest.raises(ValueError, match="0 boxes in 12 images.* would give one box"):
+        run("SCORE_THRESHOLD = 0.99", "TEACHER_STEPS = 2", stages=STAGES[:3])
+
+
+def test_unreadable_images_are_named(run, tiny_coco, tmp_path):
+    config = tmp_path / "own.gin"
+    config.write_text(own_data(tiny_coco))
+    broken = sorted(pathlib.Path(tiny_coco.images).iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{broken.name}.*1 of 6 images can't be read"):
+        run(gin_file=config, stages=["teacher"])
+
+
+def own_data(tiny_coco):
+    """The tiny experiment on COCO files and a folder."""
+    text = pathlib.Path(TINY).read_text()
+    text = text.replace("../gin/include", str(ROOT / "gin" / "include"))
+    kept = [
+        line
+        for line in text.splitlines()
+        if "digits." not in line and not line.startswith("from official_selftrain.data import digits")
+    ]
+    data = {
+        "TRAIN_ANNOTATIONS": tiny_coco.annotations,
+        "TRAIN_IMAGES": tiny_coco.images,
+        "VALIDATION_ANNOTATIONS": tiny_coco.annotations,
+        "VALIDATION_IMAGES": tiny_coco.images,
+        "UNLABELED_IMAGES": tiny_coco.unlabeled,
+    }
+    kept.append(f'include "{ROOT}/gin/include/coco_files.gin"')
+    kept += [f'{name} = "{path}"' for name, path in data.items()]
+    return "\n".join(kept) + "\n"
+
+
+def test_own_coco_files_and_a_folder_of_images(run, tiny_coco, tmp_path):
+    """One broken file among the unlabelled ones is named and skipped."""
+    (pathlib.Path(tiny_coco.unlabeled) / "broken.jpg").write_bytes(b"no image")
+    config = tmp_path / "own.gin"
+    config.write_text(own_data(tiny_coco))
+    results = run("TEACHER_STEPS = 4", "STUDENT_STEPS = 2", gin_file=config)
+    assert results["pseudo_labels"]["images"] == 4
+    assert results["pseudo_labels"]["precision"] is None
+    assert results["teacher"]["AP"] is not None
+
+
+@pytest.mark.parametrize("stream", ["labeled", "both"])
+def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
+    """No box in one stream or in both: the run ends with finite losses."""
+    path = pathlib.Path(tiny_coco.annotations)
+    content = json.loads(path.read_text())
+    # One crowd, which is no object, so that the file counts as labelled.
+    content["annotations"] = content["annotations"][:1]
+    content["annotations"][0]["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    config = tmp_path / "own.gin"
+    config.write_text(own_data(tiny_coco))
+    stages = ["teacher"] if stream == "labeled" else ["teacher", "pseudo_labels", "student"]
+    run("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "SCORE_THRESHOLD = 0.0", gin_file=config,
+        stages=stages)
+    rows = train.experiment.read_history(str(tmp_path / "run" / stages[-1]))
+    assert all(abs(row["loss"]) < 1e6 for row in rows)
