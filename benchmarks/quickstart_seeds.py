@@ -35,7 +35,11 @@ def main():
     params = list(arguments.gin_param)
     if arguments.quick:
         seeds = seeds[:1]
-        params += ["TEACHER_STEPS = 300", "STUDENT_STEPS = 120", "SCORE_THRESHOLD = 0.2"]
+        params += [
+            "TEACHER_STEPS = 300",
+            "STUDENT_STEPS = 120",
+            "SCORE_THRESHOLD = 0.2",
+        ]
     rows = [run(seed, arguments.output_dir, params) for seed in seeds]
     for row in rows:
         print(

@@ -66,9 +66,7 @@ def iou(boxes, others):
     """
     shared = intersection(boxes, others)
     union = (
-        ops.expand_dims(area(boxes), -1)
-        + ops.expand_dims(area(others), -2)
-        - shared
+        ops.expand_dims(area(boxes), -1) + ops.expand_dims(area(others), -2) - shared
     )
     return ops.where(shared > 0.0, shared / ops.where(union > 0.0, union, 1.0), 0.0)
 

@@ -128,7 +128,7 @@ def run(
         source = validation()
         if source.class_names != labeled().class_names:
             raise ValueError(
-                "Expected the validation images to have the classes of the labelled ones, "
+                "Expected the validation images to have the labelled ones' classes, "
                 f"{list(labeled().class_names)}. Received: {list(source.class_names)}"
             )
         return source
@@ -160,7 +160,13 @@ def run(
             stored, quality = stored_labels()
             stored = examples.apply_threshold(stored, score_threshold)
         return evaluate(
-            model_dir, checked_validation, stored, quality, seed, label_batch_size, max_boxes
+            model_dir,
+            checked_validation,
+            stored,
+            quality,
+            seed,
+            label_batch_size,
+            max_boxes,
         )
     return _read_json(os.path.join(model_dir, "results.json")) or {}
 
@@ -272,7 +278,9 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
     """
     predict = pseudo_labels.predictor(model)
     metric = model.metric()
-    with tqdm(total=source.num_images, desc=f"evaluation of {name}", unit="image") as bar:
+    with tqdm(
+        total=source.num_images, desc=f"evaluation of {name}", unit="image"
+    ) as bar:
         for batch in pipeline.evaluation_batches(
             source, batch_size, model.image_size, max_boxes
         ):

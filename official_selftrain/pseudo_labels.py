@@ -166,7 +166,10 @@ def report_quality(source, score_threshold, truth=None):
             counted = ~target["ignore"]
             true_boxes += int(counted.sum())
             found += _num_found(
-                {key: example[key][confident] for key in ("boxes", "classes", "scores")},
+                {
+                    key: example[key][confident]
+                    for key in ("boxes", "classes", "scores")
+                },
                 {key: target[key][counted] for key in ("boxes", "classes")},
             )
     scores = np.concatenate(all_scores)
@@ -195,7 +198,9 @@ def _num_found(predicted, target):
         shared = np.prod(np.maximum(bottom_right - top_left, 0.0), axis=1)
         areas = np.prod(target["boxes"][:, 2:] - target["boxes"][:, :2], axis=1)
         union = np.prod(box[2:] - box[:2]) + areas - shared
-        overlap = np.where(free & (target["classes"] == predicted["classes"][row]), shared, 0)
+        overlap = np.where(
+            free & (target["classes"] == predicted["classes"][row]), shared, 0
+        )
         matches = overlap >= _MATCH_IOU * np.maximum(union, 1e-12)
         if matches.any():
             free[np.argmax(np.where(matches, overlap / union, -1.0))] = False

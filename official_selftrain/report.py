@@ -67,7 +67,10 @@ def write(path, results, histories, truth, pseudo, class_names):
         body += ["<h2>Pseudo-labels</h2>", _quality_table(quality)]
         body.append(_picture(_histogram(quality)))
     if pseudo:
-        body += ["<h3>As the student sees them</h3>", _picture(_grid(pseudo, class_names))]
+        body += [
+            "<h3>As the student sees them</h3>",
+            _picture(_grid(pseudo, class_names)),
+        ]
     body += ["<h2>Predictions on validation images</h2>"]
     body += [_picture(_grid(truth, class_names))]
     body += ["<h2>Settings</h2>", _definition_table(results["config"])]
@@ -149,7 +152,9 @@ def _curves(histories):
     loss, scale = figure.subplots(1, 2)
     for stage, rows in histories.items():
         steps = [row["step"] for row in rows]
-        loss.plot(steps, [row["labeled_loss"] for row in rows], label=f"{stage}, labelled")
+        loss.plot(
+            steps, [row["labeled_loss"] for row in rows], label=f"{stage}, labelled"
+        )
         if "pseudo_loss" in rows[0]:
             values = [row["pseudo_loss"] for row in rows]
             loss.plot(steps, values, "--", label=f"{stage}, pseudo")
@@ -167,7 +172,9 @@ def _histogram(quality):
     edges = np.linspace(0.0, 1.0, len(counts) + 1)
     axes.bar(edges[:-1], counts, width=1 / len(counts), align="edge", edgecolor="white")
     axes.axvline(quality["score_threshold"], color="black", linestyle="--")
-    axes.set(xlabel="score of stored boxes (dashed: threshold)", ylabel="boxes", xlim=(0, 1))
+    axes.set(
+        xlabel="score of stored boxes (dashed: threshold)", ylabel="boxes", xlim=(0, 1)
+    )
     return figure
 
 
@@ -198,7 +205,19 @@ def _draw_boxes(axes, labels, class_names):
         color = "gray" if ignore else f"C{label % 10}"
         ymin, xmin, ymax, xmax = box
         axes.add_patch(
-            Rectangle((xmin, ymin), xmax - xmin, ymax - ymin, fill=False, edgecolor=color)
+            Rectangle(
+                (xmin, ymin), xmax - xmin, ymax - ymin, fill=False, edgecolor=color
+            )
         )
-        text = class_names[label] if score == 1.0 else f"{class_names[label]} {score:.2f}"
-        axes.text(xmin, ymin, text, color="white", fontsize=6, backgroundcolor=color, va="bottom")
+        text = (
+            class_names[label] if score == 1.0 else f"{class_names[label]} {score:.2f}"
+        )
+        axes.text(
+            xmin,
+            ymin,
+            text,
+            color="white",
+            fontsize=6,
+            backgroundcolor=color,
+            va="bottom",
+        )

@@ -115,7 +115,9 @@ def _check_references():
             queue.extend(uses.get(node, ()))
     for node in sorted(set(uses) - reached):
         if node.startswith("%"):
-            raise ValueError(_unknown("a macro that is used", node[1:], reached & macros))
+            raise ValueError(
+                _unknown("a macro that is used", node[1:], reached & macros)
+            )
         raise ValueError(_unknown("settings of a function that is used", node, reached))
     for scope, selector in sorted(config):
         if selector != "gin.macro" and scope and scope not in scopes:
@@ -145,9 +147,8 @@ def claim_model_dir(model_dir):
             if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
                 there = "has" if line[0] == "-" else "lacks"
                 raise ValueError(
-                    f"Expected the experiment that {model_dir} was made with (it {there} "
-                    f"{line[1:].strip()!r}). Received: other settings; choose another "
-                    "model_dir"
+                    f"Expected the settings that {model_dir} was made with (it {there} "
+                    f"{line[1:].strip()!r}). Received: others; choose another model_dir"
                 )
         return
     os.makedirs(model_dir, exist_ok=True)
@@ -157,7 +158,9 @@ def claim_model_dir(model_dir):
 
 
 def _unknown(expected, received, known):
-    near = difflib.get_close_matches(received, [name.lstrip("%") for name in known], 1, 0)
+    near = difflib.get_close_matches(
+        received, [name.lstrip("%") for name in known], 1, 0
+    )
     nearest = f" (nearest: {near[0]})" if near else ""
     return f"Expected {expected}{nearest}. Received: {received}"
 

@@ -44,7 +44,9 @@ def fit(output_dir, steps=4, model=None, **kwargs):
         "pseudo": None,
         **kwargs,
     }
-    return fitting.fit(model or tiny_model(), output_dir=str(output_dir), steps=steps, **settings)
+    return fitting.fit(
+        model or tiny_model(), output_dir=str(output_dir), steps=steps, **settings
+    )
 
 
 def weights(model):
@@ -133,7 +135,11 @@ def test_the_control_sees_as_many_images_a_step_as_the_student(tmp_path, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(fitting.pipeline, "training_batches", spy(name))
             fit(tmp_path / name, steps=1, **extra)
-    assert seen == {"teacher": [(6, 2)], "student": [(6, 2), (7, 2)], "control": [(6, 4)]}
+    assert seen == {
+        "teacher": [(6, 2)],
+        "student": [(6, 2), (7, 2)],
+        "control": [(6, 4)],
+    }
     images = {
         name: json.loads((tmp_path / name / "fit.json").read_text())["images"]
         for name in seen

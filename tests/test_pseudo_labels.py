@@ -73,7 +73,9 @@ def test_written_labels_are_the_predictions(tmp_path):
         assert written["id"] == image["id"]
         assert written["encoded"] == image["encoded"]
         # The box without area is left out.
-        np.testing.assert_allclose(written["boxes"], [[0.25, 0.25, 0.75, 0.75]], atol=1e-6)
+        np.testing.assert_allclose(
+            written["boxes"], [[0.25, 0.25, 0.75, 0.75]], atol=1e-6
+        )
         assert written["classes"].numpy().tolist() == [1]
         assert written["scores"].numpy().tolist() == [0.75]
         np.testing.assert_allclose(written["areas"], [16 * 24])
@@ -105,7 +107,9 @@ def test_finished_shards_are_kept_and_the_rest_is_identical(tmp_path):
 
 
 def test_incomplete_labels_are_not_read(tmp_path):
-    with pytest.raises(FileNotFoundError, match="manifest.json. Make it with the stage"):
+    with pytest.raises(
+        FileNotFoundError, match="manifest.json. Make it with the stage"
+    ):
         pseudo_labels.read(str(tmp_path), ("a",))
 
 
@@ -122,7 +126,9 @@ def test_quality_by_hand():
         ],
         has_labels=False,
     )
-    truth = source_of([([box, far], [0, 1], [1, 1]), ([box], [1], [1]), ([far], [0], [1])])
+    truth = source_of(
+        [([box, far], [0, 1], [1, 1]), ([box], [1], [1]), ([far], [0], [1])]
+    )
     quality = pseudo_labels.report_quality(predicted, 0.5, truth)
     histogram = quality.pop("score_histogram")
     assert quality == {
@@ -151,8 +157,8 @@ def test_iou_of_exactly_one_half_counts():
     [
         (
             [([[0, 0, 1, 1]] * 2, [0, 0], [0.3, 0.2]), ([[0, 0, 1, 1]], [0], [0.1])],
-            r"score of at least 0.5. Received: 0 boxes in 2 images, 100 % of the images "
-            r"empty; scores by bin \(.*0.30: 1.*\); score_threshold=0.200 would give one",
+            r"score of at least 0.5. Received: 0 boxes in 2 images, 100 % of the "
+            r"images empty; scores by bin \(.*0.30: 1.*\); score_threshold=0.200 would",
         ),
         ([([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])], "all 1 boxes that were stored"),
         ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),

@@ -19,5 +19,7 @@ def test_model_fit_in_user_code(tmp_path, monkeypatch):
 
 def test_paths_that_readme_names_exist():
     root = README.parent
-    for path in re.findall(r"`((?:gin|benchmarks|official_selftrain|tests)/[\w./]+)`", README.read_text()):
+    for path in re.findall(
+        r"`((?:gin|benchmarks|official_selftrain|tests)/[\w./]+)`", README.read_text()
+    ):
         assert (root / path).exists(), path

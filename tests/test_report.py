@@ -10,9 +10,27 @@ from official_selftrain.data import digits
 
 def results():
     return {
-        "teacher": {"AP": 40.0, "AP50": 61.25, "AP75": None, "steps": 3000, "seconds": 12.0},
-        "student": {"AP": 45.5, "AP50": 70.0, "AP75": 50.0, "steps": 1200, "seconds": 9.0},
-        "control": {"AP": 43.25, "AP50": 69.0, "AP75": 49.0, "steps": 1200, "seconds": 9.0},
+        "teacher": {
+            "AP": 40.0,
+            "AP50": 61.25,
+            "AP75": None,
+            "steps": 3000,
+            "seconds": 12.0,
+        },
+        "student": {
+            "AP": 45.5,
+            "AP50": 70.0,
+            "AP75": 50.0,
+            "steps": 1200,
+            "seconds": 9.0,
+        },
+        "control": {
+            "AP": 43.25,
+            "AP50": 69.0,
+            "AP75": 49.0,
+            "steps": 1200,
+            "seconds": 9.0,
+        },
         "pseudo_labels": {
             "images": 2000,
             "boxes": 2500,
@@ -40,7 +58,9 @@ def drawn(count=2):
 
 
 def cells(page):
-    return [re.sub("<.*?>", "", cell) for cell in re.findall("<t[dh]>(.*?)</t[dh]>", page)]
+    return [
+        re.sub("<.*?>", "", cell) for cell in re.findall("<t[dh]>(.*?)</t[dh]>", page)
+    ]
 
 
 def test_report_shows_the_results_and_needs_no_other_file(tmp_path):
@@ -49,7 +69,9 @@ def test_report_shows_the_results_and_needs_no_other_file(tmp_path):
         {"step": 200.0, "labeled_loss": 1.0, "pseudo_loss": 1.0, "pseudo_scale": 1.5},
     ]
     path = tmp_path / "report.html"
-    report.write(str(path), results(), {"student": rows}, drawn(), drawn(), list("01234"))
+    report.write(
+        str(path), results(), {"student": rows}, drawn(), drawn(), list("01234")
+    )
     page = path.read_text()
     assert "change AP by <b>+2.25</b>: student 45.50" in page
     shown = cells(page)
@@ -57,7 +79,15 @@ def test_report_shows_the_results_and_needs_no_other_file(tmp_path):
     # AP, AP50, AP75 (undefined), steps, seconds.
     assert shown[row : row + 6] == ["teacher", "40.00", "61.25", "–", "3,000", "12.00"]
     row = shown.index("2,500") - 1
-    assert shown[row : row + 7] == ["2,000", "2,500", "1.25", "321", "0.50", "0.75", "–"]
+    assert shown[row : row + 7] == [
+        "2,000",
+        "2,500",
+        "1.25",
+        "321",
+        "0.50",
+        "0.75",
+        "–",
+    ]
     assert "keras 3.15.1" in shown
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:)', page)

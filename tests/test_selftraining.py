@@ -83,7 +83,9 @@ def test_bias_correction_makes_constant_losses_their_own_average():
     normalizer = LossNormalizer(0.9997)
     for _ in range(3):
         normalizer.update(5.0, 0.5)
-    assert [float(a) for a in normalizer.averages()] == pytest.approx([5.0, 0.5], rel=1e-4)
+    assert [float(a) for a in normalizer.averages()] == pytest.approx(
+        [5.0, 0.5], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
@@ -180,7 +182,9 @@ def test_history_holds_the_means_of_the_steps():
     rows = []
 
     class Spy(SelfTrainer):
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        def compute_loss(
+            self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+        ):
             total = super().compute_loss(x, y, y_pred, sample_weight, training)
             rows.append((total, self.normalizer.scale()))
             return total
@@ -206,7 +210,10 @@ def test_tensorboard_shows_the_same_figures(tmp_path):
     trainer.compile(optimizer=keras.optimizers.SGD(0.0))
     dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [4.0])))
     trainer.fit(
-        dataset, verbose=0, callbacks=[keras.callbacks.TensorBoard(tmp_path)], shuffle=False
+        dataset,
+        verbose=0,
+        callbacks=[keras.callbacks.TensorBoard(tmp_path)],
+        shuffle=False,
     )
     (path,) = tmp_path.glob("train/events*")
     scalars = {
@@ -270,7 +277,10 @@ def test_save_and_load_keep_averages_and_optimizer(tmp_path):
     assert loaded.alpha == 2.0
     for a, b in ((trainer, loaded), (trainer.optimizer, loaded.optimizer)):
         assert [float(v) for v in a.variables] == [float(v) for v in b.variables]
-    again = [t.fit(dataset, verbose=0, shuffle=False).history["loss"] for t in (trainer, loaded)]
+    again = [
+        t.fit(dataset, verbose=0, shuffle=False).history["loss"]
+        for t in (trainer, loaded)
+    ]
     assert again[0] == again[1]
 
 
@@ -280,7 +290,11 @@ def test_save_and_load_keep_averages_and_optimizer(tmp_path):
         (ValueError, "Received: alpha=-1.0", lambda: SelfTrainer(Line(), alpha=-1.0)),
         (ValueError, "Received: l2=-0.1", lambda: SelfTrainer(Line(), l2=-0.1)),
         (ValueError, "Received: decay=1.0", lambda: LossNormalizer(1.0)),
-        (TypeError, "Received: model=Dense", lambda: SelfTrainer(keras.layers.Dense(1))),
+        (
+            TypeError,
+            "Received: model=Dense",
+            lambda: SelfTrainer(keras.layers.Dense(1)),
+        ),
         (
             ValueError,
             r"Received: keys=\['images', 'target'\]",

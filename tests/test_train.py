@@ -65,8 +65,11 @@ def kill_when(model_dir, ready):
     """Start the command and kill it as soon as `ready()` is true."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command(model_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=environment, cwd=ROOT,
+        command(model_dir),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd=ROOT,
     )
     deadline = time.monotonic() + 300
     while not ready() and process.poll() is None and time.monotonic() < deadline:
@@ -93,7 +96,9 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
     stage_kill("teacher/checkpoints/ckpt-6.index", "teacher/model.keras")
     remember("teacher/history.csv")
     rows_before = (model_dir / "teacher" / "history.csv").read_text().splitlines()
-    stage_kill("pseudo_labels/pseudo-00000-of-00003.tfrecord", "pseudo_labels/manifest.json")
+    stage_kill(
+        "pseudo_labels/pseudo-00000-of-00003.tfrecord", "pseudo_labels/manifest.json"
+    )
     rows = (model_dir / "teacher" / "history.csv").read_text().splitlines()
     assert rows[: len(rows_before)] == rows_before
     # Rows of 2, 4, … 20: at most the one at the kill was written twice.
@@ -156,7 +161,10 @@ def test_stages_one_by_one(run, tmp_path):
 def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
     shown = subprocess.run(
         [sys.executable, "-m", "official_selftrain.train", "--help"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     for text in ("--model_dir", "--stages", "--gin_param", "gin/quickstart.gin"):
         assert text in shown.stdout
@@ -171,10 +179,16 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
     ("param", "text"),
     [
         ("SEDE = 3", r"a macro that is used \(nearest: SEED\). Received: SEDE"),
-        ("experiment.run.seed = %SEDE", r"macro that is set \(nearest: SEED\). Received: SEDE"),
+        (
+            "experiment.run.seed = %SEDE",
+            r"macro that is set \(nearest: SEED\). Received: SEDE",
+        ),
         ("fitting.fit.stepps = 3", "doesn't have a parameter named 'stepps'"),
         ("fitting.fitt.steps = 3", "fitting.fitt"),
-        ("techer/fitting.fit.steps = 3", r"scope that is used \(nearest: teacher\). .*: techer"),
+        (
+            "techer/fitting.fit.steps = 3",
+            r"scope that is used \(nearest: teacher\). .*: techer",
+        ),
         (
             "experiment.run.model = None",
             "settings of a function that is used .*Received: official_selftrain.models",
@@ -201,12 +215,27 @@ def test_model_dir_of_another_experiment(tmp_path):
     [
         ([], ["techer"], ValueError, "stages among teacher, .*Received: 'techer'"),
         (['experiment.run.student_init = "scratch"'], STAGES, ValueError, "'scratch'"),
-        ([], ["pseudo_labels"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
+        (
+            [],
+            ["pseudo_labels"],
+            FileNotFoundError,
+            r"teacher.model.keras.*--stages=teacher",
+        ),
         ([], ["student"], FileNotFoundError, r"manifest.json.*--stages=pseudo_labels"),
         ([], ["control"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
-        ([], ["evaluation"], FileNotFoundError, r"teacher.model.keras.*--stages=teacher"),
+        (
+            [],
+            ["evaluation"],
+            FileNotFoundError,
+            r"teacher.model.keras.*--stages=teacher",
+        ),
         (["BATCH_SIZE = 0"], ["teacher"], ValueError, "Received: batch_size=0"),
-        (["IMAGE_SIZE = (32, 36)"], ["teacher"], ValueError, r"multiples of 8.*\(32, 36\)"),
+        (
+            ["IMAGE_SIZE = (32, 36)"],
+            ["teacher"],
+            ValueError,
+            r"multiples of 8.*\(32, 36\)",
+        ),
     ],
 )
 def test_run_refuses(run, params, stages, error, text):
@@ -235,7 +264,8 @@ def own_data(tiny_coco):
     kept = [
         line
         for line in text.splitlines()
-        if "digits." not in line and not line.startswith("from official_selftrain.data import digits")
+        if "digits." not in line
+        and not line.startswith("from official_selftrain.data import digits")
     ]
     data = {
         "TRAIN_ANNOTATIONS": tiny_coco.annotations,
@@ -271,8 +301,15 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     path.write_text(json.dumps(content))
     config = tmp_path / "own.gin"
     config.write_text(own_data(tiny_coco))
-    stages = ["teacher"] if stream == "labeled" else ["teacher", "pseudo_labels", "student"]
-    run("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "SCORE_THRESHOLD = 0.0", gin_file=config,
-        stages=stages)
+    stages = (
+        ["teacher"] if stream == "labeled" else ["teacher", "pseudo_labels", "student"]
+    )
+    run(
+        "TEACHER_STEPS = 2",
+        "STUDENT_STEPS = 2",
+        "SCORE_THRESHOLD = 0.0",
+        gin_file=config,
+        stages=stages,
+    )
     rows = train.experiment.read_history(str(tmp_path / "run" / stages[-1]))
     assert all(abs(row["loss"]) < 1e6 for row in rows)

@@ -60,7 +60,7 @@ def scenes(
         pool, num_images, seed, image_size, num_classes, max_digits, digit_height
     )
     records = []
-    for index, (image, boxes, classes, mask) in enumerate(composed):
+    for index, (image, boxes, classes, _) in enumerate(composed):
         png = io.BytesIO()
         Image.fromarray(image).save(png, "PNG", compress_level=1)
         height, width = image.shape[:2]

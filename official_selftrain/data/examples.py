@@ -95,9 +95,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         }
 
     dataset = tf.data.Dataset.range(len(records)).map(lookup)
-    return Source(
-        dataset, tuple(class_names), len(records), has_labels, tuple(skipped)
-    )
+    return Source(dataset, tuple(class_names), len(records), has_labels, tuple(skipped))
 
 
 def serialize(record, height, width):

@@ -126,7 +126,9 @@ def _pad(labels, max_boxes):
     padded = {}
     for key, value in _PADDING.items():
         rows = labels[key][:max_boxes]
-        missing = [[0, max_boxes - tf.shape(rows)[0]]] + [[0, 0]] * (rows.shape.rank - 1)
+        missing = [[0, max_boxes - tf.shape(rows)[0]]] + [[0, 0]] * (
+            rows.shape.rank - 1
+        )
         fill = tf.cast(value, rows.dtype)
         if rows.dtype == tf.bool:
             rows = tf.cast(tf.pad(tf.cast(rows, tf.int32), missing), tf.bool)

@@ -69,7 +69,9 @@ def coco(annotations, images, class_names=None):
     _check_files(images, [image["file_name"] for image in content["images"]])
 
     rows = {image["id"]: [] for image in content["images"]}
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    sizes = {
+        image["id"]: (image["height"], image["width"]) for image in content["images"]
+    }
     skipped = []
     for annotation in content["annotations"]:
         _check_annotation(annotation, rows, categories, annotations)
@@ -83,7 +85,12 @@ def coco(annotations, images, class_names=None):
         found = rows[image["id"]]
         height, width = sizes[image["id"]]
         corners = [
-            (a["bbox"][1], a["bbox"][0], a["bbox"][1] + a["bbox"][3], a["bbox"][0] + a["bbox"][2])
+            (
+                a["bbox"][1],
+                a["bbox"][0],
+                a["bbox"][1] + a["bbox"][3],
+                a["bbox"][0] + a["bbox"][2],
+            )
             for a in found
         ]
         records.append(
@@ -130,7 +137,8 @@ def folder(images):
     )
     if not paths:
         raise FileNotFoundError(
-            f"Expected images ({', '.join(_IMAGE_ENDINGS)}). Received: images={images!r}"
+            f"Expected images ({', '.join(_IMAGE_ENDINGS)}). "
+            f"Received: images={images!r}"
         )
     with concurrent.futures.ThreadPoolExecutor() as pool:
         problems = list(pool.map(_decoding_problem, paths))
@@ -139,7 +147,9 @@ def folder(images):
         for index, (path, problem) in enumerate(zip(paths, problems))
         if problem is None
     ]
-    skipped = [f"{path}: {problem}" for path, problem in zip(paths, problems) if problem]
+    skipped = [
+        f"{path}: {problem}" for path, problem in zip(paths, problems) if problem
+    ]
     if not records:
         raise ValueError(
             f"Expected at least one readable image. Received: {skipped[0]} "
@@ -170,7 +180,9 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True):
     """
     paths = sorted(globbing.glob(pattern))
     if not paths:
-        raise FileNotFoundError(f"Expected TFRecord files. Received: pattern={pattern!r}")
+        raise FileNotFoundError(
+            f"Expected TFRecord files. Received: pattern={pattern!r}"
+        )
     if class_ids is None:
         class_ids = range(1, len(class_names) + 1)
     class_ids = [int(class_id) for class_id in class_ids]
@@ -223,8 +235,7 @@ def tfds(name, split, data_dir=None):
         )
     except AssertionError as error:
         raise FileNotFoundError(
-            f"Expected {name} in {builder.data_dir}. Make it with: "
-            f"tfds build {name}"
+            f"Expected {name} in {builder.data_dir}. Make it with: tfds build {name}"
         ) from error
 
     def convert(index, item):

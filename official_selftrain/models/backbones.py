@@ -137,7 +137,10 @@ def _levels(backbone, level_layers, bn_momentum):
             layer.momentum = bn_momentum
     return keras.Model(
         backbone.input,
-        {name: backbone.get_layer(layer).output for name, layer in level_layers.items()},
+        {
+            name: backbone.get_layer(layer).output
+            for name, layer in level_layers.items()
+        },
         name="backbone",
     )
 
@@ -145,7 +148,9 @@ def _levels(backbone, level_layers, bn_momentum):
 def _check_choice(name, value, table):
     if value not in table:
         known = ", ".join(str(key) for key in table)
-        near = difflib.get_close_matches(str(value), [str(key) for key in table], 1, 0.0)
+        near = difflib.get_close_matches(
+            str(value), [str(key) for key in table], 1, 0.0
+        )
         raise ValueError(
             f"Expected {name} to be one of {known} (nearest: {near[0]}). "
             f"Received: {name}={value!r}"

@@ -1,0 +1,42 @@
+# make quickstart and make test set up what they need; make help lists the rest.
+
+VENV ?= .venv
+EXTRA ?= cpu
+MODEL_DIR ?= runs/quickstart
+MIN_FREE_GB ?= 4
+
+BIN = $(VENV)/bin
+STAMP = $(VENV)/installed-$(EXTRA)
+
+.PHONY: help quickstart test test-all lint install clean
+
+help:
+	@echo "make quickstart  set up, then run the whole loop on embedded data"
+	@echo "make test        set up, then run the tests"
+	@echo "make test-all    set up, then run the tests, longer checks included"
+	@echo "make lint        set up, then check the style"
+	@echo "make install     set up only"
+	@echo "make clean       remove the virtual environment ($(VENV))"
+	@echo "PYTHON=/path/to/python chooses a Python, EXTRA=gpu a TensorFlow."
+
+quickstart: $(STAMP)
+	@$(BIN)/python -m official_selftrain.train \
+	    --gin_file=gin/quickstart.gin --model_dir=$(MODEL_DIR)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10
+
+test-all: $(STAMP)
+	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 -m ""
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+install: $(STAMP)
+
+$(STAMP): setup.py constraints.txt
+	@MIN_FREE_GB=$(MIN_FREE_GB) PYTHON="$(PYTHON)" sh tools/make_venv.sh $(VENV) $(EXTRA)
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

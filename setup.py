@@ -1,0 +1,48 @@
+"""Packaging of official_selftrain."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "official_selftrain" / "__init__.py").read_text()
+).group(1)
+
+setup(
+    name="official_selftrain",
+    version=VERSION,
+    description="Self-training for detection with Keras 3",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["official_selftrain", "official_selftrain.*"]),
+    install_requires=[
+        "absl-py",
+        "gin-config>=0.5",
+        "importlib_resources",  # tensorflow-datasets needs it and doesn't say so
+        "keras>=3.15,<4",
+        "keras-cv==0.9.0",  # its final release, corrected in models/backbones.py
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "pycocotools>=2.0.11",
+        "scikit-learn",
+        "tensorboard>=2.20,<2.22",
+        "tensorflow-datasets>=4.9.10",
+        "tqdm",
+    ],
+    # TensorFlow comes with one of cpu, gpu and tpu; never with two of them, they
+    # install into the same folder.
+    extras_require={
+        "cpu": [
+            "tensorflow-cpu>=2.20,<2.22; sys_platform == 'linux'",
+            "tensorflow>=2.20,<2.22; sys_platform != 'linux'",
+        ],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
+        "tpu": ["tensorflow-tpu==2.20.*"],
+        "test": ["hypothesis", "pytest", "pytest-cov", "ruff"],
+    },
+)

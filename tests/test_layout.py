@@ -1,0 +1,158 @@
+"""The house rules that can be read off the source: floors, names, docstrings."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "official_selftrain"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only from floors below its own. Command lines stand on top.
+FLOORS = {
+    "boxes": 0,
+    "losses": 0,
+    "metrics": 0,
+    "schedules": 0,
+    "anchors": 1,
+    "data": 1,
+    "data.color": 1,
+    "data.digits": 2,
+    "data.examples": 1,
+    "data.geometry": 1,
+    "data.augment": 2,
+    "data.sources": 2,
+    "data.pipeline": 3,
+    "models.backbones": 1,
+    "models.fpn": 1,
+    "models.heads": 1,
+    "models.retinanet": 2,
+    "models": 3,
+    "selftraining": 3,
+    "fitting": 4,
+    "pseudo_labels": 4,
+    "report": 4,
+    "experiment": 5,
+    "train": 6,
+    "": 6,
+}
+COMMAND_LINE = 6
+
+# Packages that only these modules may import.
+OWNERS = {
+    "keras_cv": {"models.backbones"},
+    "tensorflow_datasets": {"data.sources"},
+    "pycocotools": {"metrics"},
+    "gin": {name for name, floor in FLOORS.items() if floor == COMMAND_LINE and name},
+    "absl": {name for name, floor in FLOORS.items() if floor == COMMAND_LINE and name},
+}
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source):
+    """Return the full names of everything that a source text imports."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def own_module(name):
+    """Return which of our modules an imported name lies in, or None."""
+    if name.split(".")[0] != "official_selftrain":
+        return None
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in FLOORS:
+        parts.pop()
+    return ".".join(parts)
+
+
+def violations(module, source):
+    """Return what is wrong with a module's imports, one line each."""
+    if module not in FLOORS:
+        return [f"{module} has no floor: add it to FLOORS"]
+    found = []
+    for name in imports_of(source):
+        target = own_module(name)
+        if target is not None:
+            if FLOORS[target] >= FLOORS[module]:
+                found.append(f"{module} imports {target}, which is not below it")
+            pair = {module.split(".")[0], target.split(".")[0]}
+            if pair == {"data", "models"}:
+                found.append(f"{module} imports {target}: data and models stay apart")
+        owners = OWNERS.get(name.split(".")[0])
+        if owners is not None and module not in owners:
+            found.append(f"{module} imports {name}, only {sorted(owners)} may")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_floors(path):
+    assert violations(name_of(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "text"),
+    [
+        ("boxes", "from official_selftrain import experiment", "not below it"),
+        ("models.fpn", "from official_selftrain.data import color", "stay apart"),
+        ("fitting", "import gin", "only ['train'] may"),
+        ("losses", "import keras_cv.models", "only ['models.backbones'] may"),
+        ("helpers", "", "has no floor"),
+    ],
+)
+def test_the_check_finds_what_it_looks_for(module, source, text):
+    assert any(text in line for line in violations(module, source))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_are_small_and_well_named(path):
+    assert path.stem not in {"utils", "util", "common", "helpers", "misc"}
+    assert len(path.read_text().splitlines()) <= 450
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_everything_public_is_documented(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    public = [n for n in tree.body if isinstance(n, kinds) and n.name[0] != "_"]
+    for item in list(public):
+        if isinstance(item, ast.ClassDef):
+            public += [
+                n for n in item.body if isinstance(n, kinds) and n.name[0] != "_"
+            ]
+    undocumented = [node.name for node in public if not ast.get_docstring(node)]
+    assert undocumented == []
+
+
+def test_names_of_the_package_exist_and_are_documented():
+    import official_selftrain
+
+    for name in official_selftrain.__all__:
+        assert getattr(official_selftrain, name).__doc__, name
+
+
+def test_no_absolute_paths():
+    patterns = ["*.py", "*.gin", "*.md", "*.toml", "*.txt", "Makefile", "*.sh"]
+    folders = "|".join(["work", "root", "tmp", "home", "Users"])
+    pattern = re.compile(rf"(?:^|[\s\"'=(])/(?:{folders})/")
+    hidden = (".venv", ".git", "runs")
+    for path in (p for name in patterns for p in ROOT.rglob(name)):
+        if path.relative_to(ROOT).parts[0] not in hidden:
+            assert not pattern.search(path.read_text()), path
+
+
+def test_gin_files_include_files_that_exist():
+    for path in [*ROOT.glob("gin/**/*.gin"), *ROOT.glob("tests/*.gin")]:
+        for included in re.findall(r'^include "(.+)"', path.read_text(), re.MULTILINE):
+            assert (path.parent / included).exists(), (path, included)

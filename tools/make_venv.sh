@@ -1,0 +1,47 @@
+# Make a virtual environment and install the package with its tests into it.
+#
+# Usage: sh tools/make_venv.sh VENV EXTRA, with EXTRA one of cpu, gpu, tpu.
+# PYTHON chooses the interpreter, MIN_FREE_GB the disk space to ask for. Says in
+# one line what is missing, and exits with 1.
+
+venv=$1
+extra=$2
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    python=$venv/bin/python
+else
+    found=""
+    python=""
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        version=$(version_of "$candidate") || continue
+        found="$found $candidate $version"
+        case $version in
+            3.11 | 3.12 | 3.13) python=$candidate && break ;;
+        esac
+    done
+    [ -n "$python" ] || fail "Python 3.11, 3.12 or 3.13 is needed; found:${found:- none}. Set PYTHON=/path/to/python."
+    "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+        fail "$python lacks the module venv; install it (Debian and Ubuntu: apt install python3-venv)."
+fi
+
+free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+[ "$free" -ge "${MIN_FREE_GB:-4}" ] ||
+    fail "${MIN_FREE_GB:-4} GB of free disk are needed for $venv; found: $free GB."
+
+if [ "$python" != "$venv/bin/python" ]; then
+    rm -rf "$venv"
+    "$python" -m venv "$venv" || fail "$python could not make the virtual environment $venv."
+fi
+echo "Installing into $venv (about 0.5 GB to download the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint constraints.txt --editable ".[$extra,test]" ||
+    fail "pip could not install the packages; its message is above. Run the same command again to continue."
