@@ -51,24 +51,32 @@ def anchor_boxes(
     for level in range(min_level, max_level + 1):
         cells = [math.ceil(side / 2**level) for side in image_size]
         strides = [side / count for side, count in zip(image_size, cells)]
-        centers = [
-            (np.arange(count) + 0.5) * stride for count, stride in zip(cells, strides)
-        ]
-        y, x = np.meshgrid(*centers, indexing="ij")
-        shapes = [
-            (side / math.sqrt(ratio), side * math.sqrt(ratio))
-            for side in (
-                anchor_size * 2 ** (level + scale / num_scales)
-                for scale in range(num_scales)
-            )
-            for ratio in aspect_ratios
-        ]
-        half = np.array(shapes) / 2.0
+        # Float32 from here on, as in the authors' code: which of two anchors has
+        # the larger IoU can hang on the last bit.
+        y, x = np.meshgrid(
+            *(
+                ((np.arange(count) + 0.5) * stride).astype(np.float32)
+                for count, stride in zip(cells, strides)
+            ),
+            indexing="ij",
+        )
+        sides = (
+            anchor_size * 2 ** (level + scale / num_scales)
+            for scale in range(num_scales)
+        )
+        half = np.array(
+            [
+                (side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2)
+                for side in sides
+                for ratio in aspect_ratios
+            ],
+            np.float32,
+        )
         center = np.stack([y, x], axis=-1)[:, :, None, :]
         levels.append(
             np.concatenate([center - half, center + half], axis=-1).reshape(-1, 4)
         )
-    return np.concatenate(levels).astype(np.float32)
+    return np.concatenate(levels)
 
 
 def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5):

@@ -197,7 +197,8 @@ def non_max_suppression(
         max_detections: int D, how many boxes to pick from each image.
         iou_threshold: boxes that overlap a picked one by more are dropped.
         soft_sigma: if positive, Soft-NMS: instead of being dropped, scores
-            decay by `exp(-iou² / (2 · soft_sigma))`.
+            decay by `exp(-iou² / (2 · soft_sigma))`, TensorFlow's convention
+            (in the original paper's, sigma is twice as large).
         score_threshold: only scores above it are picked.
 
     Returns:

@@ -1,0 +1,74 @@
+"""Small data sets that several tests use."""
+
+import json
+import pathlib
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASS_NAMES = ["square", "bar", "post"]
+
+
+def painted(seed, height=64, width=96):
+    """Return an image with painted objects, uint8, and their pixel boxes x, y, w, h."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+    objects = []
+    for label, (w, h) in enumerate([(24, 24), (32, 16), (16, 32)]):
+        x = 32 * label + int(rng.integers(0, 33 - w)) if w < 32 else 32 * label
+        y = int(rng.integers(0, height - h + 1))
+        image[y : y + h, x : x + w] = 120 + 60 * (np.arange(3) == label)
+        objects.append((label, [x, y, w, h]))
+    return image, objects
+
+
+@pytest.fixture
+def tiny_coco(tmp_path):
+    """Six labelled images as COCO files, four more in a plain folder.
+
+    Returns a namespace of `annotations` (file), `images` (folder), `unlabeled`
+    (folder) and `class_names`. Category ids are 1, 3 and 90.
+    """
+    images = tmp_path / "images"
+    unlabeled = tmp_path / "unlabeled"
+    images.mkdir()
+    unlabeled.mkdir()
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [
+            {"id": key, "name": name}
+            for key, name in zip((1, 3, 90), CLASS_NAMES, strict=True)
+        ],
+    }
+    for index in range(6):
+        pixels, objects = painted(index)
+        name = f"{index:03d}.{'png' if index % 2 else 'jpg'}"
+        Image.fromarray(pixels).save(images / name)
+        content["images"].append(
+            {"id": 100 + index, "file_name": name, "height": 64, "width": 96}
+        )
+        for label, bbox in objects:
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": 100 + index,
+                    "category_id": (1, 3, 90)[label],
+                    "bbox": bbox,
+                    "area": bbox[2] * bbox[3],
+                    "iscrowd": 0,
+                }
+            )
+    for index in range(4):
+        pixels, _ = painted(50 + index)
+        Image.fromarray(pixels).save(unlabeled / f"{index}.png")
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(json.dumps(content))
+    return types.SimpleNamespace(
+        annotations=pathlib.Path(annotations),
+        images=images,
+        unlabeled=unlabeled,
+        class_names=CLASS_NAMES,
+    )

@@ -1,0 +1,32 @@
+"""The cosine schedule, by hand and against the authors' arrays."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from official_selftrain import schedules
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "learning_rates.npz")
+
+
+@pytest.mark.parametrize(("name", "rate"), [("pascal_b7", 0.08), ("pascal_l2", 0.2)])
+def test_cosine_equals_the_authors(name, rate):
+    schedule = schedules.cosine(20000, rate, 500, 0.001)
+    got = [float(schedule(step)) for step in GOLDEN[f"{name}_cosine_steps"]]
+    np.testing.assert_allclose(got, GOLDEN[f"{name}_cosine"], rtol=1e-5, atol=1e-8)
+
+
+def test_cosine_by_hand():
+    schedule = schedules.cosine(300, 0.32, 100, 0.0032)
+    rates = [float(schedule(step)) for step in (0, 50, 100, 200, 300)]
+    # The start, half of the way up, the peak, half of the way down, the end.
+    np.testing.assert_allclose(rates, [0.0032, 0.1616, 0.32, 0.16, 0], atol=1e-7)
+    without = schedules.cosine(100, 1.0)
+    assert [float(without(step)) for step in (0, 100)] == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("warmup", [-1, 100])
+def test_warm_up_that_does_not_fit(warmup):
+    with pytest.raises(ValueError, match=f"warmup_steps={warmup}, steps=100"):
+        schedules.cosine(100, 0.1, warmup)
