@@ -131,7 +131,9 @@ def test_boxes_without_area_count_as_padding():
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(0, 30), st.floats(0, 30), st.floats(1, 30), st.floats(1, 30)),
+        st.tuples(
+            st.floats(0, 30), st.floats(0, 30), st.floats(1, 30), st.floats(1, 30)
+        ),
         max_size=4,
     ),
     st.integers(0, 3),

@@ -171,7 +171,9 @@ def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_rang
         image = np.zeros((*size, 3), np.uint8)
         image[top:bottom, left:right] = 255
         frame, boxes, covered = geometry.resize_and_crop(
-            *geometry.flip(image, boxes_of([top, left, bottom, right]), seed_of(number)),
+            *geometry.flip(
+                image, boxes_of([top, left, bottom, right]), seed_of(number)
+            ),
             image_size,
             seed_of(number),
             scale_range,
@@ -191,7 +193,9 @@ def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_rang
 def test_boxes_outside_the_image_lose_their_area():
     _, boxes, _ = geometry.resize_and_crop(
         noise(48, 80),
-        boxes_of([-10, -20, 24, 40], [40, 70, 60, 100], [10, 81, 20, 99], [-9, 1, -2, 5]),
+        boxes_of(
+            [-10, -20, 24, 40], [40, 70, 60, 100], [10, 81, 20, 99], [-9, 1, -2, 5]
+        ),
         (48, 80),
         seed_of(0),
     )
@@ -287,7 +291,11 @@ def test_boxes_agree_with_the_authors(case, image_size, factor, monkeypatch):
 def test_the_same_seed_gives_the_same_frame(scale_range):
     def frame(number):
         return geometry.resize_and_crop(
-            noise(64, 96), boxes_of([3, 4, 30, 40]), (48, 48), seed_of(number), scale_range
+            noise(64, 96),
+            boxes_of([3, 4, 30, 40]),
+            (48, 48),
+            seed_of(number),
+            scale_range,
         )
 
     for value, again in zip(frame(5), frame(5)):

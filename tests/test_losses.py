@@ -17,7 +17,9 @@ def golden(kind, level):
 
 def one_hot(classes):
     """Their classes count from 0, the background; -1 and -2 are no class."""
-    return np.eye(5, dtype=np.float32)[np.maximum(classes, 0)] * (classes >= 0)[..., None]
+    return (
+        np.eye(5, dtype=np.float32)[np.maximum(classes, 0)] * (classes >= 0)[..., None]
+    )
 
 
 def test_focal_loss_by_hand():

@@ -113,7 +113,8 @@ def test_loss_equals_the_authors():
 
     def joined(kind, depth):
         return np.concatenate(
-            [golden[f"in/{kind}/{level}"].reshape(2, -1, depth) for level in (3, 4, 5)], 1
+            [golden[f"in/{kind}/{level}"].reshape(2, -1, depth) for level in (3, 4, 5)],
+            1,
         )
 
     model = small_model(num_classes=5, image_size=(64, 64), max_level=5)
@@ -127,7 +128,9 @@ def test_loss_equals_the_authors():
         )
         losses = model.compute_losses(outputs, labels())
     assert (classes >= 0).sum() == golden["in/num_positives"].sum()
-    assert float(losses["class_loss"]) == pytest.approx(golden["out/cls_loss"], rel=1e-5)
+    assert float(losses["class_loss"]) == pytest.approx(
+        golden["out/cls_loss"], rel=1e-5
+    )
     assert float(losses["box_loss"]) == pytest.approx(golden["out/box_loss"], rel=1e-5)
     assert float(losses["loss"]) == pytest.approx(golden["out/total_w50"], rel=1e-5)
 
@@ -239,7 +242,8 @@ def test_detections_equal_the_authors(threshold, monkeypatch):
             atol=1e-5,
         )
         np.testing.assert_array_equal(
-            found["classes"][row][used] + 1, golden[f"{key}/detection_classes"][row][used]
+            found["classes"][row][used] + 1,
+            golden[f"{key}/detection_classes"][row][used],
         )
         np.testing.assert_allclose(
             found["boxes"][row][used],
@@ -284,7 +288,9 @@ def test_predictions_compile_under_xla():
 
 
 def test_save_and_load(tmp_path):
-    model = small_model(separable_head=True, nms_threshold=0.4, aspect_ratios=(1.0, 0.5))
+    model = small_model(
+        separable_head=True, nms_threshold=0.4, aspect_ratios=(1.0, 0.5)
+    )
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path)
@@ -333,7 +339,8 @@ def test_efficientnet_equals_keras_applications():
     for layer in reference.layers:
         if layer.weights and not layer.name.startswith(tuple(skipped)):
             values = [
-                rng.normal(0, 0.05, w.shape) + ("variance" in w.name or w.name == "gamma")
+                rng.normal(0, 0.05, w.shape)
+                + ("variance" in w.name or w.name == "gamma")
                 for w in layer.weights
             ]
             layer.set_weights(values)

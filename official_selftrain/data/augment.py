@@ -66,7 +66,7 @@ def fit(image, labels, image_size, seed=(0, 0)):
     Source: own.
     """
     image, boxes, size = geometry.resize_and_crop(
-        image, labels["boxes"], image_size, tf.constant(seed)
+        image, labels["boxes"], image_size, tf.convert_to_tensor(seed)
     )
     return image, _drop_empty({**labels, "boxes": boxes}), size
 

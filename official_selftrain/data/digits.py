@@ -120,7 +120,7 @@ def compose(
         boxes, classes = [], []
         for _ in range(rng.integers(1, max_digits + 1)):
             choice = rng.integers(len(digits))
-            opacity = _resized_digit(rng, digits[choice], digit_height)
+            opacity = _resized_digit(rng, digits[choice], digit_height, image_size[1])
             place = _free_place(rng, opacity, mask)
             if place is None:
                 continue
@@ -190,10 +190,10 @@ def _background(rng, photographs, columns, image_size):
     return np.asarray(patch, np.float32) * rng.uniform(0.35, 0.75)
 
 
-def _resized_digit(rng, digit, digit_height):
+def _resized_digit(rng, digit, digit_height, max_width):
     """Return a digit's opacity in 0…1 at a random height and aspect."""
     height = rng.integers(digit_height[0], digit_height[1] + 1)
-    width = max(6, round(height * rng.uniform(0.75, 1.1)))
+    width = min(round(height * rng.uniform(0.75, 1.1)), max_width)
     resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(resized), 0.0, 1.0)
 
@@ -202,8 +202,6 @@ def _free_place(rng, opacity, mask, tries=20):
     """Return slices where the digit covers no other ink, or None."""
     height, width = opacity.shape
     for _ in range(tries):
-        if height > mask.shape[0] or width > mask.shape[1]:
-            return None
         top = rng.integers(mask.shape[0] - height + 1)
         left = rng.integers(mask.shape[1] - width + 1)
         place = (slice(top, top + height), slice(left, left + width))
