@@ -283,3 +283,14 @@ def test_of_a_moving_image_the_first_frame_is_read():
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     image = examples.read_image({"path": tf.constant(""), "encoded": file.getvalue()})
     np.testing.assert_array_equal(image, np.full((3, 4, 3), [255, 0, 0]))
+
+
+@pytest.mark.parametrize("source_id", ["0", "139", "900000000000000001"])
+def test_integer_ids_are_kept(source_id):
+    assert int(examples._integer_id(tf.constant(source_id))) == int(source_id)
+
+
+def test_other_ids_are_hashed():
+    ids = [int(examples._integer_id(tf.constant(t))) for t in ("a1f", "a1e", "a1f", "")]
+    assert ids[0] == ids[2] and len(set(ids)) == 3
+    assert all(0 <= value < 2**62 for value in ids)

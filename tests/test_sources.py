@@ -594,3 +594,33 @@ def test_the_same_pictures_give_the_same_batch(coco_files, tmp_path):
             assert set(batch) == set(expected)
             for key, value in expected.items():
                 np.testing.assert_array_equal(batch[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda c: c["images"][1].pop("height"), r"images\[1\] in .* without height"),
+        (lambda c: c["annotations"][0].pop("bbox"), r"annotations\[0\].* without bbox"),
+        (lambda c: c["images"][1].update(id=100), r"images\[1\] .* with id=100"),
+        (lambda c: c["images"][0].update(id="a"), r"images\[0\] .* with id='a'"),
+        (lambda c: c["images"][0].update(width=0), "height=64, width=0"),
+        (lambda c: c["categories"][2].pop("name"), r"categories\[2\].* without name"),
+    ],
+)
+def test_coco_entries_that_cannot_be_used(tiny_coco, change, text):
+    content = json.loads(tiny_coco.annotations.read_text())
+    change(content)
+    tiny_coco.annotations.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=text):
+        sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
+
+
+def test_coco_file_that_is_no_text(tiny_coco):
+    tiny_coco.annotations.write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(ValueError, match="Expected JSON. Received: .*annotations.json"):
+        sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
+
+
+def test_tfds_of_an_unknown_version():
+    with pytest.raises(ValueError, match="TFDS knows. Received: name='voc:9.9.9'"):
+        sources.tfds("voc:9.9.9", "train")

@@ -162,7 +162,8 @@ _FEATURES = {
 def parse(serialized, class_ids):
     """Return the example in the bytes of a `tf.train.Example`.
 
-    Missing scores are 1.0, missing crowd flags 0 and missing areas 0.
+    Missing scores are 1.0, missing crowd flags 0 and missing areas 0; a source id
+    that isn't a number is hashed to 62 bits.
 
     Args:
         serialized: string tensor.
@@ -198,7 +199,7 @@ def parse(serialized, class_ids):
     return {
         "encoded": encoded,
         "path": path,
-        "id": tf.strings.to_number(record["image/source_id"], tf.int64),
+        "id": _integer_id(record["image/source_id"]),
         "boxes": tf.stack(
             [
                 record[f"image/object/bbox/{side}"]
@@ -211,6 +212,15 @@ def parse(serialized, class_ids):
         "ignore": optional("image/object/is_crowd", 0, tf.bool),
         "areas": optional("image/object/area", 0.0, tf.float32),
     }
+
+
+def _integer_id(source_id):
+    """Return a source id as an integer; one that isn't a number is hashed."""
+    return tf.cond(
+        tf.strings.regex_full_match(source_id, "[0-9]{1,18}"),
+        lambda: tf.strings.to_number(source_id, tf.int64),
+        lambda: tf.strings.to_hash_bucket_fast(source_id, 2**62),
+    )
 
 
 def apply_threshold(source, score_threshold, ignore_threshold=None):

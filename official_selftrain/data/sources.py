@@ -19,6 +19,13 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 _READ_BUFFER = 2**20  # bytes
 
+# What an entry of a COCO file needs.
+_COCO_FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+}
+
 # Where the data sets of TFDS keep their boxes, and which flag marks a region
 # that holds many objects.
 _TFDS_OBJECTS = {
@@ -60,6 +67,8 @@ def coco(annotations, images, class_names=None):
                 f"Expected a COCO file with images, categories and annotations. "
                 f"Received: {annotations} without {key}"
             )
+    for kind, fields in _COCO_FIELDS.items():
+        _check_fields(content[kind], kind, fields, annotations)
     categories = {c["id"]: c["name"] for c in content["categories"]}
     names = [categories[key] for key in sorted(categories)]
     if class_names is not None:
@@ -69,9 +78,6 @@ def coco(annotations, images, class_names=None):
     _check_files(images, [image["file_name"] for image in content["images"]])
 
     rows = {image["id"]: [] for image in content["images"]}
-    sizes = {
-        image["id"]: (image["height"], image["width"]) for image in content["images"]
-    }
     skipped = []
     for annotation in content["annotations"]:
         _check_annotation(annotation, rows, categories, annotations)
@@ -83,7 +89,7 @@ def coco(annotations, images, class_names=None):
     records = []
     for image in content["images"]:
         found = rows[image["id"]]
-        height, width = sizes[image["id"]]
+        height, width = image["height"], image["width"]
         corners = [
             (
                 a["bbox"][1],
@@ -129,7 +135,9 @@ def folder(images):
 
     Source: own.
     """
-    pattern = os.path.join(images, "**") if os.path.isdir(images) else images
+    pattern = images
+    if os.path.isdir(images):
+        pattern = os.path.join(globbing.escape(str(images)), "**")
     paths = sorted(
         path
         for path in globbing.glob(pattern, recursive=True)
@@ -192,6 +200,8 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True):
             f"{len(class_ids)} ids, {len(class_names)} names"
         )
     num_images = sum(_count_records(path) for path in paths)
+    if num_images == 0:
+        raise ValueError(f"Expected at least one example. Received: 0 in {paths[0]}")
     dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER).map(
         lambda serialized: examples.parse(serialized, class_ids)
     )
@@ -224,9 +234,18 @@ def tfds(name, split, data_dir=None):
             f"Expected one of {', '.join(_TFDS_OBJECTS)}. Received: name={name!r}"
         )
     objects, group_flag = _TFDS_OBJECTS[family]
-    builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"Expected a data set that TFDS knows. Received: name={name!r}"
+        ) from error
     features = builder.info.features
     class_names = () if objects is None else features[objects]["label"].names
+    # COCO's test images come without annotations.
+    has_labels = objects is not None and not (
+        family == "coco" and split.startswith("test")
+    )
     try:
         encoded = builder.as_dataset(
             split=split,
@@ -236,6 +255,7 @@ def tfds(name, split, data_dir=None):
     except AssertionError as error:
         raise FileNotFoundError(
             f"Expected {name} in {builder.data_dir}. Make it with: tfds build {name}"
+            + (f" --data_dir={data_dir}" if data_dir else "")
         ) from error
 
     def convert(index, item):
@@ -269,7 +289,7 @@ def tfds(name, split, data_dir=None):
 
     dataset = encoded.enumerate().map(convert)
     num_images = int(dataset.cardinality())
-    return examples.Source(dataset, tuple(class_names), num_images, objects is not None)
+    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
 
 
 def unreadable_images(source):
@@ -306,12 +326,12 @@ def _reason(error):
 
 
 def _read_json(path):
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a COCO file. Received: annotations={path!r}")
     with open(path) as file:
         try:
             return json.load(file)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
 
 
@@ -322,6 +342,31 @@ def _check_names(wanted, known, path):
             raise ValueError(
                 f"Expected class_names among the {len(known)} categories of {path} "
                 f"(nearest: {near[0] if near else 'none'}). Received: {name!r}"
+            )
+
+
+def _check_fields(entries, kind, fields, path):
+    seen = set()
+    for index, entry in enumerate(entries):
+        where = f"{kind}[{index}] in {path}"
+        missing = [field for field in fields if field not in entry]
+        if missing:
+            raise ValueError(
+                f"Expected {', '.join(fields)} in every entry. Received: {where} "
+                f"without {missing[0]}"
+            )
+        if kind == "annotations":
+            continue
+        if not isinstance(entry["id"], int) or entry["id"] in seen:
+            raise ValueError(
+                f"Expected integer ids, each once. Received: {where} "
+                f"with id={entry['id']!r}"
+            )
+        seen.add(entry["id"])
+        if kind == "images" and min(entry["height"], entry["width"]) < 1:
+            raise ValueError(
+                f"Expected height and width of at least 1. Received: {where} with "
+                f"height={entry['height']}, width={entry['width']}"
             )
 
 
