@@ -13,6 +13,7 @@ import os
 import platform
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
 
 _TRAINED = ("teacher", "student", "control")
 _NUM_SAMPLES = 8
+_DRAWN_SCORE = 0.5  # predictions below it aren't drawn
 _PACKAGES = (
     "keras",
     "tensorflow",
@@ -89,6 +91,10 @@ def run(
 
     Source: paper section 3; the control is our own.
     """
+    if not (len(np.shape(image_size)) == 1 and len(image_size) == 2):
+        raise ValueError(
+            f"Expected image_size (height, width). Received: image_size={image_size!r}"
+        )
     _check_choice("stages", stages, STAGES)
     _check_choice("student_init", [student_init], ("teacher", "random"))
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
@@ -147,9 +153,10 @@ def run(
                 pseudo_labels.write(
                     network, pool, labels_dir, label_batch_size, shard_size
                 )
-        stored_labels()
+        pseudo_labels.require_labels(stored_labels()[1])
     if "student" in stages:
-        stored, _ = stored_labels()
+        stored, quality = stored_labels()
+        pseudo_labels.require_labels(quality)
         taught = examples.apply_threshold(stored, score_threshold, ignore_threshold)
         train("student", student, taught)
     if "control" in stages and control:
@@ -158,7 +165,7 @@ def run(
         stored, quality = None, None
         if os.path.exists(os.path.join(labels_dir, "manifest.json")):
             stored, quality = stored_labels()
-            stored = examples.apply_threshold(stored, score_threshold)
+            stored = examples.apply_threshold(stored, score_threshold, ignore_threshold)
         return evaluate(
             model_dir,
             checked_validation,
@@ -224,8 +231,10 @@ def evaluate(
         load_model(model_dir, "teacher")
     path = os.path.join(model_dir, "results.json")
     results = _read_json(path) or {}
-    if set(stages) <= set(results) and os.path.exists(
-        os.path.join(model_dir, "report.html")
+    if (
+        set(stages) <= set(results)
+        and results["pseudo_labels"] == quality
+        and os.path.exists(os.path.join(model_dir, "report.html"))
     ):
         print("evaluation: finished, kept", flush=True)
         return results
@@ -297,8 +306,11 @@ def _add_predictions(samples, title, model):
         frame, _, _ = augment.fit(image, {"boxes": tf.zeros((0, 4))}, model.image_size)
         predictions = predict(frame[None], tf.constant([image.shape[:2]]))
         found = {key: value[0].numpy() for key, value in predictions.items()}
-        found["ignore"] = [False] * len(found["boxes"])
-        sample["boxes"][title] = found
+        found["ignore"] = found["classes"] < 0
+        drawn = found["scores"] >= _DRAWN_SCORE
+        sample["boxes"][title] = {
+            key: found[key][drawn] for key in ("boxes", "classes", "scores", "ignore")
+        }
 
 
 @contextlib.contextmanager

@@ -71,8 +71,10 @@ def fit(
     Source: paper sections 3 and 4.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"Expected {name} of at least 1. Received: {name}={value}")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
+            )
     trainer = SelfTrainer(model, alpha, normalize, decay, l2, l2_names)
     trainer.compile(optimizer=optimizer(learning_rate=schedule(steps=steps)))
     trainer.optimizer.build(trainer.trainable_variables)

@@ -58,12 +58,14 @@ class CocoMetric:
         """
         predictions = {key: np.asarray(predictions[key]) for key in _PREDICTIONS}
         labels = {key: np.asarray(labels[key]) for key in _LABELS}
-        for row, image_id in enumerate(labels["ids"].tolist()):
-            if image_id in self._image_ids:
+        for row, source_id in enumerate(labels["ids"].tolist()):
+            if source_id in self._image_ids:
                 raise ValueError(
-                    f"Expected every image once. Received: id={image_id} twice"
+                    f"Expected every image once. Received: id={source_id} twice"
                 )
-            self._image_ids.add(image_id)
+            # Images are numbered anew: rows of floats can't hold 64-bit ids.
+            image_id = len(self._image_ids)
+            self._image_ids.add(source_id)
             used = labels["classes"][row] >= 0
             self._truth.append(
                 _rows(image_id, [labels[key][row][used] for key in _LABELS[1:]])
@@ -86,9 +88,9 @@ class CocoMetric:
         if not self._image_ids:
             raise ValueError("Expected at least one image. Received: 0 images")
         with contextlib.redirect_stdout(io.StringIO()):
-            truth = _coco(self._image_ids, self.num_classes, self._annotations())
-            # The evaluation sets fields of its annotations, hence two lists.
-            found = _coco(self._image_ids, self.num_classes, self._results())
+            sizes = (len(self._image_ids), self.num_classes)
+            truth = _coco(*sizes, self._annotations())
+            found = _coco(*sizes, self._results())
             evaluation = COCOeval(truth, found, "bbox")
             evaluation.evaluate()
             evaluation.accumulate()
@@ -140,10 +142,10 @@ def _joined(rows):
     return np.concatenate(rows).tolist()
 
 
-def _coco(image_ids, num_classes, annotations):
+def _coco(num_images, num_classes, annotations):
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": image_id} for image_id in sorted(image_ids)],
+        "images": [{"id": image_id} for image_id in range(num_images)],
         "categories": [{"id": label} for label in range(num_classes)],
         "annotations": [{"id": i + 1, **a} for i, a in enumerate(annotations)],
     }

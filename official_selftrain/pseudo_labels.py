@@ -144,11 +144,8 @@ def report_quality(source, score_threshold, truth=None):
         dict: `images`, `boxes` (at or above the threshold), `boxes_per_image`,
         `empty_images` (without such a box), `score_threshold`, `precision` and
         `recall` (0…1, None where unknown), `score_histogram` (counts of all
-        stored boxes in 20 bins over 0…1).
-
-    Raises:
-        ValueError: if no box reaches the threshold, with the histogram and the
-            threshold that would give one box per image.
+        stored boxes in 20 bins over 0…1), `one_box_threshold` (the score at
+        which there would be one box per image, None if too few are stored).
 
     Source: own.
     """
@@ -174,18 +171,54 @@ def report_quality(source, score_threshold, truth=None):
             )
     scores = np.concatenate(all_scores)
     histogram = np.histogram(scores, _HISTOGRAM_BINS, (0.0, 1.0))[0].tolist()
-    if boxes == 0:
-        raise ValueError(_no_labels_text(scores, images, score_threshold, histogram))
+    ranked = np.sort(scores)[::-1]
     return {
         "images": images,
         "boxes": boxes,
         "boxes_per_image": boxes / images,
         "empty_images": empty,
         "score_threshold": score_threshold,
-        "precision": found / boxes if truth else None,
+        "precision": found / boxes if truth and boxes else None,
         "recall": found / true_boxes if truth and true_boxes else None,
         "score_histogram": histogram,
+        "one_box_threshold": (
+            float(ranked[images - 1]) if len(ranked) >= images else None
+        ),
     }
+
+
+def require_labels(quality):
+    """Refuse pseudo-labels of which not one is confident.
+
+    Args:
+        quality: dict of `report_quality`.
+
+    Raises:
+        ValueError: if no box reaches the threshold, with the histogram and the
+            threshold that would give one box per image.
+    """
+    if quality["boxes"]:
+        return
+    histogram = quality["score_histogram"]
+    if quality["one_box_threshold"] is not None:
+        advice = (
+            f"score_threshold={quality['one_box_threshold']:.3f} would give one box "
+            "per image"
+        )
+    elif sum(histogram):
+        advice = f"the {sum(histogram)} boxes that were stored are too few for that"
+    else:
+        advice = "the teacher finds nothing at all: train it longer"
+    counts = ", ".join(
+        f"{index / _HISTOGRAM_BINS:.2f}: {count}"
+        for index, count in enumerate(histogram)
+        if count
+    )
+    raise ValueError(
+        f"Expected pseudo-labels with a score of at least {quality['score_threshold']}. "
+        f"Received: 0 boxes in {quality['images']} images, 100 % of the images empty; "
+        f"scores by bin ({counts or 'none'}); {advice}"
+    )
 
 
 def _num_found(predicted, target):
@@ -206,26 +239,3 @@ def _num_found(predicted, target):
             free[np.argmax(np.where(matches, overlap / union, -1.0))] = False
             found += 1
     return found
-
-
-def _no_labels_text(scores, images, score_threshold, histogram):
-    if len(scores) >= images:
-        threshold = np.sort(scores)[::-1][images - 1]
-        advice = f"score_threshold={threshold:.3f} would give one box per image"
-    elif len(scores):
-        advice = (
-            f"all {len(scores)} boxes that were stored (scores from "
-            f"{scores.min():.3f} to {scores.max():.3f}) are fewer than the images"
-        )
-    else:
-        advice = "the teacher finds nothing at all: train it longer"
-    counts = ", ".join(
-        f"{bin_ / _HISTOGRAM_BINS:.2f}: {count}"
-        for bin_, count in enumerate(histogram)
-        if count
-    )
-    return (
-        f"Expected pseudo-labels with a score of at least {score_threshold}. Received: "
-        f"0 boxes in {images} images, 100 % of the images empty; scores by bin "
-        f"({counts or 'none'}); {advice}"
-    )

@@ -19,9 +19,6 @@ tr:nth-child(even) { background: #f3f3f3 } img { max-width: 100% }
 
 _TABLE = ("AP", "AP50", "AP75", "AR100", "steps", "images", "seconds")
 
-# Boxes below this score aren't drawn.
-_DRAWN_SCORE = 0.5
-
 
 def samples(source, count):
     """Return the first examples of a source, ready to be drawn.
@@ -200,7 +197,7 @@ def _draw_boxes(axes, labels, class_names):
     for box, label, score, ignore in zip(
         labels["boxes"], labels["classes"], labels["scores"], labels["ignore"]
     ):
-        if label < 0 or score < _DRAWN_SCORE:
+        if label < 0:
             continue
         color = "gray" if ignore else f"C{label % 10}"
         ymin, xmin, ymax, xmax = box

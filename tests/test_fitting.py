@@ -155,10 +155,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     assert not (tmp_path / "bad" / "model.keras").exists()
 
 
+@pytest.mark.parametrize("value", [0, "many", 2.5])
 @pytest.mark.parametrize("name", ["steps", "batch_size"])
-def test_counts_below_one(tmp_path, name):
-    with pytest.raises(ValueError, match=f"Received: {name}=0"):
-        fit(tmp_path, **{name: 0})
+def test_counts_that_are_none(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"at least 1. Received: {name}={value!r}"):
+        fit(tmp_path, **{name: value})
 
 
 def test_folder_of_images_can_be_the_pseudo_stream(tiny_coco, tmp_path):

@@ -178,6 +178,13 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
     assert 10 < got["AP"] < 90
 
 
+def test_ids_may_have_64_bits():
+    """Two ids that are one number in float64 are two images."""
+    ids = [2**62, 2**62 + 1]
+    truth = [[(LARGE, 0, False)], [(LARGE, 0, False)]]
+    assert result(ids, truth, [[(LARGE, 0, 0.9)], []], 1)["AR100"] == pytest.approx(50)
+
+
 def test_an_image_twice():
     metric = CocoMetric(1)
     metric.update(*batch([4], [[]], [[]]))

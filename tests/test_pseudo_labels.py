@@ -131,6 +131,8 @@ def test_quality_by_hand():
     )
     quality = pseudo_labels.report_quality(predicted, 0.5, truth)
     histogram = quality.pop("score_histogram")
+    # The third highest of the four scores.
+    assert quality.pop("one_box_threshold") == pytest.approx(0.6)
     assert quality == {
         "images": 3,
         "boxes": 3,
@@ -160,13 +162,17 @@ def test_iou_of_exactly_one_half_counts():
             r"score of at least 0.5. Received: 0 boxes in 2 images, 100 % of the "
             r"images empty; scores by bin \(.*0.30: 1.*\); score_threshold=0.200 would",
         ),
-        ([([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])], "all 1 boxes that were stored"),
+        (
+            [([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])],
+            "the 1 boxes that were stored are too few",
+        ),
         ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),
     ],
 )
 def test_a_teacher_without_labels_is_refused(records, text):
+    quality = pseudo_labels.report_quality(source_of(records), 0.5)
     with pytest.raises(ValueError, match=text):
-        pseudo_labels.report_quality(source_of(records), 0.5)
+        pseudo_labels.require_labels(quality)
 
 
 def test_manifest_names_skipped_files(tiny_coco, tmp_path):

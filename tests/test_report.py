@@ -40,6 +40,7 @@ def results():
             "precision": 0.75,
             "recall": None,
             "score_histogram": list(range(20)),
+            "one_box_threshold": 0.625,
         },
         "config": {"seed": 3, "alpha": 1.0, "versions": {"keras": "3.15.1"}},
     }

@@ -205,6 +205,18 @@ def test_history_holds_the_means_of_the_steps():
     assert float(rows[-1][0]) == pytest.approx(losses[1])
 
 
+def test_evaluate_gives_the_losses_and_changes_nothing():
+    trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [1.0])))
+    logs = trainer.evaluate(dataset, return_dict=True, verbose=0)
+    assert logs["loss"] == pytest.approx(4.0 + 3.0 * 1.0)
+    assert logs["labeled_loss"] == pytest.approx(4.0)
+    assert logs["pseudo_loss"] == pytest.approx(1.0)
+    assert [float(v) for v in trainer.normalizer.variables] == [0.0, 0.0, 1.0]
+    assert [float(v) for v in trainer.model.variables] == [1.0, 1.0]
+
+
 def test_tensorboard_shows_the_same_figures(tmp_path):
     trainer = SelfTrainer(Line(), alpha=1.0)
     trainer.compile(optimizer=keras.optimizers.SGD(0.0))

@@ -229,6 +229,7 @@ def test_model_dir_of_another_experiment(tmp_path):
             FileNotFoundError,
             r"teacher.model.keras.*--stages=teacher",
         ),
+        (["IMAGE_SIZE = 48"], ["teacher"], ValueError, "Received: image_size=48"),
         (["BATCH_SIZE = 0"], ["teacher"], ValueError, "Received: batch_size=0"),
         (
             ["IMAGE_SIZE = (32, 36)"],
@@ -244,8 +245,15 @@ def test_run_refuses(run, params, stages, error, text):
 
 
 def test_a_teacher_without_confident_labels_stops_the_run(run):
-    with pytest.raises(ValueError, match="0 boxes in 12 images.* would give one box"):
-        run("SCORE_THRESHOLD = 0.99", "TEACHER_STEPS = 2", stages=STAGES[:3])
+    params = ("SCORE_THRESHOLD = 0.99", "TEACHER_STEPS = 2")
+    for _ in range(2):  # the second time the labels are there
+        with pytest.raises(
+            ValueError, match="0 boxes in 12 images.* would give one box"
+        ):
+            run(*params, stages=STAGES[:3])
+    results = run(*params, stages=["evaluation"])
+    assert results["pseudo_labels"]["boxes"] == 0
+    assert results["pseudo_labels"]["one_box_threshold"] < 0.99
 
 
 def test_unreadable_images_are_named(run, tiny_coco, tmp_path):
