@@ -206,7 +206,7 @@ def require_labels(quality):
             "per image"
         )
     elif sum(histogram):
-        advice = f"the {sum(histogram)} boxes that were stored are too few for that"
+        advice = f"the {sum(histogram)} boxes that are stored are too few for that"
     else:
         advice = "the teacher finds nothing at all: train it longer"
     counts = ", ".join(

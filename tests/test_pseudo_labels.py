@@ -164,7 +164,7 @@ def test_iou_of_exactly_one_half_counts():
         ),
         (
             [([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])],
-            "the 1 boxes that were stored are too few",
+            "the 1 boxes that are stored are too few",
         ),
         ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),
     ],
