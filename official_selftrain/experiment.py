@@ -333,9 +333,11 @@ def _quality(labels_dir, stored, score_threshold, unlabeled):
     path = os.path.join(labels_dir, "quality.json")
     quality = _read_json(path)
     if quality is None or quality["score_threshold"] != score_threshold:
-        truth = unlabeled()
+        pool = unlabeled()
+        # Labels of other classes say nothing about these.
+        known = pool.has_labels and pool.class_names == stored.class_names
         quality = pseudo_labels.report_quality(
-            stored, score_threshold, truth if truth.has_labels else None
+            stored, score_threshold, pool if known else None
         )
         _write_json(path, quality)
     return quality

@@ -215,9 +215,10 @@ def require_labels(quality):
         if count
     )
     raise ValueError(
-        f"Expected pseudo-labels with a score of at least {quality['score_threshold']}. "
-        f"Received: 0 boxes in {quality['images']} images, 100 % of the images empty; "
-        f"scores by bin ({counts or 'none'}); {advice}"
+        "Expected pseudo-labels with a score of at least "
+        f"{quality['score_threshold']}. Received: 0 boxes in {quality['images']} "
+        "images, 100 % of the images empty; scores by bin "
+        f"({counts or 'none'}); {advice}"
     )
 
 
