@@ -20,7 +20,7 @@ help:
 	@echo "PYTHON=/path/to/python chooses a Python, EXTRA=gpu a TensorFlow."
 
 quickstart: $(STAMP)
-	@$(BIN)/python -m official_selftrain.train \
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.train \
 	    --gin_file=gin/quickstart.gin --model_dir=$(MODEL_DIR)
 
 test: $(STAMP)
