@@ -91,7 +91,8 @@ def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5
     Args:
         anchors: float `[A, 4]`, pixels.
         labels: dict with `boxes` float `[B, M, 4]`, `classes` int `[B, M]`
-            (-1 is padding) and `ignore` bool `[B, M]`.
+            (-1 is padding) and `ignore` bool `[B, M]` (an ignored box needs no
+            class); M at least 1.
         match_threshold: float in 0…1.
         unmatched_threshold: float in 0…`match_threshold`.
 

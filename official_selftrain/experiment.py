@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from official_selftrain import pseudo_labels, report
 from official_selftrain.data import augment, examples, pipeline, sources
-from official_selftrain.fitting import read_history
+from official_selftrain.fitting import check_counts, read_history
 
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
 
@@ -95,6 +95,12 @@ def run(
         raise ValueError(
             f"Expected image_size (height, width). Received: image_size={image_size!r}"
         )
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"Expected seed of at least 0. Received: seed={seed!r}")
+    check_counts(
+        label_batch_size=label_batch_size, shard_size=shard_size, max_boxes=max_boxes
+    )
+    examples.check_thresholds(score_threshold, ignore_threshold)
     _check_choice("stages", stages, STAGES)
     _check_choice("student_init", [student_init], ("teacher", "random"))
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)

@@ -66,14 +66,18 @@ def fit(
         The trained model.
 
     Raises:
+        TypeError: for an optimizer or schedule that isn't a function.
         ValueError: for counts below 1, or a loss that isn't finite.
 
     Source: paper sections 3 and 4.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
+    check_counts(
+        steps=steps, batch_size=batch_size, log_every=log_every, max_boxes=max_boxes
+    )
+    for name, function in (("optimizer", optimizer), ("schedule", schedule)):
+        if not callable(function):
+            raise TypeError(
+                f"Expected {name}, a function. Received: {name}={function!r}"
             )
     trainer = SelfTrainer(model, alpha, normalize, decay, l2, l2_names)
     trainer.compile(optimizer=optimizer(learning_rate=schedule(steps=steps)))
@@ -107,20 +111,24 @@ def fit(
         # To Keras, an epoch is the stretch between two checkpoints; the last
         # one may be shorter.
         end = last_whole if done < last_whole else steps
-        trainer.fit(
-            tf.data.Dataset.zip(streams(done)),
-            initial_epoch=done // log_every,
-            epochs=math.ceil(end / log_every),
-            steps_per_epoch=min(log_every, end - done),
-            callbacks=[
-                _Keeper(output_dir, manager, steps),
-                keras.callbacks.TensorBoard(
-                    os.path.join(output_dir, "tensorboard"), write_graph=False
-                ),
-            ],
-            shuffle=False,
-            verbose=0,
-        )
+        keeper = _Keeper(output_dir, manager, steps)
+        try:
+            trainer.fit(
+                tf.data.Dataset.zip(streams(done)),
+                initial_epoch=done // log_every,
+                epochs=math.ceil(end / log_every),
+                steps_per_epoch=min(log_every, end - done),
+                callbacks=[
+                    keeper,
+                    keras.callbacks.TensorBoard(
+                        os.path.join(output_dir, "tensorboard"), write_graph=False
+                    ),
+                ],
+                shuffle=False,
+                verbose=0,
+            )
+        finally:
+            keeper.close()
     summary = {
         "steps": steps,
         "images": steps * images_per_step,
@@ -136,6 +144,19 @@ def fit(
     return model
 
 
+def check_counts(**counts):
+    """Check that every argument is an integer of at least 1.
+
+    Raises:
+        ValueError: for the first one that isn't.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
+            )
+
+
 class _Keeper(keras.callbacks.Callback):
     """Show progress, keep history and checkpoints, stop at a non-finite loss."""
 
@@ -144,6 +165,7 @@ class _Keeper(keras.callbacks.Callback):
         self.output_dir = output_dir
         self.manager = manager
         self.steps = steps
+        self.progress = None
 
     def on_train_begin(self, logs=None):
         self.progress = tqdm(
@@ -183,8 +205,9 @@ class _Keeper(keras.callbacks.Callback):
         self.manager.save(checkpoint_number=self._step())
         self.progress.set_postfix(loss=f"{row['loss']:.3f}")
 
-    def on_train_end(self, logs=None):
-        self.progress.close()
+    def close(self):
+        if self.progress is not None:
+            self.progress.close()
 
     def _step(self):
         return int(self.model.optimizer.iterations)

@@ -125,10 +125,11 @@ class SelfTrainer(keras.Model):
                 "Expected a keras.Model with compute_losses(outputs, labels), see "
                 f"official_selftrain.models. Received: model={type(model).__name__}"
             )
-        if alpha < 0.0:
-            raise ValueError(f"Expected alpha of at least 0. Received: alpha={alpha}")
-        if l2 < 0.0:
-            raise ValueError(f"Expected l2 of at least 0. Received: l2={l2}")
+        for factor, value in (("alpha", alpha), ("l2", l2)):
+            if not isinstance(value, (int, float)) or value < 0.0:
+                raise ValueError(
+                    f"Expected {factor} of at least 0. Received: {factor}={value!r}"
+                )
         self.model = model
         self.alpha = alpha
         self.normalize = normalize

@@ -40,6 +40,16 @@ _TRACEBACK = flags.DEFINE_bool(
 
 _ROOT = "experiment.run"
 
+# What a mistake in the call, the settings or the data can raise.
+_MISTAKES = (
+    ValueError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    ImportError,
+    tf.errors.OpError,
+)
+
 
 def main(argv):
     """Run the command line."""
@@ -54,7 +64,7 @@ def main(argv):
     except KeyboardInterrupt:
         _fail("Interrupted. Run the same command again to continue.")
         return 130
-    except (ValueError, TypeError, OSError, RuntimeError, tf.errors.OpError) as error:
+    except _MISTAKES as error:
         if _TRACEBACK.value:
             raise
         return _fail(_first_line(error))
@@ -77,7 +87,7 @@ def load_config(files, params):
         ValueError: for anything that gin or the checks refuse.
     """
     for path in files:
-        if not os.path.exists(path):
+        if not os.path.isfile(path):
             raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
         gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
     # gin logs every folder in which an included file was not found.
@@ -85,6 +95,12 @@ def load_config(files, params):
     logging.set_verbosity(logging.FATAL)
     try:
         gin.parse_config_files_and_bindings(files, params, finalize_config=False)
+    except SyntaxError as error:
+        raise ValueError(
+            f"Expected settings such as SEED = 3 in {error.filename or 'gin_param'}, "
+            f"line {error.lineno}. Received: {(error.text or '').strip()!r}, "
+            f"{error.msg}"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     _check_references()
@@ -135,8 +151,12 @@ def claim_model_dir(model_dir):
         model_dir: str.
 
     Raises:
-        ValueError: if the folder belongs to another experiment.
+        ValueError: if it is a file or belongs to another experiment.
     """
+    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+        raise ValueError(
+            f"Expected a folder. Received: model_dir={model_dir!r}, a file"
+        )
     config = gin.config_str()
     path = os.path.join(model_dir, "operative.gin")
     if os.path.exists(path):

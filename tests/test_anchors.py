@@ -103,6 +103,18 @@ def test_a_box_takes_its_best_anchor_however_small_the_overlap():
     assert not deltas[[0, 1, 3]].any()
 
 
+def test_an_overlap_of_a_threshold_reaches_it():
+    """The box covers two anchors, each with an IoU of 1/2."""
+    labels = labels_of([[0, 0, 10, 20]], [4])
+    for thresholds, expected in (
+        ((0.5, 0.5), [4, 4, -1, -1]),
+        ((0.6, 0.5), [4, -2, -1, -1]),  # the first anchor is forced
+        ((0.6, 0.51), [4, -1, -1, -1]),
+    ):
+        classes, _ = anchors.assign_targets(ROW, labels, *thresholds)
+        np.testing.assert_array_equal(classes, [expected])
+
+
 def test_the_first_box_wins_a_shared_anchor():
     classes, _ = assigned([[0, 1, 2, 3], [0, 4, 2, 6]], [5, 6])
     assert classes == [5, -1, -1, -1]

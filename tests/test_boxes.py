@@ -38,6 +38,8 @@ def test_batches_of_boxes():
 def test_clip_by_hand():
     got = boxes.clip(array([-1, 2, 30, 50])[None], np.array([[20, 40]]))
     np.testing.assert_array_equal(got, [[[0, 2, 20, 40]]])
+    one_size = boxes.clip(array([-1, 2, 30, 50])[None], np.array([20, 40]))
+    np.testing.assert_array_equal(one_size, got)
 
 
 def test_coding_by_hand():
@@ -64,8 +66,20 @@ def test_coding_equals_the_authors():
     one = np.array([0, 0, 1, 1], np.float32)
     got = boxes.decode(golden["codes"], golden["anchors"] + one) - one
     np.testing.assert_allclose(got, golden["decode"], rtol=1e-5, atol=1e-3)
+    # Their clip leaves out the last pixel.
+    clipped = boxes.clip(got, golden["clip_image_shape"] - 1)
+    np.testing.assert_allclose(clipped, golden["decode_clipped"], atol=1e-4)
+    got = boxes.decode(code, golden["anchors"] + one) - one
+    np.testing.assert_allclose(
+        got, golden["decode_of_encode_target"], rtol=1e-5, atol=1e-3
+    )
     back = boxes.decode(code, golden["anchors"])
     np.testing.assert_allclose(back, golden["boxes"], rtol=1e-5, atol=1e-3)
+    # Boxes without area have finite codes.
+    code = boxes.encode(np.zeros_like(golden["boxes"]), golden["anchors"])
+    np.testing.assert_allclose(
+        code, golden["encode_target_degenerate"], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +116,7 @@ def test_suppression_equals_tensorflow_s(soft_sigma, jit_compile):
         return boxes.non_max_suppression(b, s, 40, 0.4, soft_sigma, 0.1)
 
     picked, scores = (np.array(x) for x in suppress(batch_boxes, batch_scores))
+    assert np.isin(picked[scores > 0], [0, 1, 2]).any()  # some without area
     for row, (b, s) in enumerate(data):
         # With a sigma, TensorFlow suppresses softly and not by the threshold.
         expected, expected_scores = tf.image.non_max_suppression_with_scores(
@@ -124,3 +139,34 @@ def test_suppression_by_hand():
     _, scores = boxes.non_max_suppression(b, s, 3, soft_sigma=0.5)
     decayed = 0.8 * np.exp(-((2 / 3) ** 2) / (2 * 0.5))
     np.testing.assert_allclose(scores, [[0.9, decayed, 0.3]], rtol=1e-4)
+
+
+def test_suppression_at_its_thresholds():
+    """An IoU of the threshold is kept, a score of the threshold is not picked."""
+    b = array([0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6])[None]
+    s = array([0.9, 0.8, 0.5])
+    picked, scores = boxes.non_max_suppression(b, s, 3, 0.5, score_threshold=0.5)
+    np.testing.assert_array_equal(np.array(picked)[0, :2], [0, 1])
+    np.testing.assert_allclose(scores, [[0.9, 0.8, 0]])
+
+
+@pytest.mark.parametrize("soft_sigma", [0.0, 0.3])
+def test_more_slots_than_candidates(soft_sigma):
+    """Boxes apart are all picked once; a box without area among them too."""
+    b = array([0, 0, 2, 2], [4, 4, 4, 4], [6, 6, 8, 8])[None]
+    s = array([0.3, 0.9, 0.6])
+    picked, scores = boxes.non_max_suppression(b, s, 7, soft_sigma=soft_sigma)
+    np.testing.assert_array_equal(np.array(picked)[0, :3], [1, 2, 0])
+    np.testing.assert_allclose(scores, [[0.9, 0.6, 0.3, 0, 0, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("soft_sigma", [0.0, 0.3])
+def test_suppression_is_the_same_under_xla(soft_sigma):
+    def suppress(b, s):
+        return boxes.non_max_suppression(b, s, 40, 0.4, soft_sigma)
+
+    b, s = random_boxes(2, 80)
+    plain = suppress(b[None], s[None])
+    compiled = tf.function(suppress, jit_compile=True)(b[None], s[None])
+    np.testing.assert_array_equal(plain[0], compiled[0])
+    np.testing.assert_allclose(plain[1], compiled[1], rtol=1e-6)

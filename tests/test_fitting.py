@@ -155,8 +155,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     assert not (tmp_path / "bad" / "model.keras").exists()
 
 
+@pytest.mark.parametrize("name", ["optimizer", "schedule"])
+def test_what_must_be_a_function(tmp_path, name):
+    with pytest.raises(TypeError, match=f"a function. Received: {name}=None"):
+        fit(tmp_path, **{name: None})
+
+
 @pytest.mark.parametrize("value", [0, "many", 2.5])
-@pytest.mark.parametrize("name", ["steps", "batch_size"])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "log_every", "max_boxes"])
 def test_counts_that_are_none(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"at least 1. Received: {name}={value!r}"):
         fit(tmp_path, **{name: value})

@@ -47,6 +47,11 @@ def test_huber_loss_by_hand():
     np.testing.assert_allclose(
         got, [0, 0.00125, 0.005, 0.1 * 0.3 - 0.005, 0.1 * 2 - 0.005], rtol=1e-5
     )
+    # Just beyond the bend, and the bend elsewhere.
+    got = losses.huber_loss(np.float32([0.12, -0.15]))
+    np.testing.assert_allclose(got, [0.007, 0.01], rtol=1e-5)
+    got = losses.huber_loss(np.float32([0.15, -3.0]), delta=1.0)
+    np.testing.assert_allclose(got, [0.01125, 2.5], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("gamma", "key"), [(1.5, "g15"), (2.0, "g20")])
@@ -77,4 +82,13 @@ def test_extreme_logits_stay_finite(gamma, target):
         tape.watch(logits)
         loss = losses.focal_loss(tf.fill(5, target), logits, gamma=gamma)
     assert np.isfinite(loss).all()
-    assert np.isfinite(tape.gradient(loss, logits)).all()
+    gradient = tape.gradient(loss, logits).numpy()
+    assert np.isfinite(gradient).all()
+    # Sure and wrong: the weighted logit; sure and right: nothing.
+    wrong, weight = ([0, 1], 0.25) if target else ([3, 4], 0.75)
+    right = [4, 3] if target else [1, 0]
+    size = np.abs(logits.numpy()[wrong])
+    np.testing.assert_allclose(loss.numpy()[wrong], weight * size, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(gradient[wrong]), weight, rtol=1e-6)
+    np.testing.assert_allclose(loss.numpy()[right], 0.0, atol=1e-6)
+    np.testing.assert_allclose(gradient[right], 0.0, atol=1e-6)

@@ -117,7 +117,8 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
         for _ in range(rng.integers(0, 6)):
             corner = rng.integers(0, 200, 2)
             sides = rng.integers(8, 150, 2)
-            objects.append(([*corner, *(corner + sides)], rng.integers(3), False))
+            crowd = bool(rng.uniform() < 0.2)
+            objects.append(([*corner, *(corner + sides)], rng.integers(3), crowd))
         truth.append(objects)
         moved = [
             ([v + rng.normal(0, 6) for v in box], label, rng.uniform())
@@ -141,7 +142,7 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
         "annotations": [],
     }
     for index, objects in enumerate(truth):
-        for box, label, _ in objects:
+        for box, label, crowd in objects:
             bbox = xywh(box)
             content["annotations"].append(
                 {
@@ -150,7 +151,7 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
                     "category_id": int(label),
                     "bbox": bbox,
                     "area": bbox[2] * bbox[3],
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd),
                 }
             )
     (tmp_path / "truth.json").write_text(json.dumps(content))
@@ -178,6 +179,13 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
     assert 10 < got["AP"] < 90
 
 
+def test_nothing_to_find_is_undefined():
+    """Neither without labels nor with a crowd alone is there a recall."""
+    for truth in ([], [(LARGE, 0, True)]):
+        got = result([1], [truth], [[(SMALL, 0, 0.9)]], 1)
+        assert got == dict.fromkeys(COCO_METRICS)
+
+
 def test_ids_may_have_64_bits():
     """Two ids that are one number in float64 are two images."""
     ids = [2**62, 2**62 + 1]
@@ -190,6 +198,8 @@ def test_an_image_twice():
     metric.update(*batch([4], [[]], [[]]))
     with pytest.raises(ValueError, match="Received: id=4 twice"):
         metric.update(*batch([4], [[]], [[]]))
+    with pytest.raises(ValueError, match="Received: id=5 twice"):
+        metric.update(*batch([5, 5], [[], []], [[], []]))
 
 
 def test_no_image():

@@ -1,5 +1,6 @@
 """RetinaNet and its parts: contract, golden arrays, architecture facts."""
 
+import inspect
 import pathlib
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official_selftrain import boxes
+from official_selftrain import anchors, boxes
 from official_selftrain.models import RetinaNet, backbones
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import retinanet_head
@@ -133,6 +134,62 @@ def test_loss_equals_the_authors():
     )
     assert float(losses["box_loss"]) == pytest.approx(golden["out/box_loss"], rel=1e-5)
     assert float(losses["loss"]) == pytest.approx(golden["out/total_w50"], rel=1e-5)
+
+
+def test_loss_without_objects_equals_the_authors():
+    """Their batch of logits with our own targets: every anchor is negative."""
+    golden = np.load(GOLDEN / "losses.npz")
+    logits = [golden[f"in/cls/{level}"].reshape(2, -1, 5) for level in (3, 4, 5)]
+    deltas = [golden[f"in/box/{level}"].reshape(2, -1, 4) for level in (3, 4, 5)]
+    outputs = {
+        "class_logits": np.concatenate(logits, 1),
+        "box_deltas": np.concatenate(deltas, 1),
+    }
+    model = small_model(num_classes=5, image_size=(64, 64))
+    losses = model.compute_losses(outputs, labels(objects=0))
+    expected = float(golden["out/cls_loss_empty"])
+    assert float(losses["class_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(losses["box_loss"]) == golden["out/box_loss_empty"] == 0.0
+
+
+def test_loss_settings_reach_the_loss():
+    """Every constant away from its default, against the formulas in NumPy."""
+    model = small_model(
+        match_threshold=0.6,
+        unmatched_threshold=0.3,
+        focal_alpha=0.4,
+        focal_gamma=0.5,
+        huber_delta=0.7,
+        box_weight=3.0,
+    )
+    rng = np.random.default_rng(0)
+    logits, deltas = (
+        rng.normal(size=(2, len(model.anchors), depth)).astype("float32")
+        for depth in (3, 4)
+    )
+    classes, targets = (
+        np.array(x)
+        for x in anchors.assign_targets(model.anchors, labels(objects=2), 0.6, 0.3)
+    )
+    positive = classes >= 0
+    assert positive.any() and (classes == anchors.IGNORED).any()
+    normalizer = positive.sum() + 1
+    is_class = classes[..., None] == np.arange(3)
+    score = 1 / (1 + np.exp(-logits.astype("float64")))
+    p_true = np.where(is_class, score, 1 - score)
+    focal = np.where(is_class, 0.4, 0.6) * -np.sqrt(1 - p_true) * np.log(p_true)
+    class_loss = focal[classes != anchors.IGNORED].sum() / normalizer
+    error = np.abs(deltas - targets)[positive]
+    huber = np.where(error <= 0.7, error**2 / 2, 0.7 * error - 0.7**2 / 2)
+    box_loss = huber.sum() / (4 * normalizer)
+
+    losses = model.compute_losses(
+        {"class_logits": logits, "box_deltas": deltas}, labels(objects=2)
+    )
+    assert float(losses["class_loss"]) == pytest.approx(class_loss, rel=1e-5)
+    assert float(losses["box_loss"]) == pytest.approx(box_loss, rel=1e-5)
+    total = class_loss + 3.0 * box_loss
+    assert float(losses["loss"]) == pytest.approx(total, rel=1e-5)
 
 
 def level_inputs(golden, levels):
@@ -274,6 +331,53 @@ def test_predictions_are_in_pixels_of_the_given_sizes():
         assert not np.array(found["boxes"])[0, 1:].any()
 
 
+def test_each_image_of_a_batch_has_its_own_scale_and_border():
+    """A box beyond the frame is cut at the border of its own image."""
+    model = small_model(max_detections=3)
+    logits = np.full((2, len(model.anchors), 3), -9.0, np.float32)
+    logits[:, 0, 1] = 2.0
+    deltas = np.zeros((2, len(model.anchors), 4), np.float32)
+    # The corner's anchor is centred on (4, 4); the box is far larger than the frame.
+    deltas[:, 0, 2:] = 4.0
+    outputs = {"class_logits": logits, "box_deltas": deltas}
+    found = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
+    np.testing.assert_allclose(
+        np.array(found["boxes"])[:, 0], [[0, 0, 128, 150], [0, 0, 30, 96]]
+    )
+    # The first image was halved, the second one kept.
+    deltas[:, 0, 2:] = -2.0
+    found = model.predictions(outputs, np.array([[128, 192], [30, 96]]))
+    half = 16 * np.exp(-2)
+    near, far = 4 - half, 4 + half
+    expected = np.array([[near, near, far, far]])
+    np.testing.assert_allclose(
+        np.array(found["boxes"])[:, 0], expected * [[2], [1]], rtol=1e-5
+    )
+
+
+def test_settings_of_detection_reach_the_detections():
+    """Seven anchors far apart with scores from 0.2 to 0.8."""
+    outputs = {
+        "class_logits": np.full((1, 126 * 9, 3), -9.0, np.float32),
+        "box_deltas": np.zeros((1, 126 * 9, 4), np.float32),
+    }
+    outputs["box_deltas"][..., 2:] = -3.0  # small boxes, which share nothing
+    scores = np.linspace(0.2, 0.8, 7)
+    outputs["class_logits"][0, 90 : 90 + 7 * 9 : 9, 0] = np.log(scores / (1 - scores))
+    sizes = np.array([[64, 96]])
+    for settings, expected in (
+        ({}, scores[::-1]),
+        ({"score_threshold": 0.45}, [0.8, 0.7, 0.6, 0.5]),
+        ({"max_detections": 2}, [0.8, 0.7]),
+    ):
+        found = small_model(**settings).predictions(outputs, sizes)
+        assert found["scores"].shape == (1, settings.get("max_detections", 100))
+        assert int(found["num_detections"][0]) == len(expected)
+        np.testing.assert_allclose(
+            found["scores"][0, : len(expected)], expected, rtol=1e-5
+        )
+
+
 def test_predictions_compile_under_xla():
     model = small_model(max_detections=10)
     outputs = {
@@ -288,18 +392,51 @@ def test_predictions_compile_under_xla():
 
 
 def test_save_and_load(tmp_path):
-    model = small_model(
-        separable_head=True, nms_threshold=0.4, aspect_ratios=(1.0, 0.5)
-    )
+    """Every argument away from its default comes back, and so do the outputs."""
+    settings = {
+        "num_classes": 2,
+        "image_size": (64, 96),
+        "min_level": 2,
+        "max_level": 5,
+        "num_filters": 12,
+        "num_head_convs": 1,
+        "separable_head": True,
+        "anchor_size": 3.0,
+        "num_scales": 2,
+        "aspect_ratios": (1.0, 0.5),
+        "match_threshold": 0.6,
+        "unmatched_threshold": 0.4,
+        "focal_alpha": 0.3,
+        "focal_gamma": 2.0,
+        "huber_delta": 0.2,
+        "box_weight": 10.0,
+        "bn_momentum": 0.9,
+        "bn_epsilon": 1e-3,
+        "score_threshold": 0.1,
+        "nms_threshold": 0.4,
+        "max_detections": 7,
+        "name": "detector",
+    }
+    arguments = inspect.signature(RetinaNet).parameters
+    assert set(settings) | {"backbone"} == set(arguments)
+    assert all(value != arguments[key].default for key, value in settings.items())
+    model = small_model(**settings)
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path)
     config, again = model.get_config(), loaded.get_config()
-    assert {k: v for k, v in config.items() if k != "backbone"} == {
-        k: v for k, v in again.items() if k != "backbone"
-    }
+    del config["backbone"], again["backbone"]
+    assert config == settings and again == settings
     for key, value in model(images()).items():
         np.testing.assert_array_equal(value, loaded(images())[key])
+    np.testing.assert_array_equal(model.anchors, loaded.anchors)
+    # The arguments of the layers have reached them.
+    norms = [x for x in loaded.layers if "_bn" in x.name]
+    assert {(x.momentum, x.epsilon) for x in norms} == {(0.9, 1e-3)}
+    convs = [x for x in loaded.layers if x.name.startswith(("class_conv", "box_conv"))]
+    assert [(type(x).__name__, x.filters) for x in convs] == [
+        ("SeparableConv2D", 12)
+    ] * 2
 
 
 def test_mixed_precision():
@@ -358,15 +495,42 @@ def test_efficientnet_equals_keras_applications():
         np.testing.assert_allclose(got[level], expected[level], rtol=1e-4, atol=1e-4)
 
 
+def test_efficientnet_survives_saving_and_trains_every_weight(tmp_path):
+    """The corrections of KerasCV's layers must come back with the file."""
+    keras.utils.set_random_seed(0)
+    backbone = backbones.efficientnet("B0", drop_connect_rate=0.1)
+    path = tmp_path / "backbone.keras"
+    backbone.save(path)
+    loaded = keras.saving.load_model(path)
+    inputs = tf.random.stateless_normal((2, 64, 64, 3), [0, 1])
+    for level, value in backbone(inputs).items():
+        np.testing.assert_array_equal(value, loaded(inputs)[level])
+    rates = [x.rate for x in loaded.layers if isinstance(x, keras.layers.Dropout)]
+    # Blocks with a shortcut, of 16.
+    residual = [2, 4, 6, 7, 9, 10, 12, 13, 14]
+    np.testing.assert_allclose(rates, [0.1 * k / 16 for k in residual])
+    with tf.GradientTape() as tape:
+        outputs = loaded(inputs)
+        total = sum(tf.reduce_sum(x**2) for x in outputs.values())
+    weights = loaded.trainable_variables
+    for weight, gradient in zip(weights, tape.gradient(total, weights), strict=True):
+        assert gradient is not None and np.isfinite(gradient).all(), weight.path
+        assert np.abs(gradient).max() > 0, weight.path
+
+
 def test_efficientnet_b7_facts():
     """Levels' channels, the linear drop-connect rule, and the size of the detector."""
     backbone = backbones.efficientnet("B7")
     channels = {level: tensor.shape[-1] for level, tensor in backbone.output.items()}
     assert channels == {"P2": 48, "P3": 80, "P4": 224, "P5": 640}
-    rates = [layer.rate for layer in backbone.layers if layer.name.endswith("_drop")]
-    # 55 blocks; the last one's rate is 0.2 · 54 / 55.
-    assert max(rates) == pytest.approx(0.2 * 54 / 55)
-    assert rates == sorted(rates)
+    drops = [x for x in backbone.layers if isinstance(x, keras.layers.Dropout)]
+    # 55 blocks; the first of each stage has no shortcut, and so nothing to drop.
+    residual = sorted(set(range(55)) - {0, 4, 11, 18, 28, 38, 51})
+    np.testing.assert_allclose(
+        [x.rate for x in drops], [0.2 * k / 55 for k in residual]
+    )
+    # Whole samples are dropped, not elements.
+    assert {tuple(x.noise_shape) for x in drops} == {(None, 1, 1, 1)}
     model = RetinaNet(91, (128, 128), backbone)
     # The authors' 76.26 M less 4.20 M of a classification head that they carry along.
     trainable = sum(int(np.prod(w.shape)) for w in model.trainable_variables)
@@ -403,6 +567,15 @@ def test_batch_normalisation_s_momentum_is_an_argument():
             r"\(nearest: B7\). Received: variant='b7'",
             lambda: backbones.efficientnet("b7"),
         ),
+        (
+            r"first stage of basic blocks. Received: depth=18, filters=\(8, 8\)",
+            lambda: backbones.resnet(18, blocks=(1, 1), filters=(8, 8)),
+        ),
+        (
+            "Received: min_level=4, max_level=3",
+            lambda: small_model(min_level=4, max_level=3),
+        ),
+        ("Received: num_scales=0", lambda: small_model(num_scales=0)),
         (r"Received: num_classes=0", lambda: small_model(num_classes=0)),
         (r"Received: max_detections=0", lambda: small_model(max_detections=0)),
         (
@@ -418,3 +591,13 @@ def test_batch_normalisation_s_momentum_is_an_argument():
 def test_errors_say_what_came(text, make):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_a_diverged_model_finds_nothing():
+    model = small_model()
+    outputs = {
+        key: np.full_like(value, np.nan) for key, value in model(images()).items()
+    }
+    found = model.predictions(outputs, np.array([[64, 96]] * 2))
+    assert np.array(found["num_detections"]).tolist() == [0, 0]
+    assert not np.array(found["boxes"]).any()

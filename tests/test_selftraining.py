@@ -300,6 +300,7 @@ def test_save_and_load_keep_averages_and_optimizer(tmp_path):
     ("error", "text", "make"),
     [
         (ValueError, "Received: alpha=-1.0", lambda: SelfTrainer(Line(), alpha=-1.0)),
+        (ValueError, "Received: alpha='big'", lambda: SelfTrainer(Line(), alpha="big")),
         (ValueError, "Received: l2=-0.1", lambda: SelfTrainer(Line(), l2=-0.1)),
         (ValueError, "Received: decay=1.0", lambda: LossNormalizer(1.0)),
         (

@@ -185,6 +185,8 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
         ),
         ("fitting.fit.stepps = 3", "doesn't have a parameter named 'stepps'"),
         ("fitting.fitt.steps = 3", "fitting.fitt"),
+        ("SEED = = 3", "in gin_param, line 1. Received: 'SEED = = 3'"),
+        ("TEACHER_STEPS = 2*3", "Received: 'TEACHER_STEPS = 2[*]3'"),
         (
             "techer/fitting.fit.steps = 3",
             r"scope that is used \(nearest: teacher\). .*: techer",
@@ -198,6 +200,30 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
 def test_gin_mistakes_are_refused(param, text):
     with pytest.raises(ValueError, match=text):
         train.load_config([TINY], [param])
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('include "nowhere.gin"\n', "Unable to open file: nowhere.gin"),
+        ("from __gin__ import dynamic_registration\nimport nowhere\n", "'nowhere'"),
+    ],
+)
+def test_gin_files_that_cannot_be_read(tmp_path, content, text):
+    """The errors are among those that the command line prints in one line."""
+    path = tmp_path / "bad.gin"
+    path.write_text(content)
+    with pytest.raises(train._MISTAKES, match=text):
+        train.load_config([str(path)], [])
+    with pytest.raises(FileNotFoundError, match="gin_file='.*/nowhere.gin'"):
+        train.load_config([str(tmp_path / "nowhere.gin")], [])
+
+
+def test_model_dir_that_is_a_file(tmp_path):
+    train.load_config([TINY], [])
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="model_dir='.*/run', a file"):
+        train.claim_model_dir(str(tmp_path / "run"))
 
 
 def test_model_dir_of_another_experiment(tmp_path):
@@ -229,6 +255,11 @@ def test_model_dir_of_another_experiment(tmp_path):
             FileNotFoundError,
             r"teacher.model.keras.*--stages=teacher",
         ),
+        (["SEED = -1"], STAGES, ValueError, "Received: seed=-1"),
+        (["SEED = 'a'"], STAGES, ValueError, "Received: seed='a'"),
+        (["SCORE_THRESHOLD = 2"], STAGES, ValueError, "score_threshold=2"),
+        (["SCORE_THRESHOLD = 'x'"], STAGES, ValueError, "score_threshold='x'"),
+        (["experiment.run.shard_size = 0"], STAGES, ValueError, "shard_size=0"),
         (["IMAGE_SIZE = 48"], ["teacher"], ValueError, "Received: image_size=48"),
         (["BATCH_SIZE = 0"], ["teacher"], ValueError, "Received: batch_size=0"),
         (
@@ -265,6 +296,18 @@ def test_unreadable_images_are_named(run, tiny_coco, tmp_path):
         run(gin_file=config, stages=["teacher"])
 
 
+def data_params(tiny_coco):
+    """The overrides that gin/include/coco_files.gin asks for."""
+    data = {
+        "TRAIN_ANNOTATIONS": tiny_coco.annotations,
+        "TRAIN_IMAGES": tiny_coco.images,
+        "VALIDATION_ANNOTATIONS": tiny_coco.annotations,
+        "VALIDATION_IMAGES": tiny_coco.images,
+        "UNLABELED_IMAGES": tiny_coco.unlabeled,
+    }
+    return [f'{name} = "{path}"' for name, path in data.items()]
+
+
 def own_data(tiny_coco):
     """The tiny experiment on COCO files and a folder."""
     text = pathlib.Path(TINY).read_text()
@@ -275,27 +318,32 @@ def own_data(tiny_coco):
         if "digits." not in line
         and not line.startswith("from official_selftrain.data import digits")
     ]
-    data = {
-        "TRAIN_ANNOTATIONS": tiny_coco.annotations,
-        "TRAIN_IMAGES": tiny_coco.images,
-        "VALIDATION_ANNOTATIONS": tiny_coco.annotations,
-        "VALIDATION_IMAGES": tiny_coco.images,
-        "UNLABELED_IMAGES": tiny_coco.unlabeled,
-    }
     kept.append(f'include "{ROOT}/gin/include/coco_files.gin"')
-    kept += [f'{name} = "{path}"' for name, path in data.items()]
+    kept += data_params(tiny_coco)
     return "\n".join(kept) + "\n"
 
 
-def test_own_coco_files_and_a_folder_of_images(run, tiny_coco, tmp_path):
-    """One broken file among the unlabelled ones is named and skipped."""
-    (pathlib.Path(tiny_coco.unlabeled) / "broken.jpg").write_bytes(b"no image")
-    config = tmp_path / "own.gin"
-    config.write_text(own_data(tiny_coco))
-    results = run("TEACHER_STEPS = 4", "STUDENT_STEPS = 2", gin_file=config)
+def test_own_coco_files_and_a_folder_of_images(run, tiny_coco):
+    """gin/own_data.gin; one broken file among the unlabelled ones is skipped."""
+    (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"no image")
+    results = run(
+        *data_params(tiny_coco),
+        "TEACHER_STEPS = 4",
+        "STUDENT_STEPS = 2",
+        "WARMUP_STEPS = 1",
+        "BATCH_SIZE = 2",
+        "IMAGE_SIZE = (64, 64)",
+        "retinanet.RetinaNet.max_level = 4",
+        "retinanet.RetinaNet.num_head_convs = 1",
+        "SCORE_THRESHOLD = 0.0",
+        "experiment.run.ignore_threshold = None",
+        "retinanet.RetinaNet.score_threshold = 0.0",
+        gin_file=ROOT / "gin" / "own_data.gin",
+    )
     assert results["pseudo_labels"]["images"] == 4
     assert results["pseudo_labels"]["precision"] is None
     assert results["teacher"]["AP"] is not None
+    assert results["student"]["images"] == 8
 
 
 @pytest.mark.parametrize("stream", ["labeled", "both"])

@@ -241,12 +241,8 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
 
     Source: paper section 4 (hard labels above 0.5); the band is our own.
     """
+    check_thresholds(score_threshold, ignore_threshold)
     lower = score_threshold if ignore_threshold is None else ignore_threshold
-    if not 0.0 <= lower <= score_threshold <= 1.0:
-        raise ValueError(
-            "Expected 0 <= ignore_threshold <= score_threshold <= 1. Received: "
-            f"ignore_threshold={ignore_threshold}, score_threshold={score_threshold}"
-        )
 
     def keep(example):
         rows = tf.where(example["scores"] >= lower)[:, 0]
@@ -255,6 +251,22 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
         return {**example, **kept}
 
     return dataclasses.replace(source, dataset=source.dataset.map(keep))
+
+
+def check_thresholds(score_threshold, ignore_threshold=None):
+    """Check the thresholds of `apply_threshold`.
+
+    Raises:
+        ValueError: for thresholds that aren't numbers, or out of order.
+    """
+    lower = score_threshold if ignore_threshold is None else ignore_threshold
+    numbers = all(isinstance(value, (int, float)) for value in (lower, score_threshold))
+    if not numbers or not 0.0 <= lower <= score_threshold <= 1.0:
+        raise ValueError(
+            "Expected 0 <= ignore_threshold <= score_threshold <= 1. Received: "
+            f"ignore_threshold={ignore_threshold!r}, "
+            f"score_threshold={score_threshold!r}"
+        )
 
 
 def read_image(example):

@@ -60,8 +60,8 @@ def resnet(depth=50, blocks=None, filters=(64, 128, 256, 512), bn_momentum=0.997
         `keras.Model`: images to a dict of `"P2"` up to `"P5"`.
 
     Raises:
-        ValueError: for an unknown depth, or if `blocks` and `filters` differ
-            in length.
+        ValueError: for an unknown depth, filters that don't fit, or if `blocks`
+            and `filters` differ in length.
 
     Source: He et al. 2016; KerasCV's form (padding "same").
     """
@@ -72,6 +72,11 @@ def resnet(depth=50, blocks=None, filters=(64, 128, 256, 512), bn_momentum=0.997
         raise ValueError(
             "Expected as many filters as blocks, one of each a stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
+        )
+    if not bottleneck and filters[0] != 64:
+        raise ValueError(
+            "Expected filters of 64 in the first stage of basic blocks. "
+            f"Received: depth={depth}, filters={tuple(filters)}"
         )
     backbone = keras_cv.models.ResNetBackbone(
         stackwise_filters=list(filters),

@@ -93,10 +93,12 @@ class RetinaNet(keras.Model):
         image_size = tuple(int(side) for side in image_size)
         last_level = min(5, max_level)
         _check(
+            image_size,
+            2**last_level,
+            (min_level, max_level),
             num_classes=num_classes,
-            image_size=image_size,
-            stride=2**last_level,
             max_detections=max_detections,
+            num_scales=num_scales,
         )
         inputs = keras.Input((*image_size, 3), name="images")
         pixels = keras.layers.Rescaling(
@@ -217,6 +219,8 @@ class RetinaNet(keras.Model):
         Source: Lin et al. 2017; limits of the authors' detection code.
         """
         scores = ops.sigmoid(ops.cast(outputs["class_logits"], "float32"))
+        # A model that has diverged finds nothing.
+        scores = ops.where(ops.isnan(scores), 0.0, scores)
         deltas = ops.cast(outputs["box_deltas"], "float32")
         scale = box_ops.letterbox_scale(sizes, self.image_size)
         boxes = box_ops.decode(deltas, ops.convert_to_tensor(self.anchors))
@@ -303,15 +307,14 @@ def _join_levels(tensors, depth, name):
     return keras.layers.Concatenate(axis=1, name=name, dtype="float32")(flat)
 
 
-def _check(num_classes, image_size, stride, max_detections):
-    if num_classes < 1:
+def _check(image_size, stride, levels, **counts):
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"Expected {name} of at least 1. Received: {name}={value}")
+    if levels[0] > levels[1]:
         raise ValueError(
-            f"Expected num_classes of at least 1. Received: num_classes={num_classes}"
-        )
-    if max_detections < 1:
-        raise ValueError(
-            "Expected max_detections of at least 1. "
-            f"Received: max_detections={max_detections}"
+            "Expected min_level up to max_level. Received: "
+            f"min_level={levels[0]}, max_level={levels[1]}"
         )
     if any(side < stride or side % stride for side in image_size):
         raise ValueError(
