@@ -335,6 +335,7 @@ def test_own_coco_files_and_a_folder_of_images(run, tiny_coco):
         "IMAGE_SIZE = (64, 64)",
         "retinanet.RetinaNet.max_level = 4",
         "retinanet.RetinaNet.num_head_convs = 1",
+        "experiment.run.control = False",
         "SCORE_THRESHOLD = 0.0",
         "experiment.run.ignore_threshold = None",
         "retinanet.RetinaNet.score_threshold = 0.0",
