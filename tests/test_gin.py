@@ -64,7 +64,7 @@ def test_rows_of_table_2(name):
     ("name", "backbone"),
     [
         ("coco_s1.gin", "B0"),
-        ("coco_s4.gin", "B0"),
+        pytest.param("coco_s4.gin", "B0", marks=pytest.mark.slow),
         pytest.param("coco_s1.gin", "B7", marks=pytest.mark.slow),
         pytest.param("coco_s2.gin", "B7", marks=pytest.mark.slow),
         pytest.param("coco_s3.gin", "B7", marks=pytest.mark.slow),
