@@ -88,6 +88,8 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path):
         "STUDENT_STEPS = 2",
         "WARMUP_STEPS = 1",
         "BATCH_SIZE = 2",
+        # The row's rate belongs to a batch of 256; at 2, B7 diverges with it.
+        "schedules.cosine.learning_rate = 0.0025",
         "IMAGE_SIZE = (128, 128)",
         "SCORE_THRESHOLD = 0.0",
         f'BACKBONE = "{backbone}"',
