@@ -62,7 +62,8 @@ def imports_of(source):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            origin = "." * node.level + (f"{node.module}." if node.module else "")
+            names += [origin + alias.name for alias in node.names]
     return names
 
 
@@ -82,6 +83,8 @@ def violations(module, source):
         return [f"{module} has no floor: add it to FLOORS"]
     found = []
     for name in imports_of(source):
+        if name.startswith("."):
+            found.append(f"{module} imports {name}: write the full name")
         target = own_module(name)
         if target is not None:
             if FLOORS[target] >= FLOORS[module]:
@@ -105,6 +108,8 @@ def test_floors(path):
     [
         ("boxes", "from official_selftrain import experiment", "not below it"),
         ("models.fpn", "from official_selftrain.data import color", "stay apart"),
+        ("boxes", "from . import experiment", "write the full name"),
+        ("boxes", "from ..models import fpn", "write the full name"),
         ("fitting", "import gin", "only ['train'] may"),
         ("losses", "import keras_cv.models", "only ['models.backbones'] may"),
         ("helpers", "", "has no floor"),
@@ -145,10 +150,11 @@ def test_names_of_the_package_exist_and_are_documented():
 def test_no_absolute_paths():
     patterns = ["*.py", "*.gin", "*.md", "*.toml", "*.txt", "Makefile", "*.sh"]
     folders = "|".join(["work", "root", "tmp", "home", "Users"])
-    pattern = re.compile(rf"(?:^|[\s\"'=(])/(?:{folders})/")
-    hidden = (".venv", ".git", "runs")
+    pattern = re.compile(rf"(?:^|[\s\"'`=(\[,])/(?:{folders})/")
+    made = {path.parent for path in ROOT.glob("*/pyvenv.cfg")} | {ROOT / "runs"}
     for path in (p for name in patterns for p in ROOT.rglob(name)):
-        if path.relative_to(ROOT).parts[0] not in hidden:
+        top = ROOT / path.relative_to(ROOT).parts[0]
+        if top not in made and not top.name.startswith("."):
             assert not pattern.search(path.read_text()), path
 
 

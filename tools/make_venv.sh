@@ -33,11 +33,16 @@ else
         fail "$python lacks the module venv; install it (Debian and Ubuntu: apt install python3-venv)."
 fi
 
-free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+place=$venv
+while [ ! -e "$place" ]; do place=$(dirname "$place"); done
+free=$(df -Pk "$place" | awk 'NR == 2 { print int($4 / 1048576) }')
 [ "$free" -ge "${MIN_FREE_GB:-4}" ] ||
     fail "${MIN_FREE_GB:-4} GB of free disk are needed for $venv; found: $free GB."
 
 if [ "$python" != "$venv/bin/python" ]; then
+    if [ -d "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+        fail "$venv is a folder with other content; choose another with VENV=FOLDER."
+    fi
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make the virtual environment $venv."
 fi
