@@ -1,14 +1,16 @@
-"""The report of an experiment: one HTML file with its pictures inside."""
+"""The report of an experiment, one HTML file with its pictures inside; pictures."""
 
 import base64
 import html
 import io
 
 import numpy as np
+import tensorflow as tf
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from official_selftrain.data import examples
+from official_selftrain.data import augment, examples, geometry
 
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em }
@@ -40,6 +42,69 @@ def samples(source, count):
         labels["boxes"] = example["boxes"].numpy() * [height, width, height, width]
         drawn.append({"image": image, "boxes": {"labels": labels}})
     return drawn
+
+
+def contact_sheet(source, augmentations, image_size, count, seed=0):
+    """Draw what augmentations make of the first images of a source.
+
+    Args:
+        source: `examples.Source` with labels.
+        augmentations: dict of a title to an augmentation (see `data.augment`).
+        image_size: (height, width) of the frame.
+        count: int, how many images.
+        seed: int.
+
+    Returns:
+        matplotlib `Figure`: a column for each image, a row for the image as it
+        is and one for each augmentation, with boxes and masks. Masks are painted
+        from the boxes.
+    """
+    rows = {"image": augment.fit, **augmentations}
+    columns = list(source.dataset.take(count))
+    figure = Figure(
+        figsize=(1.8 * len(columns), 1.8 * len(rows) + 0.2), layout="constrained"
+    )
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for column, example in enumerate(columns):
+        image = examples.read_image(example)
+        height, width = image.shape[:2]
+        labels = {key: example[key] for key in ("classes", "scores", "ignore")}
+        labels["boxes"] = example["boxes"] * [height, width, height, width]
+        labels["mask"] = _painted(labels, (height, width))
+        for row, (title, function) in enumerate(rows.items()):
+            item_seed = tf.constant([seed, column], tf.int64)
+            frame, moved, _ = function(image, labels, tuple(image_size), item_seed)
+            axes = grid[row][column]
+            axes.imshow(frame.numpy().round().clip(0, 255).astype(np.uint8))
+            axes.imshow(_mask_colors(moved.pop("mask").numpy()))
+            axes.set(xticks=[], yticks=[])
+            moved = {key: value.numpy() for key, value in moved.items()}
+            _draw_boxes(axes, moved, source.class_names)
+            if column == 0:
+                axes.set_ylabel(title)
+    return figure
+
+
+def _painted(labels, size):
+    """Return a mask, class ids counted from 1, with every box filled."""
+    mask = np.zeros(size, np.int32)
+    for box, label in zip(labels["boxes"].numpy(), labels["classes"].numpy()):
+        top, left, bottom, right = box.round().astype(int)
+        mask[top:bottom, left:right] = label + 1
+    return tf.constant(mask)
+
+
+def _mask_colors(mask):
+    """Return RGBA: classes tinted, background clear, ignored pixels hatched."""
+    colors = np.zeros((*mask.shape, 4))
+    for label in np.unique(mask):
+        if label not in (0, geometry.IGNORE_CLASS):
+            colors[mask == label] = (*to_rgb(f"C{(label - 1) % 10}"), 0.35)
+    rows, columns = np.indices(mask.shape)
+    period = max(4, max(mask.shape) // 40)
+    hatched = (mask == geometry.IGNORE_CLASS) & ((rows + columns) % period == 0)
+    colors[hatched] = (1.0, 1.0, 1.0, 0.6)
+    return colors
 
 
 def write(path, results, histories, truth, pseudo, class_names):

@@ -1,4 +1,4 @@
-"""Geometry, colours and augmentations: images and boxes move together."""
+"""Geometry: images, boxes and masks move together."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from official_selftrain import boxes as box_geometry
-from official_selftrain.data import augment, color, geometry
+from official_selftrain.data import geometry
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "preprocess.npz"
 
@@ -23,6 +23,22 @@ def noise(height, width, seed=0):
 
 def boxes_of(*rows):
     return tf.constant(np.float32(rows).reshape(-1, 4))
+
+
+def flip(image, boxes, seed, probability=0.5):
+    """Flip an image and boxes."""
+    labels = geometry.with_corners({"boxes": boxes}, 2)
+    image, labels = geometry.flip(tf.constant(image), labels, seed, probability)
+    size = tf.shape(image)[:2]
+    return image, geometry.visible_boxes(labels["corners"], size)
+
+
+def resize_and_crop(image, boxes, *arguments):
+    """Resize and crop an image and boxes, none of which is dropped."""
+    image, labels, size = geometry.resize_and_crop(
+        tf.constant(image), geometry.with_corners({"boxes": boxes}, 2), *arguments
+    )
+    return image, geometry.visible_boxes(labels["corners"], size), size
 
 
 def fix_draws(monkeypatch, share, offsets=(0.0, 0.0)):
@@ -41,11 +57,11 @@ def fix_draws(monkeypatch, share, offsets=(0.0, 0.0)):
 
 def test_flip_by_hand():
     image, boxes = noise(2, 4), boxes_of([0, 1, 2, 4], [1, 0, 2, 0.5])
-    flipped, moved = geometry.flip(image, boxes, seed_of(0), 1.0)
+    flipped, moved = flip(image, boxes, seed_of(0), 1.0)
     for column in range(4):
         np.testing.assert_array_equal(flipped[:, column], image[:, 3 - column])
     np.testing.assert_array_equal(moved, [[0, 0, 2, 3], [1, 3.5, 2, 4]])
-    again, back = geometry.flip(flipped, moved, seed_of(0), 1.0)
+    again, back = flip(flipped, moved, seed_of(0), 1.0)
     np.testing.assert_array_equal(again, image)
     np.testing.assert_array_equal(back, boxes)
 
@@ -54,9 +70,7 @@ def test_flip_follows_its_probability():
     image, boxes = noise(3, 5), boxes_of([0, 1, 2, 3])
 
     def share(probability):
-        results = [
-            geometry.flip(image, boxes, seed_of(k), probability) for k in range(64)
-        ]
+        results = [flip(image, boxes, seed_of(k), probability) for k in range(64)]
         flips = [not np.array_equal(result[0], image) for result in results]
         moves = [not np.array_equal(result[1], boxes) for result in results]
         assert flips == moves
@@ -67,7 +81,7 @@ def test_flip_follows_its_probability():
 
 
 def test_flip_takes_images_without_boxes():
-    flipped, moved = geometry.flip(noise(3, 5), boxes_of(), seed_of(0), 1.0)
+    flipped, moved = flip(noise(3, 5), boxes_of(), seed_of(0), 1.0)
     np.testing.assert_array_equal(flipped, noise(3, 5)[:, ::-1])
     assert moved.shape == (0, 4)
 
@@ -88,7 +102,7 @@ def test_flip_takes_images_without_boxes():
 )
 def test_letterbox_by_hand(image_size, covered, box):
     image = noise(*image_size)
-    frame, boxes, size = geometry.resize_and_crop(
+    frame, boxes, size = resize_and_crop(
         image, boxes_of([8, 16, 24, 40], [0, 0, *image_size]), (48, 80), seed_of(0)
     )
     assert frame.shape == (48, 80, 3) and frame.dtype == tf.float32
@@ -105,7 +119,7 @@ def test_letterbox_by_hand(image_size, covered, box):
 
 def test_an_image_of_the_frame_keeps_its_pixels():
     image = noise(48, 80)
-    frame, _, _ = geometry.resize_and_crop(image, boxes_of(), (48, 80), seed_of(3))
+    frame, _, _ = resize_and_crop(image, boxes_of(), (48, 80), seed_of(3))
     np.testing.assert_allclose(frame, image, atol=1e-4)
 
 
@@ -114,7 +128,7 @@ def test_an_image_of_the_frame_keeps_its_pixels():
 )
 def test_letterbox_agrees_with_the_scale_that_takes_predictions_back(size):
     scale = np.array(box_geometry.letterbox_scale(np.array([size]), (48, 80)))[0]
-    _, boxes, covered = geometry.resize_and_crop(
+    _, boxes, covered = resize_and_crop(
         noise(*size), boxes_of([0, 0, *size]), (48, 80), seed_of(0)
     )
     np.testing.assert_allclose(scale * size, covered, atol=1e-3)
@@ -123,7 +137,7 @@ def test_letterbox_agrees_with_the_scale_that_takes_predictions_back(size):
 
 def test_a_line_of_pixels_stays_visible():
     # 0.4 of one row would round to none.
-    _, boxes, covered = geometry.resize_and_crop(
+    _, boxes, covered = resize_and_crop(
         noise(1, 200), boxes_of([0, 50, 1, 100]), (48, 80), seed_of(0)
     )
     np.testing.assert_array_equal(covered, [1, 80])
@@ -134,7 +148,7 @@ def test_crop_by_hand(monkeypatch):
     # Twice the frame, so 48 rows and 80 columns are to be cropped.
     fix_draws(monkeypatch, 0.5, offsets=(0.5, 0.25))
     ramp = np.tile(2.0 * np.arange(80.0)[None, :, None], (48, 1, 3))
-    frame, boxes, size = geometry.resize_and_crop(
+    frame, boxes, size = resize_and_crop(
         ramp,
         boxes_of([20, 30, 40, 60], [0, 0, 10, 10], [30, 20, 70, 25], [12, 5, 13, 90]),
         (48, 80),
@@ -170,10 +184,8 @@ def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_rang
         bottom, right = rng.integers((top, left), np.array(size) - 9) + 10
         image = np.zeros((*size, 3), np.uint8)
         image[top:bottom, left:right] = 255
-        frame, boxes, covered = geometry.resize_and_crop(
-            *geometry.flip(
-                image, boxes_of([top, left, bottom, right]), seed_of(number)
-            ),
+        frame, boxes, covered = resize_and_crop(
+            *flip(image, boxes_of([top, left, bottom, right]), seed_of(number)),
             image_size,
             seed_of(number),
             scale_range,
@@ -191,7 +203,7 @@ def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_rang
 
 
 def test_boxes_outside_the_image_lose_their_area():
-    _, boxes, _ = geometry.resize_and_crop(
+    _, boxes, _ = resize_and_crop(
         noise(48, 80),
         boxes_of(
             [-10, -20, 24, 40], [40, 70, 60, 100], [10, 81, 20, 99], [-9, 1, -2, 5]
@@ -205,7 +217,7 @@ def test_boxes_outside_the_image_lose_their_area():
 
 
 def test_no_box_reaches_into_the_padding():
-    _, boxes, covered = geometry.resize_and_crop(
+    _, boxes, covered = resize_and_crop(
         noise(48, 40), boxes_of([0, 0, 60, 60]), (48, 80), seed_of(0)
     )
     np.testing.assert_array_equal(covered, [48, 40])
@@ -213,7 +225,7 @@ def test_no_box_reaches_into_the_padding():
 
 
 def test_images_without_boxes_are_resized_too():
-    frame, boxes, _ = geometry.resize_and_crop(
+    frame, boxes, _ = resize_and_crop(
         noise(10, 20), boxes_of(), (48, 80), seed_of(0), (0.8, 1.2)
     )
     assert frame.shape == (48, 80, 3) and boxes.shape == (0, 4)
@@ -224,7 +236,7 @@ def test_factors_and_offsets_are_drawn_from_their_ranges():
     # and a box of 1 pixel shows factor and offset.
     factors, offsets = [], []
     for number in range(40):
-        _, boxes, size = geometry.resize_and_crop(
+        _, boxes, size = resize_and_crop(
             np.zeros((100, 100, 3), np.uint8),
             boxes_of([50, 50, 51, 51]),
             (100, 100),
@@ -265,7 +277,7 @@ def test_boxes_agree_with_the_authors(case, image_size, factor, monkeypatch):
     room = np.maximum(scaled - image_size, 1.0)
     # The crop's offset is random: draw theirs.
     fix_draws(monkeypatch, 0.5, offsets=(info[3] + 0.5) / room)
-    frame, boxes, covered = geometry.resize_and_crop(
+    frame, boxes, covered = resize_and_crop(
         image,
         tf.constant(golden["in/boxes_norm"] * np.float32([height, width] * 2)),
         image_size,
@@ -290,7 +302,7 @@ def test_boxes_agree_with_the_authors(case, image_size, factor, monkeypatch):
 @pytest.mark.parametrize("scale_range", [(1.0, 1.0), (0.5, 2.0)])
 def test_the_same_seed_gives_the_same_frame(scale_range):
     def frame(number):
-        return geometry.resize_and_crop(
+        return resize_and_crop(
             noise(64, 96),
             boxes_of([3, 4, 30, 40]),
             (48, 48),
@@ -304,179 +316,188 @@ def test_the_same_seed_gives_the_same_frame(scale_range):
         assert not np.array_equal(frame(5)[1], frame(6)[1])
 
 
-# Colours
+# Any kind of image, masks
 
 
-def test_brightness_by_hand(monkeypatch):
-    image = np.uint8([[[0, 100, 200], [255, 10, 20]]])
-    fix_draws(monkeypatch, 0.0)  # factor 1 - 0.5
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_any_image_is_flipped_cropped_and_warped(channels, dtype):
+    image = np.random.default_rng(0).uniform(0, 255, (20, 30, channels)).astype(dtype)
+    flipped, _ = geometry.flip(image, {}, seed_of(0), 1.0)
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    frame, _, size = geometry.resize_and_crop(
+        image, {}, (16, 40), seed_of(0), pad_value=7.0
+    )
+    assert frame.shape == (16, 40, channels) and frame.dtype == tf.float32
+    np.testing.assert_array_equal(size, [16, 24])
+    np.testing.assert_array_equal(frame[:, 24:], np.full((16, 16, channels), 7.0))
+    (moved,) = geometry.warp([image], geometry.translation(5.0, -2.0), [9])
+    np.testing.assert_array_equal(moved[2:, :25], image[:18, 5:])
+    assert (moved[:2].numpy() == 9).all() and (moved[:, 25:].numpy() == 9).all()
+
+
+def test_masks_follow_by_hand():
+    image = noise(4, 6)
+    mask = np.arange(24).reshape(4, 6)
+    _, labels = geometry.flip(image, {"mask": mask}, seed_of(0), 1.0)
+    np.testing.assert_array_equal(labels["mask"], mask[:, ::-1])
+    # Twice as large: every class in four pixels, the rest unknown.
+    _, labels, _ = geometry.resize_and_crop(
+        image, {"mask": tf.constant(mask)}, (10, 12), seed_of(0)
+    )
+    np.testing.assert_array_equal(
+        labels["mask"][:8], np.repeat(np.repeat(mask, 2, 0), 2, 1)
+    )
+    assert (labels["mask"][8:].numpy() == geometry.IGNORE_CLASS).all()
+    # Half as large: the pixel right below the centre, as tf.image.resize does it.
+    _, labels, _ = geometry.resize_and_crop(
+        image, {"mask": tf.constant(mask)}, (2, 3), seed_of(0)
+    )
+    np.testing.assert_array_equal(labels["mask"], mask[1::2, 1::2])
+
+
+@pytest.mark.parametrize("size", [(33, 50), (64, 48), (7, 90)])
+def test_masks_are_resized_to_the_nearest_pixel(size):
+    mask = np.random.default_rng(0).integers(0, 20, size)
+    for number in range(5):
+        frame, labels, covered = geometry.resize_and_crop(
+            np.repeat(mask[..., None], 3, 2).astype(np.uint8),
+            {"mask": tf.constant(mask, tf.uint8)},
+            (40, 56),
+            seed_of(number),
+            (0.7, 0.99),
+        )
+        height, width = covered.numpy()
+        expected = tf.image.resize(mask[..., None], (height, width), "nearest")
+        np.testing.assert_array_equal(labels["mask"][:height, :width], expected[..., 0])
+        assert labels["mask"].dtype == tf.uint8 and labels["mask"].shape == (40, 56)
+
+
+# Visible boxes
+
+
+def quadrangle(*points):
+    return tf.constant(np.float32(points).reshape(-1, 4, 2))
+
+
+@pytest.mark.parametrize(
+    "points, box",
+    [
+        # A diamond around (10, 10) of radius 5, all inside.
+        ([(5, 10), (10, 15), (15, 10), (10, 5)], (5, 5, 15, 15)),
+        # Its left half leaves through x = 0: at x = 0 it is 2 * 3 high.
+        ([(5, 2), (10, 7), (15, 2), (10, -3)], (5, 0, 15, 7)),
+        # Only its right corner is left: rows 8 to 12.
+        ([(5, -3), (10, 2), (15, -3), (10, -8)], (8, 0, 12, 2)),
+        # The image lies within it.
+        ([(-90, 10), (10, 110), (110, 10), (10, -90)], (0, 0, 20, 30)),
+        # It passes the image's corner without touching it.
+        ([(-6, -1), (-1, -6), (-8, -9), (-9, -8)], (0, 0, 0, 0)),
+        # Its box overlaps the image, itself it does not.
+        ([(-5, 4), (4, -5), (3, -6), (-6, 3)], (0, 0, 0, 0)),
+        # No area.
+        ([(3, 3), (3, 9), (3, 9), (3, 3)], (0, 0, 0, 0)),
+        ([(4, 4), (4, 4), (4, 4), (4, 4)], (0, 0, 0, 0)),
+        # Upright: cut.
+        ([(-4, 20), (-4, 40), (9, 40), (9, 20)], (0, 20, 9, 30)),
+    ],
+)
+def test_visible_boxes_by_hand(points, box):
+    size = (20, 30)
     np.testing.assert_allclose(
-        color.brightness(image, seed_of(0), 0.5), [[[0, 50, 100], [127.5, 5, 10]]]
+        geometry.visible_boxes(quadrangle(points), size)[0], box, atol=1e-4
     )
-    fix_draws(monkeypatch, 1.0)  # factor 1 + 0.5
-    np.testing.assert_allclose(
-        color.brightness(image, seed_of(0), 0.5), [[[0, 150, 255], [255, 15, 30]]]
+    # The other way around, and from another corner on.
+    for other in (points[::-1], points[1:] + points[:1]):
+        np.testing.assert_allclose(
+            geometry.visible_boxes(quadrangle(other), size)[0], box, atol=1e-4
+        )
+
+
+def test_visible_boxes_agree_with_counted_points():
+    rng = np.random.default_rng(0)
+    size = np.array([40, 60])
+    y, x = np.mgrid[0:40:0.1, 0:60:0.1] + 0.05
+    checked = 0
+    for _ in range(60):
+        center = rng.uniform(-10, 70, 2)
+        angle, sides = rng.uniform(0, 7), rng.uniform(5, 40, 2)
+        turn = np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        signs = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) / 2
+        points = center + (signs * sides) @ turn.T
+        box = geometry.visible_boxes(quadrangle(points), size)[0].numpy()
+        local = np.stack([y - center[0], x - center[1]], -1) @ turn
+        inside = (np.abs(local) <= sides / 2).all(-1)
+        if not inside.any():
+            assert (box[2:] - box[:2]).min() < 0.2
+            continue
+        extent = [y[inside].min(), x[inside].min(), y[inside].max(), x[inside].max()]
+        np.testing.assert_allclose(box, extent, atol=0.4)
+        checked += 1
+    assert checked > 30
+
+
+def test_boxes_are_dropped_with_their_labels_but_not_the_mask():
+    labels = geometry.with_corners(
+        {
+            "boxes": boxes_of([1, 2, 3, 4], [30, 30, 40, 40], [5, 5, 9, 99]),
+            "classes": tf.constant([7, 8, 9]),
+            "mask": tf.zeros((5, 5)),
+        }
     )
+    assert "boxes" not in labels and labels["corners"].shape == (3, 4, 2)
+    assert geometry.with_corners(labels) is labels
+    labels = geometry.with_boxes(labels, (20, 25))
+    np.testing.assert_allclose(labels["boxes"], [[1, 2, 3, 4], [5, 5, 9, 25]])
+    np.testing.assert_array_equal(labels["classes"], [7, 9])
+    assert labels["mask"].shape == (5, 5) and "corners" not in labels
+    only_mask = {"mask": tf.zeros((5, 5))}
+    assert geometry.with_boxes(geometry.with_corners(only_mask), (5, 5)) == only_mask
 
 
-def test_contrast_by_hand(monkeypatch):
-    # Greys 40 and 160: their mean is 100.
-    image = np.uint8([[[40] * 3, [160] * 3]])
-    fix_draws(monkeypatch, 0.0)  # factor 0.5
-    np.testing.assert_allclose(
-        color.contrast(image, seed_of(0), 0.5), [[[70] * 3, [130] * 3]], atol=0.02
-    )
-    fix_draws(monkeypatch, 1.0)  # factor 1.5
-    np.testing.assert_allclose(
-        color.contrast(image, seed_of(0), 0.5), [[[10] * 3, [190] * 3]], atol=0.02
-    )
-    fix_draws(monkeypatch, 0.0)  # factor 0: only the mean grey of pure red stays
-    np.testing.assert_allclose(
-        color.contrast(np.uint8([[[255, 0, 0]]]), seed_of(0), 1.0),
-        np.full((1, 1, 3), 0.299 * 255),
-        atol=0.05,
-    )
+# Moves
 
 
-def test_factors_of_brightness_and_contrast_vary_within_their_range():
-    grey = np.full((1, 2, 3), 100, np.uint8)
-    halves = np.uint8([[[90] * 3, [110] * 3]])
-    brightness, contrast = [], []
-    for number in range(40):
-        brightness.append(color.brightness(grey, seed_of(number), 0.4)[0, 0, 0] / 100)
-        pair = color.contrast(halves, seed_of(number), 0.4)
-        contrast.append((pair[0, 1, 0] - pair[0, 0, 0]) / 20)
-    for factors in (np.array(brightness), np.array(contrast)):
-        assert factors.min() >= 0.6 - 1e-4 and factors.max() <= 1.4 + 1e-4
-        assert factors.min() < 0.7 and factors.max() > 1.3
-
-
-def test_colours_stay_in_their_range():
-    image = noise(8, 8)
-    for number in range(20):
-        for operation in (color.brightness, color.contrast):
-            changed = operation(image, seed_of(number), 1.0).numpy()
-            assert changed.dtype == np.float32
-            assert changed.min() >= 0.0 and changed.max() <= 255.0
-            np.testing.assert_array_equal(
-                changed, operation(image, seed_of(number), 1.0)
-            )
-
-
-def test_channel_order_is_every_permutation():
-    image = np.tile(np.uint8([10, 20, 30]), (4, 5, 1))
-    seen = set()
-    for number in range(60):
-        changed = color.channel_order(image, seed_of(number)).numpy()
-        assert changed.dtype == np.uint8 and changed.shape == (4, 5, 3)
-        assert (changed == changed[0, 0]).all()
-        assert sorted(changed[0, 0]) == [10, 20, 30]
-        seen.add(tuple(changed[0, 0]))
-    assert len(seen) == 6
-
-
-# Augmentations
-
-
-def labels_of(*rows):
-    return {
-        "boxes": boxes_of(*rows),
-        "classes": tf.range(len(rows)),
-        "scores": tf.linspace(0.1, 0.9, len(rows)),
-    }
-
-
-def test_nothing_moves_without_flip_and_jitter():
-    image = noise(48, 80)
-    frame, labels, size = augment.flip_and_jitter(
-        image,
-        labels_of([1, 2, 30, 40], [0, 0, 48, 80]),
-        (48, 80),
-        seed_of(0),
-        scale_range=(1.0, 1.0),
-        flip_probability=0.0,
-    )
-    np.testing.assert_allclose(frame, image, atol=1e-4)
-    np.testing.assert_allclose(labels["boxes"], [[1, 2, 30, 40], [0, 0, 48, 80]])
-    np.testing.assert_array_equal(size, [48, 80])
-
-
-def test_boxes_outside_the_frame_are_dropped_with_their_labels():
-    rows = [[1, 2, 30, 40], [10, 90, 20, 99], [40, 70, 60, 99], [5, 5, 5, 9]]
-    for function in (
-        augment.fit,
-        lambda *arguments: augment.flip_and_jitter(
-            *arguments, scale_range=(1.0, 1.0), flip_probability=0.0
-        ),
+def test_corners_move_as_pixels_do():
+    # One bright pixel; its square's corners must end up around it.
+    size = (40, 60)
+    for move in (
+        geometry.translation(7.0, -3.0),
+        geometry.rotation(90.0, (40, 40)),
+        geometry.rotation(180.0, size),
+        geometry.shear(0.5, 0.0),
+        geometry.shear(0.0, -0.25),
+        geometry.rotation(180.0, size) @ geometry.translation(4.0, 5.0),
     ):
-        _, labels, _ = function(noise(48, 80), labels_of(*rows), (48, 80), seed_of(0))
-        np.testing.assert_allclose(labels["boxes"], [[1, 2, 30, 40], [40, 70, 48, 80]])
-        np.testing.assert_array_equal(labels["classes"], [0, 2])
-        expected = np.linspace(0.1, 0.9, 4)[[0, 2]]
-        np.testing.assert_allclose(labels["scores"], expected, rtol=1e-6)
+        image = np.zeros((*size, 1), np.uint8)
+        image[16:18, 20:22] = 255
+        (moved,) = geometry.warp([image], move, [0])
+        rows, columns = np.nonzero(moved.numpy()[..., 0])
+        corners = geometry.with_corners({"boxes": boxes_of([16, 20, 18, 22])})
+        box = geometry.visible_boxes(
+            geometry.move_corners(corners["corners"], move), size
+        )[0].numpy()
+        extent = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        np.testing.assert_allclose(box, extent, atol=0.76)
 
 
-def test_flip_and_jitter_flips_always_or_never():
-    image = noise(48, 80)
-    for probability, expected in ((1.0, image[:, ::-1]), (0.0, image)):
-        for number in range(5):
-            frame, labels, _ = augment.flip_and_jitter(
-                image,
-                labels_of([1, 2, 30, 40]),
-                (48, 80),
-                seed_of(number),
-                scale_range=(1.0, 1.0),
-                flip_probability=probability,
-            )
-            np.testing.assert_allclose(frame, expected, atol=1e-4)
-            sides = [40, 78] if probability else [2, 40]
-            np.testing.assert_allclose(labels["boxes"][0, 1::2], sides)
+def test_moves_are_composed_in_order():
+    image = noise(21, 33)
+    first, second = geometry.translation(4.0, 2.0), geometry.rotation(180.0, (21, 33))
+    (step,) = geometry.warp([image], first, [0])
+    (steps,) = geometry.warp([step], second, [0])
+    (once,) = geometry.warp([image], first @ second, [0])
+    np.testing.assert_array_equal(once, steps)
+    (other,) = geometry.warp([image], second @ first, [0])
+    assert not np.array_equal(other, steps)
 
 
-def test_flip_and_jitter_moves_boxes_with_a_painted_rectangle():
-    image = np.zeros((64, 96, 3), np.uint8)
-    image[20:40, 30:70] = 255
-    moved = set()
-    for number in range(15):
-        frame, labels, _ = augment.flip_and_jitter(
-            image, labels_of([20, 30, 40, 70]), (64, 96), seed_of(number)
+def test_rotation_is_counter_clockwise_and_exact_at_right_angles():
+    image = noise(9, 9)
+    for quarter in range(4):
+        (moved,) = geometry.warp(
+            [image], geometry.rotation(90.0 * quarter, (9, 9)), [0]
         )
-        painted = frame.numpy()[:, :, 0] > 127.5
-        rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
-        extent = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
-        np.testing.assert_allclose(labels["boxes"][0], extent, atol=1.0)
-        moved.add(tuple(extent))
-    assert len(moved) > 8
-
-
-def test_colour_strength_changes_colours_only():
-    image, labels = noise(48, 80), labels_of([1, 2, 30, 40])
-
-    def augmented(strength, number=0):
-        return augment.flip_and_jitter(
-            image, labels, (48, 80), seed_of(number), color_strength=strength
-        )
-
-    plain, colored = augmented(0.0), augmented(0.5)
-    assert np.abs(plain[0] - colored[0]).mean() > 5.0
-    np.testing.assert_array_equal(plain[1]["boxes"], colored[1]["boxes"])
-    np.testing.assert_array_equal(plain[2], colored[2])
-    np.testing.assert_array_equal(colored[0], augmented(0.5)[0])
-    assert not np.array_equal(colored[0], augmented(0.5, 1)[0])
-    assert colored[0].numpy().min() >= 0.0
-    assert colored[0].numpy().max() <= 255.0 + 1e-3
-
-
-def test_fit_is_the_letterbox_whatever_the_seed():
-    arguments = noise(64, 96), labels_of([8, 16, 24, 40]), (48, 80)
-    frame, labels, size = augment.fit(*arguments)
-    np.testing.assert_array_equal(size, [48, 72])
-    np.testing.assert_allclose(labels["boxes"], [[6, 12, 18, 30]], atol=1e-4)
-    np.testing.assert_array_equal(frame, augment.fit(*arguments, seed=(5, 6))[0])
-
-
-def test_frames_without_any_box_stay_empty():
-    _, labels, _ = augment.flip_and_jitter(
-        noise(64, 96), labels_of(), (48, 80), seed_of(0), color_strength=0.3
-    )
-    assert labels["boxes"].shape == (0, 4) and labels["classes"].shape == (0,)
+        np.testing.assert_array_equal(moved, np.rot90(image, quarter))

@@ -7,18 +7,21 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import experiment, train
+from official_selftrain import configuration, experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
 
-# Table 2 and appendix H of the paper: teacher's steps, student's steps, alpha,
-# scale jitter.
+# Table 2 and appendix H of the paper: teacher's steps, student's steps, alpha;
+# section 3: scale jitter and policy.
 TABLE_2 = {
-    "coco_s1.gin": (45000, 45000, 1.0, (0.8, 1.2)),
-    "coco_s2.gin": (90000, 90000, 1.0, (0.8, 1.2)),
-    "coco_s3.gin": (90000, 90000, 0.5, (0.5, 2.0)),
-    "coco_s4.gin": (120000, 90000, 0.5, (0.5, 2.0)),
+    "coco_s1.gin": (45000, 45000, 1.0, (0.8, 1.2), {}),
+    "coco_s2.gin": (90000, 90000, 1.0, (0.8, 1.2), {"policy": "v0"}),
+    "coco_s3.gin": (90000, 90000, 0.5, (0.5, 2.0), {"policy": "v0"}),
+    "coco_s4.gin": (
+        *(120000, 90000, 0.5, (0.5, 2.0)),
+        {"num_operations": 1, "magnitude": 10.0},
+    ),
 }
 
 
@@ -31,22 +34,25 @@ def clean_gin():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_file_parses_and_uses_all_it_sets(name):
-    train.load_config([str(ROOT / "gin" / name)], ["SEED = 3"])
+    configuration.load_config([str(ROOT / "gin" / name)], ["SEED = 3"])
     assert gin.query_parameter("SEED/gin.macro.value") == 3
 
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_rows_of_table_2(name):
     """Section 4: batch 256, SGD 0.9, 0.0032 → 0.32 in 1,000 steps, L2 1e-4."""
-    train.load_config([str(ROOT / "gin" / name)], [])
+    configuration.load_config([str(ROOT / "gin" / name)], [])
 
     def value(key):
         return gin.query_parameter(key)
 
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA")
     steps = tuple(value(f"{macro}/gin.macro.value") for macro in macros)
-    jitter = value("augment.flip_and_jitter.scale_range")
-    assert (*steps, jitter) == TABLE_2[name]
+    augmentation = f"augment.{name[5:7]}"
+    assert value("fitting.fit.augment").selector.endswith(augmentation)
+    policy = {key: value(f"{augmentation}.{key}") for key in TABLE_2[name][-1]}
+    jitter = value(f"{augmentation}.scale_range")
+    assert (*steps, jitter, policy) == TABLE_2[name]
     assert value("BATCH_SIZE/gin.macro.value") == 256
     assert value("IMAGE_SIZE/gin.macro.value") == (640, 640)
     assert value("BACKBONE/gin.macro.value") == "B7"
@@ -96,7 +102,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path):
         # Before training every score is 0.01.
         "retinanet.RetinaNet.score_threshold = 0.0",
     ]
-    train.load_config([str(row)], params)
+    configuration.load_config([str(row)], params)
     run = gin.get_configurable(experiment.run)
     run(str(tmp_path / "run"), stages=["teacher", "pseudo_labels", "student"])
     for stage, images in (("teacher", 4), ("student", 8)):

@@ -11,7 +11,7 @@ import time
 import gin
 import pytest
 
-from official_selftrain import experiment, train
+from official_selftrain import configuration, experiment
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny.gin")
@@ -54,8 +54,8 @@ def run(tmp_path):
 
     def run(*params, model_dir=tmp_path / "run", stages=STAGES, gin_file=TINY):
         gin.clear_config()
-        train.load_config([str(gin_file)], list(params))
-        train.claim_model_dir(str(model_dir))
+        configuration.load_config([str(gin_file)], list(params))
+        configuration.claim_model_dir(str(model_dir))
         return gin.get_configurable(experiment.run)(str(model_dir), stages=stages)
 
     return run
@@ -143,7 +143,7 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
     assert f"student: AP {results['student']['AP']:.2f}" in again.stdout
     # operative.gin holds the whole experiment.
     gin.clear_config()
-    train.load_config([str(model_dir / "operative.gin")], [])
+    configuration.load_config([str(model_dir / "operative.gin")], [])
 
 
 def test_stages_one_by_one(run, tmp_path):
@@ -199,7 +199,7 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
 )
 def test_gin_mistakes_are_refused(param, text):
     with pytest.raises(ValueError, match=text):
-        train.load_config([TINY], [param])
+        configuration.load_config([TINY], [param])
 
 
 @pytest.mark.parametrize(
@@ -213,27 +213,27 @@ def test_gin_files_that_cannot_be_read(tmp_path, content, text):
     """The errors are among those that the command line prints in one line."""
     path = tmp_path / "bad.gin"
     path.write_text(content)
-    with pytest.raises(train._MISTAKES, match=text):
-        train.load_config([str(path)], [])
+    with pytest.raises(configuration._MISTAKES, match=text):
+        configuration.load_config([str(path)], [])
     with pytest.raises(FileNotFoundError, match="gin_file='.*/nowhere.gin'"):
-        train.load_config([str(tmp_path / "nowhere.gin")], [])
+        configuration.load_config([str(tmp_path / "nowhere.gin")], [])
 
 
 def test_model_dir_that_is_a_file(tmp_path):
-    train.load_config([TINY], [])
+    configuration.load_config([TINY], [])
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="model_dir='.*/run', a file"):
-        train.claim_model_dir(str(tmp_path / "run"))
+        configuration.claim_model_dir(str(tmp_path / "run"))
 
 
 def test_model_dir_of_another_experiment(tmp_path):
-    train.load_config([TINY], [])
-    train.claim_model_dir(str(tmp_path))
-    train.claim_model_dir(str(tmp_path))
+    configuration.load_config([TINY], [])
+    configuration.claim_model_dir(str(tmp_path))
+    configuration.claim_model_dir(str(tmp_path))
     gin.clear_config()
-    train.load_config([TINY], ["SEED = 7"])
+    configuration.load_config([TINY], ["SEED = 7"])
     with pytest.raises(ValueError, match=r"made with \(it has 'SEED = 0'\).*model_dir"):
-        train.claim_model_dir(str(tmp_path))
+        configuration.claim_model_dir(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -368,5 +368,5 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
         gin_file=config,
         stages=stages,
     )
-    rows = train.experiment.read_history(str(tmp_path / "run" / stages[-1]))
+    rows = experiment.read_history(str(tmp_path / "run" / stages[-1]))
     assert all(abs(row["loss"]) < 1e6 for row in rows)

@@ -123,17 +123,13 @@ def _image_and_labels(example):
 
 
 def _pad(labels, max_boxes):
+    count = tf.shape(labels["boxes"])[0]
+    # Row `count` is the padding.
+    rows = tf.minimum(tf.range(max_boxes), count)
     padded = {}
-    for key, value in _PADDING.items():
-        rows = labels[key][:max_boxes]
-        missing = [[0, max_boxes - tf.shape(rows)[0]]] + [[0, 0]] * (
-            rows.shape.rank - 1
-        )
-        fill = tf.cast(value, rows.dtype)
-        if rows.dtype == tf.bool:
-            rows = tf.cast(tf.pad(tf.cast(rows, tf.int32), missing), tf.bool)
-        else:
-            rows = tf.pad(rows, missing, constant_values=fill)
-        shape = (max_boxes, *rows.shape[1:])
-        padded[key] = tf.ensure_shape(rows, shape)
+    for key, fill in _PADDING.items():
+        shape = labels[key].shape[1:]
+        padding = tf.fill((1, *shape), tf.cast(fill, labels[key].dtype))
+        values = tf.gather(tf.concat([labels[key], padding], axis=0), rows)
+        padded[key] = tf.ensure_shape(values, (max_boxes, *shape))
     return padded

@@ -1,0 +1,187 @@
+"""What the command lines share: reading gin files, and mistakes as one line."""
+
+import difflib
+import os
+import sys
+
+import gin
+import tensorflow as tf
+from absl import flags, logging
+
+_ROOT = "experiment.run"
+
+# What a mistake in the call, the settings or the data can raise.
+_MISTAKES = (
+    ValueError,
+    TypeError,
+    OSError,
+    RuntimeError,
+    ImportError,
+    tf.errors.OpError,
+)
+
+GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", None, "The experiment. Repeatable; later files win.", required=True
+)
+GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param",
+    [],
+    'A setting that wins over the files, such as "SEED = 3". Repeatable.',
+)
+TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "Show where an error arose, not just its text."
+)
+
+
+def exit_code(name, arguments, command):
+    """Run a command; print a mistake as one line.
+
+    Args:
+        name: str, of the command line.
+        arguments: list of str, what was given beside the flags.
+        command: function ().
+
+    Returns:
+        0 when done, 1 after a mistake, 130 when interrupted.
+    """
+    logging.set_verbosity(logging.WARNING)
+    if len(arguments) > 1:
+        return _fail(name, f"Expected only flags. Received: {arguments[1]!r}")
+    try:
+        load_config(GIN_FILE.value, GIN_PARAM.value)
+        command()
+    except KeyboardInterrupt:
+        _fail(name, "Interrupted. Run the same command again to continue.")
+        return 130
+    except _MISTAKES as error:
+        if TRACEBACK.value:
+            raise
+        return _fail(name, _first_line(error))
+    return 0
+
+
+def load_config(files, params):
+    """Parse gin files and overrides and check what gin doesn't.
+
+    gin accepts macros that nobody reads and settings of functions that nobody
+    calls; both are mistakes here.
+
+    Args:
+        files: list of str.
+        params: list of str.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for anything that gin or the checks refuse.
+    """
+    for path in files:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
+        gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
+    # gin logs every folder in which an included file was not found.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        gin.parse_config_files_and_bindings(files, params, finalize_config=False)
+    except SyntaxError as error:
+        raise ValueError(
+            f"Expected settings such as SEED = 3 in {error.filename or 'gin_param'}, "
+            f"line {error.lineno}. Received: {(error.text or '').strip()!r}, "
+            f"{error.msg}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_references()
+    gin.finalize()
+
+
+def _check_references():
+    """Check that every macro and every setting is used, and every macro set."""
+    # gin has no public view of what it parsed: {(scope, selector): {name: value}}.
+    config = gin.config._CONFIG
+    uses, scopes = {}, set()
+    for (scope, selector), settings in config.items():
+        used = uses.setdefault(_node(scope, selector), set())
+        for reference in gin.config.iterate_references(settings):
+            node = _node("/".join(reference.scopes), reference.configurable.selector)
+            used.add(node)
+            if not node.startswith("%"):
+                scopes.update(reference.scopes)
+    macros = {node for node in uses if node.startswith("%")}
+    for node in sorted(set().union(*uses.values()) - set(uses)):
+        if node.startswith("%"):
+            raise ValueError(_unknown("a macro that is set", node[1:], macros))
+    root = gin.config._REGISTRY.get_match(_ROOT)
+    if root is None:
+        raise ValueError(f"Expected an experiment. Received: gin files without {_ROOT}")
+    reached, queue = set(), [root.selector]
+    while queue:
+        node = queue.pop()
+        if node not in reached:
+            reached.add(node)
+            queue.extend(uses.get(node, ()))
+    for node in sorted(set(uses) - reached):
+        if node.startswith("%"):
+            raise ValueError(
+                _unknown("a macro that is used", node[1:], reached & macros)
+            )
+        raise ValueError(_unknown("settings of a function that is used", node, reached))
+    for scope, selector in sorted(config):
+        if selector != "gin.macro" and scope and scope not in scopes:
+            raise ValueError(_unknown("a scope that is used", scope, scopes))
+
+
+def _node(scope, selector):
+    return f"%{scope}" if selector == "gin.macro" else selector
+
+
+def claim_model_dir(model_dir):
+    """Write `operative.gin` into `model_dir`, or check that it is the same.
+
+    Args:
+        model_dir: str.
+
+    Raises:
+        ValueError: if it is a file or belongs to another experiment.
+    """
+    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+        raise ValueError(
+            f"Expected a folder. Received: model_dir={model_dir!r}, a file"
+        )
+    config = gin.config_str()
+    path = os.path.join(model_dir, "operative.gin")
+    if os.path.exists(path):
+        with open(path) as file:
+            known = file.read().splitlines()
+        changes = difflib.unified_diff(known, config.splitlines(), lineterm="", n=0)
+        for line in list(changes)[2:]:
+            if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
+                there = "has" if line[0] == "-" else "lacks"
+                raise ValueError(
+                    f"Expected the settings that {model_dir} was made with (it {there} "
+                    f"{line[1:].strip()!r}). Received: others; choose another model_dir"
+                )
+        return
+    os.makedirs(model_dir, exist_ok=True)
+    with open(path + ".partial", "w") as file:
+        file.write(config)
+    os.replace(file.name, path)
+
+
+def _unknown(expected, received, known):
+    near = difflib.get_close_matches(
+        received, [name.lstrip("%") for name in known], 1, 0
+    )
+    nearest = f" (nearest: {near[0]})" if near else ""
+    return f"Expected {expected}{nearest}. Received: {received}"
+
+
+def _first_line(error):
+    """Return an error's text without the places gin adds to it."""
+    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    return text.strip().split("\n")[0] or type(error).__name__
+
+
+def _fail(name, text):
+    print(f"{name}: {text}", file=sys.stderr)
+    return 1

@@ -1,0 +1,62 @@
+"""Draw what an augmentation does to an experiment's labelled images.
+
+python -m official_selftrain.preview \\
+    --gin_file=gin/quickstart.gin --output=augmentations.png
+
+A contact sheet: one column for each image; rows for the image as it is, for the
+augmentation of the experiment, and for Augment-S1 to S4, with boxes and masks.
+Where the images have no masks, masks are painted from the boxes, to show that
+they move together. Exit codes: 0 done, 1 a mistake in the call or the data.
+"""
+
+import functools
+import os
+
+import gin
+from absl import app, flags
+
+from official_selftrain import configuration, report
+from official_selftrain.data import augment
+
+_OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 6, "Columns.", lower_bound=1)
+_REFERENCE_SIZE = flags.DEFINE_integer(
+    "reference_size",
+    640,
+    "The longer side, in pixels, of the images that the policies' pixels are meant "
+    "for; 0 takes pixels as they are, as the rows of the paper do.",
+    lower_bound=0,
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the augmentations.", lower_bound=0)
+
+
+def main(argv):
+    """Run the command line."""
+    return configuration.exit_code("preview", argv, _preview)
+
+
+def _preview():
+    if not _OUTPUT.value.lower().endswith(".png"):
+        raise ValueError(f"Expected a .png file. Received: output={_OUTPUT.value!r}")
+    settings = gin.get_bindings("experiment.run")
+    reference = {"reference_size": _REFERENCE_SIZE.value or None}
+    rows = {
+        "this experiment": gin.get_bindings("student/fitting.fit")["augment"],
+        "S1": augment.s1,
+        "S2": functools.partial(augment.s2, **reference),
+        "S3": functools.partial(augment.s3, **reference),
+        "S4": functools.partial(augment.s4, **reference),
+    }
+    source = settings["labeled"]()
+    if not source.has_labels:
+        raise ValueError("Expected labelled images. Received: no annotation at all")
+    sheet = report.contact_sheet(
+        source, rows, settings["image_size"], _NUM_IMAGES.value, _SEED.value
+    )
+    os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)
+    sheet.savefig(_OUTPUT.value, format="png", dpi=110)
+    print(f"augmentations: {_OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,86 @@
+"""The contact sheet of augmentations."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from official_selftrain import report
+from official_selftrain.data import augment, digits, geometry
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = pathlib.Path(__file__).parent / "tiny.gin"
+
+
+def preview(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "official_selftrain.preview", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_draws_a_sheet(tmp_path):
+    output = tmp_path / "new" / "sheet.png"
+    done = preview(f"--gin_file={TINY}", f"--output={output}", "--num_images=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == f"augmentations: {output}"
+    with Image.open(output) as image:
+        # 6 rows and 2 columns.
+        assert 2.2 < image.height / image.width < 3.2
+        assert np.asarray(image.convert("L")).std() > 20.0
+
+
+def test_a_mistake_is_one_line(tmp_path):
+    done = preview(f"--gin_file={TINY}", f"--output={tmp_path / 'sheet.jpg'}")
+    line = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert line.startswith("preview: Expected a .png file. Received: output='")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_sheet_shows_every_row_with_its_boxes_and_masks():
+    source = digits.scenes("labeled", 3, 0, (48, 48))
+    calls = []
+
+    def spy(image, labels, image_size, seed):
+        calls.append((image, labels, image_size, seed.numpy().tolist()))
+        return augment.fit(image, labels, image_size, seed)
+
+    figure = report.contact_sheet(source, {"S1": spy, "own": spy}, (40, 56), 2, seed=4)
+    titles = [axes.get_ylabel() for axes in figure.axes]
+    assert titles == ["image", "", "S1", "", "own", ""]
+    assert [call[3] for call in calls] == [[4, 0], [4, 0], [4, 1], [4, 1]]
+    for axes, call in zip(figure.axes[2:6:2], calls[:2]):
+        picture, mask = (image.get_array() for image in axes.images)
+        assert picture.shape == (40, 56, 3) and mask.shape == (40, 56, 4)
+        boxes = call[1]["boxes"].numpy()
+        assert len(axes.patches) == len(boxes) > 0
+        ymin, xmin, _, _ = boxes[0] * 40 / 48
+        np.testing.assert_allclose(axes.patches[0].get_xy(), (xmin, ymin), atol=0.1)
+        # The middle of a box is tinted, the padding at the right hatched.
+        center = (boxes[0][:2] + boxes[0][2:]) / 2 * 40 / 48
+        assert mask[int(center[0]), int(center[1]), 3] > 0.0
+        assert 0.1 < (mask[:, 41:, 3] > 0).mean() < 0.5
+
+
+def test_masks_are_painted_from_boxes():
+    labels = {
+        "boxes": tf.constant([[1.0, 2.0, 3.0, 5.0], [2.0, 0.0, 4.0, 3.0]]),
+        "classes": tf.constant([4, 0]),
+    }
+    np.testing.assert_array_equal(
+        report._painted(labels, (4, 6)),
+        [
+            [0, 0, 0, 0, 0, 0],
+            [0, 0, 5, 5, 5, 0],
+            [1, 1, 1, 5, 5, 0],
+            [1, 1, 1, 0, 0, 0],
+        ],
+    )
+    colors = report._mask_colors(np.array([[0, 3, geometry.IGNORE_CLASS]]))
+    assert colors[0, 0, 3] == 0.0 and colors[0, 1, 3] == 0.35
