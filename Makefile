@@ -8,15 +8,16 @@ MIN_FREE_GB ?= 4
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
 
-.PHONY: help quickstart test test-all lint install clean
+.PHONY: help quickstart test test-all lint parity install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
 	@echo "make lint        set up, then check the style"
+	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make install     set up only"
-	@echo "make clean       remove the virtual environment ($(VENV))"
+	@echo "make clean       remove the virtual environments"
 	@echo "PYTHON=/path/to/python chooses a Python, EXTRA=gpu a TensorFlow."
 
 quickstart: $(STAMP)
@@ -32,6 +33,15 @@ test-all: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# TensorFlow Addons can't be imported beside Keras 3: an environment of its own.
+PARITY_VENV ?= .venv-parity
+
+parity: $(STAMP)
+	@PYTHON="$(PYTHON)" sh tools/make_parity_venv.sh $(PARITY_VENV)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(PARITY_VENV)/bin/python \
+	    benchmarks/parity_reference.py $(PARITY_VENV)/parity.npz
+	@$(BIN)/python benchmarks/parity.py --record $(PARITY_VENV)/parity.npz
+
 install: $(STAMP)
 
 $(STAMP): setup.py constraints.txt
@@ -39,4 +49,6 @@ $(STAMP): setup.py constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	@for venv in $(VENV) $(PARITY_VENV); do \
+	    if [ -e $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; \
+	done
