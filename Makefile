@@ -38,7 +38,7 @@ PARITY_VENV ?= .venv-parity
 
 parity: $(STAMP)
 	@PYTHON="$(PYTHON)" sh tools/make_parity_venv.sh $(PARITY_VENV)
-	@TF_CPP_MIN_LOG_LEVEL=3 $(PARITY_VENV)/bin/python \
+	@TF_CPP_MIN_LOG_LEVEL=3 $(PARITY_VENV)/bin/python -W ignore \
 	    benchmarks/parity_reference.py $(PARITY_VENV)/parity.npz
 	@$(BIN)/python benchmarks/parity.py --record $(PARITY_VENV)/parity.npz
 

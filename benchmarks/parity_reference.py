@@ -7,9 +7,6 @@ python benchmarks/parity_reference.py parity.npz
 """
 
 import sys
-import warnings
-
-warnings.filterwarnings("ignore")
 
 import numpy as np
 import tensorflow as tf

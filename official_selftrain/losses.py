@@ -1,4 +1,4 @@
-"""Element-wise detection losses.
+"""Element-wise losses.
 
 Reduction and normalisation belong to the model that owns the loss.
 """
@@ -50,3 +50,19 @@ def huber_loss(errors, delta=0.1):
     return ops.where(
         size <= delta, 0.5 * errors * errors, delta * size - 0.5 * delta * delta
     )
+
+
+def cross_entropy(classes, logits):
+    """Return the softmax cross-entropy of each element.
+
+    Args:
+        classes: int `[...]`; 0 where a class is none of the logits'.
+        logits: float32 `[..., K]`.
+
+    Returns:
+        float32 `[...]`.
+
+    Source: own.
+    """
+    one_hot = ops.one_hot(classes, logits.shape[-1], dtype="float32")
+    return -ops.sum(one_hot * ops.log_softmax(logits, axis=-1), axis=-1)

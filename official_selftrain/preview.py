@@ -41,7 +41,9 @@ def _preview():
     settings = gin.get_bindings("experiment.run")
     reference = {"reference_size": _REFERENCE_SIZE.value or None}
     rows = {
-        "this experiment": gin.get_bindings("student/fitting.fit")["augment"],
+        "this experiment": gin.get_bindings("student/fitting.fit").get(
+            "augment", augment.flip_and_jitter
+        ),
         "S1": augment.s1,
         "S2": functools.partial(augment.s2, **reference),
         "S3": functools.partial(augment.s3, **reference),

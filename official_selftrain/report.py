@@ -89,8 +89,8 @@ def _painted(labels, size):
     """Return a mask, class ids counted from 1, with every box filled."""
     mask = np.zeros(size, np.int32)
     for box, label in zip(labels["boxes"].numpy(), labels["classes"].numpy()):
-        top, left, bottom, right = box.round().astype(int)
-        mask[top:bottom, left:right] = label + 1
+        top, left, bottom, right = box.round().clip(0).astype(int)
+        mask[top:bottom, left:right] = label % (geometry.IGNORE_CLASS - 1) + 1
     return tf.constant(mask)
 
 

@@ -510,3 +510,22 @@ def test_batches_have_static_shapes():
         noise(20, 30), {"mask": tf.zeros((20, 30), tf.int32)}, (32, 40), seed_of(0)
     )
     assert labels["mask"].shape == (32, 40) and labels["mask"].dtype == tf.int32
+
+
+@pytest.mark.parametrize(
+    "settings, text",
+    [
+        ({"scale_range": (2.0, 0.5)}, r"least, greatest.*scale_range=\(2.0, 0.5\)"),
+        ({"scale_range": (0.0, 0.0)}, r"above 0.*scale_range=\(0.0, 0.0\)"),
+        ({"flip_probability": 5.0}, "in 0...1.*flip_probability=5.0"),
+    ],
+)
+def test_bad_ranges_are_refused(settings, text):
+    with pytest.raises(ValueError, match=text):
+        augment.s4(noise(4, 4), {}, (8, 8), seed_of(0), **settings)
+
+
+def test_a_mistake_in_a_setting_is_one_line_in_a_dataset_too():
+    function = functools.partial(augment.s2, policy="v9")
+    with pytest.raises(ValueError, match="^Expected policy out of v0, v1, v2, v3 "):
+        pipeline.training_batches(source(), 4, (32, 32), function)

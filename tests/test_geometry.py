@@ -501,3 +501,31 @@ def test_rotation_is_counter_clockwise_and_exact_at_right_angles():
             [image], geometry.rotation(90.0 * quarter, (9, 9)), [0]
         )
         np.testing.assert_array_equal(moved, np.rot90(image, quarter))
+
+
+def test_images_of_one_pixel_can_be_turned():
+    # 0.49999997 + 0.5 is 1 in float32, which is outside of one pixel.
+    for size in ((2, 1), (1, 2), (1, 1), (3, 1)):
+        for degrees in np.linspace(-180, 180, 97):
+            image = np.full((*size, 3), 200, np.uint8)
+            (moved,) = geometry.warp([image], geometry.rotation(degrees, size), [128])
+            assert set(np.unique(moved)) <= {128, 200}
+
+
+def test_scale_and_offset_are_drawn_apart():
+    factors, offsets = [], []
+    for number in range(60):
+        _, boxes, _ = resize_and_crop(
+            np.zeros((50, 50, 3), np.uint8),
+            boxes_of([20, 20, 21, 21]),
+            (50, 50),
+            seed_of(number),
+            (1.2, 2.0),
+        )
+        factor = float(boxes[0, 2] - boxes[0, 0])
+        if factor > 0.0:
+            factors.append(factor)
+            room = 50 * factor - 50
+            offsets.append((20 * factor - float(boxes[0, 0])) / room)
+    assert len(factors) > 20
+    assert abs(np.corrcoef(factors, offsets)[0, 1]) < 0.75

@@ -518,11 +518,12 @@ def test_float_images_are_rounded_first():
         ),
         (
             {"policy": [[("Rotate", 0.5, -1.0)]]},
-            r"magnitude of at least 0\. Received: Rotate with magnitude=-1\.0",
+            r"magnitude in 0\.\.\.100\. Received: Rotate with magnitude=-1\.0",
         ),
         ({"policy": [[("Rotate", 0.5)]]}, r"steps of \(operation.*\('Rotate', 0\.5\)"),
         ({"policy": []}, r"at least one operation\. Received: \[\]"),
         ({"reference_size": 0}, "reference_size of more than 0 or None.*=0"),
+        ({"reference_size": "640"}, "reference_size of more than 0 or None.*='640'"),
     ],
 )
 def test_a_bad_autoaugment_is_refused(settings, text):
@@ -533,13 +534,193 @@ def test_a_bad_autoaugment_is_refused(settings, text):
 @pytest.mark.parametrize(
     "settings, text",
     [
-        ({"num_operations": -1}, "num_operations of at least 0.*num_operations=-1"),
-        ({"num_operations": 1.5}, "num_operations of at least 0.*=1.5"),
-        ({"magnitude": -2.0}, "magnitude of at least 0.*magnitude=-2.0"),
+        ({"num_operations": -1}, "an integer of at least 0.*num_operations=-1"),
+        ({"num_operations": 1.5}, "an integer of at least 0.*num_operations=1.5"),
+        ({"magnitude": -2.0}, "magnitude in 0...100.*magnitude=-2.0"),
         ({"operations": ["Blur"]}, "operation out of Identity.*operation='Blur'"),
         ({"operations": []}, "at least one operation"),
+        ({"operations": "Rotate"}, "a sequence of operations.*operations='Rotate'"),
+        ({"num_operations": True}, "an integer of at least 0.*num_operations=True"),
+        ({"magnitude": "15"}, "magnitude in 0...100.*magnitude='15'"),
+        ({"magnitude": float("inf")}, "magnitude in 0...100.*magnitude=inf"),
     ],
 )
 def test_a_bad_randaugment_is_refused(settings, text):
     with pytest.raises(ValueError, match=text):
         policies.rand_augment(noise(4, 4), {}, seed_of(0), **settings)
+
+
+def chance(count, function):
+    """Run a function of seeds in one graph and return the results."""
+    stream = tf.data.Dataset.range(count).map(
+        lambda k: function(tf.stack([tf.cast(k, tf.int32), 3]))
+    )
+    return np.array(list(stream.as_numpy_iterator()))
+
+
+def test_signs_and_probabilities_are_drawn_apart():
+    # Content moves by 25 pixels to either side; 0 where the step isn't applied.
+    image = tf.constant(np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 3))[None])
+
+    def shift(seed):
+        policy = [[("TranslateX", 0.6, 1.0)], [("TranslateX", 0.6, 1.0)]]
+        changed, _ = policies.auto_augment(image, {}, seed, policy)
+        return tf.cast(changed[0, 50, 0], tf.int32) - 50
+
+    shifts = chance(400, shift)
+    assert set(shifts) == {-25, 0, 25}
+    # 240 of 400 applied (standard deviation 10), half of them to each side (8).
+    assert abs((shifts != 0).sum() - 240) < 45
+    assert abs((shifts > 0).sum() - (shifts < 0).sum()) < 70
+
+
+def test_sub_policies_say_nothing_about_the_signs():
+    image = tf.constant(np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 3))[None])
+    policy = [[("TranslateX", 1.0, 1.0)], [("TranslateX", 1.0, 0.4)]]
+
+    def shift(seed):
+        changed, _ = policies.auto_augment(image, {}, seed, policy)
+        return tf.cast(changed[0, 50, 0], tf.int32) - 50
+
+    counts = collections.Counter(chance(400, shift))
+    # 100 each, standard deviation 9.
+    assert set(counts) == {-25, -10, 10, 25}
+    assert all(60 < count < 140 for count in counts.values())
+
+
+def boxes_changed(name, count, magnitude=8.0, size=(64, 96), **settings):
+    """Which of two boxes an operation changed, and what it made of the image."""
+    image = tf.constant(noise(*size))
+    corners = corners_of([[8.5, 8.5, 40.5, 40.5], [8.5, 50.5, 40.5, 90.5]])
+
+    def run_once(seed):
+        changed, _ = policies.rand_augment(
+            image, {"corners": corners}, seed, 1, magnitude, [name], **settings
+        )
+        different = tf.reduce_any(changed != image, axis=-1)
+        halves = tf.stack([different[:, :45], different[:, 45:90]])
+        return tf.reduce_any(halves, axis=(1, 2))
+
+    return chance(count, run_once)
+
+
+def test_boxes_are_changed_with_a_third_of_the_probability_each_on_its_own():
+    changed = boxes_changed("Solarize_Only_BBoxes", 400)
+    # 133 of 400 each (standard deviation 9), both 44 (6).
+    assert all(abs(count - 133) < 45 for count in changed.sum(axis=0))
+    assert abs(changed.all(axis=1).sum() - 44) < 30
+
+
+def test_any_box_may_be_cut_out():
+    changed = boxes_changed("BBox_Cutout", 100, magnitude=1.0)
+    assert (changed.sum(axis=1) == 1).all()
+    assert 25 < changed[:, 0].sum() < 75
+
+
+@pytest.mark.parametrize(
+    "name, size, reference_size, extent",
+    [
+        # 12 pixels per magnitude within boxes: 24 at 2, the rest is moved in.
+        ("TranslateY_Only_BBoxes", (96, 96), None, 24),
+        ("TranslateX_Only_BBoxes", (96, 96), None, 24),
+        # As strong on a third of the size.
+        ("TranslateY_Only_BBoxes", (96, 96), 288, 8),
+        # A square of twice 5 pixels per magnitude.
+        ("Cutout_Only_BBoxes", (96, 96), None, 20),
+        ("Cutout_Only_BBoxes", (96, 96), 192, 10),
+        # 0.075 per magnitude of the box's 80 pixels, half to either side.
+        ("BBox_Cutout", (96, 96), None, 12),
+    ],
+)
+def test_pixels_within_boxes(name, size, reference_size, extent):
+    image = np.full((*size, 3), 7, np.uint8)
+    corners = corners_of([[8.0, 8.0, 87.5, 87.5]])
+    extents = set()
+    for number in range(40):
+        changed, _ = policies.rand_augment(
+            image,
+            {"corners": corners},
+            seed_of(number),
+            1,
+            2.0,
+            [name],
+            reference_size=reference_size,
+        )
+        filled = changed.numpy()[..., 0] == geometry.FILL_PIXEL
+        if filled.any():
+            rows, columns = filled.any(1).sum(), filled.any(0).sum()
+            extents.add(int(min(rows, columns)))
+    # Cut-outs may leave the image or the box; never are they larger.
+    assert max(extents) == extent
+
+
+# Of the published lists: operation to (how often, sum of probabilities, sum of
+# magnitudes), the second step of a sub-policy counted twice, the third three times.
+COUNTED = {
+    "v1": {
+        "TranslateX": (2, 1.0, 8.0),
+        "Equalize": (3, 4.2, 34.0),
+        "TranslateY_Only_BBoxes": (6, 4.2, 58.0),
+        "Cutout": (2, 1.8, 18.0),
+        "Sharpness": (4, 1.8, 32.0),
+        "ShearX": (2, 1.0, 6.0),
+        "ShearY": (2, 1.6, 12.0),
+        "Rotate": (4, 4.0, 48.0),
+        "Color": (5, 4.2, 36.0),
+        "ShearX_Only_BBoxes": (1, 1.6, 8.0),
+        "ShearY_Only_BBoxes": (1, 0.8, 2.0),
+        "Flip_Only_BBoxes": (1, 0.0, 20.0),
+        "Contrast": (1, 0.0, 20.0),
+        "Brightness": (2, 3.2, 40.0),
+        "Cutout_Only_BBoxes": (1, 0.4, 6.0),
+        "SolarizeAdd": (2, 1.4, 16.0),
+        "Equalize_Only_BBoxes": (1, 1.2, 16.0),
+    },
+    "v2": {
+        "Color": (3, 3.8, 22.0),
+        "Cutout": (5, 3.4, 54.0),
+        "Sharpness": (2, 2.0, 28.0),
+        "Rotate": (6, 7.6, 90.0),
+        "TranslateY": (5, 3.6, 34.0),
+        "AutoContrast": (4, 4.6, 14.0),
+        "ShearX": (1, 1.6, 16.0),
+        "Brightness": (4, 3.0, 60.0),
+        "SolarizeAdd": (3, 1.2, 52.0),
+        "Contrast": (2, 1.0, 30.0),
+        "Solarize": (3, 2.4, 58.0),
+        "Equalize": (3, 3.0, 40.0),
+        "ShearY": (2, 3.4, 40.0),
+        "BBox_Cutout": (1, 2.0, 8.0),
+    },
+    "v3": {
+        "Posterize": (2, 1.4, 4.0),
+        "TranslateX": (1, 2.0, 16.0),
+        "BBox_Cutout": (1, 0.2, 10.0),
+        "Sharpness": (2, 2.0, 18.0),
+        "Rotate": (5, 5.2, 70.0),
+        "Equalize": (4, 3.4, 38.0),
+        "AutoContrast": (3, 1.8, 30.0),
+        "SolarizeAdd": (2, 1.0, 8.0),
+        "TranslateY": (3, 4.4, 44.0),
+        "Color": (1, 0.8, 16.0),
+        "Cutout": (2, 3.6, 40.0),
+        "Brightness": (1, 1.0, 2.0),
+        "Contrast": (2, 0.4, 22.0),
+        "ShearY": (1, 1.6, 0.0),
+    },
+}
+
+
+def test_published_policies_are_these():
+    def counted(name):
+        found = collections.defaultdict(lambda: [0, 0.0, 0.0])
+        for steps in policies.AUTOAUGMENT[name]:
+            for position, (operation, probability, magnitude) in enumerate(steps):
+                entry = found[operation]
+                entry[0] += 1
+                entry[1] += probability * (position + 1)
+                entry[2] += magnitude * (position + 1)
+        return {key: tuple(np.round(value, 6)) for key, value in found.items()}
+
+    for name, expected in COUNTED.items():
+        assert counted(name) == expected

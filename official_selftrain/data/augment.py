@@ -26,7 +26,7 @@ def s1(image, labels, image_size, seed, scale_range=(0.8, 1.2), flip_probability
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         scale_range: the least and greatest scale.
         flip_probability: float in 0…1; 0 where mirror images mean another
             class, as digits do.
@@ -57,7 +57,7 @@ def s2(
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         scale_range: the least and greatest scale.
         flip_probability: float in 0…1.
         policy: as in `policies.auto_augment`. The paper names none; v0 is that
@@ -126,7 +126,7 @@ def s4(
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         scale_range: the least and greatest scale.
         flip_probability: float in 0…1.
         num_operations: as in `policies.rand_augment`.
@@ -172,7 +172,7 @@ def flip_and_jitter(
         labels: dict, see the module; `corners` (see `geometry`) may stand in
             the place of `boxes`.
         image_size: (height, width) of the frame.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         scale_range: the least and greatest scale.
         flip_probability: float in 0…1; 0 where mirror images mean another
             class, as digits do.
@@ -184,6 +184,7 @@ def flip_and_jitter(
 
     Source: paper section 3, but for the colours.
     """
+    _check(scale_range, flip_probability)
     seeds = tf.unstack(tf.random.split(seed, 5))
     if color_strength > 0.0:
         low, high = 1.0 - color_strength, 1.0 + color_strength
@@ -222,3 +223,17 @@ def fit(image, labels, image_size, seed=(0, 0)):
         tf.convert_to_tensor(seed),
     )
     return image, geometry.with_boxes(labels, size), size
+
+
+def _check(scale_range, flip_probability):
+    low, high = scale_range
+    if not 0.0 < low <= high:
+        raise ValueError(
+            "Expected scale_range (least, greatest) above 0. Received: "
+            f"scale_range={scale_range!r}"
+        )
+    if not 0.0 <= flip_probability <= 1.0:
+        raise ValueError(
+            "Expected flip_probability in 0...1. Received: "
+            f"flip_probability={flip_probability!r}"
+        )

@@ -202,7 +202,7 @@ def channel_order(image, seed):
 
     Args:
         image: `[h, w, 3]`, any dtype.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
 
     Returns:
         `[h, w, 3]`, dtype of `image`.

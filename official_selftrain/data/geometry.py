@@ -12,7 +12,8 @@ is too large: `with_corners` takes boxes apart first, `with_boxes` puts the
 smallest boxes around what is left of them in the end. Pixel (0, 0) covers the
 square from (0, 0) to (1, 1).
 
-All randomness is stateless: the same int32 `[2]` seed gives the same result.
+All randomness is stateless: the same seed gives the same result. Seeds are int32 or
+int64 `[2]`; the two kinds draw differently, and the input pipeline takes int64.
 """
 
 import tensorflow as tf
@@ -142,7 +143,7 @@ def flip(image, labels, seed, probability=0.5):
     Args:
         image: `[h, w, c]`.
         labels: dict, see the module.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         probability: float in 0…1.
 
     Returns:
@@ -172,7 +173,8 @@ def resize_and_crop(
 
     The image is scaled so that it would just fit into `image_size` times the
     factor, aspect ratio kept; what exceeds the frame is cropped at a random
-    offset, what is missing is padded at the bottom and right. A factor of 1
+    offset (the greatest possible one is never drawn, as in the authors' code),
+    what is missing is padded at the bottom and right. A factor of 1
     gives the letterbox of `boxes.letterbox_scale`. Pixels are interpolated
     linearly, a mask takes the class of the nearest pixel.
 
@@ -180,7 +182,7 @@ def resize_and_crop(
         image: `[h, w, c]`, 0…255.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         scale_range: the least and greatest factor.
         pad_value: float, or one for each channel.
 
@@ -308,7 +310,9 @@ def warp(arrays, matrix, fills):
         position = row[0] * x + row[1] * y + row[2]
         size = tf.cast(size, tf.float32)
         within = tf.abs(position - (size - 1.0) / 2.0) < size / 2.0
-        return tf.cast(tf.floor(position + 0.5), tf.int32), within
+        # Just below a half, float32 rounds the sum up.
+        nearest = tf.clip_by_value(tf.floor(position + 0.5), 0.0, size - 1.0)
+        return tf.cast(nearest, tf.int32), within
 
     column, within_row = source(matrix[0], width)
     row, within_column = source(matrix[1], height)

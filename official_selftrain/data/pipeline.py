@@ -49,6 +49,8 @@ def training_batches(
     Source: own.
     """
 
+    # Without AutoGraph a mistake in a setting stays one line.
+    @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
         image, labels = _image_and_labels(example)
         item_seed = tf.stack([tf.cast(seed, tf.int64), position])
@@ -82,6 +84,7 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
     Source: own.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(example):
         image, labels = _image_and_labels(example)
         frame, _, _ = augmentations.fit(image, labels, image_size)

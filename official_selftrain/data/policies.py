@@ -106,7 +106,7 @@ def auto_augment(image, labels, seed, policy="v0", reference_size=None):
         image: uint8 `[h, w, 3]`.
         labels: dict with, or without, `corners` and `mask` (see `geometry`) and
             `ignore` bool `[n]`; ignored boxes aren't changed within.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         policy: a name out of `AUTOAUGMENT`, or sub-policies of (operation,
             probability, magnitude).
         reference_size: int or None, the longer side, in pixels, of the images
@@ -155,7 +155,7 @@ def rand_augment(
     Args:
         image: uint8 `[h, w, 3]`.
         labels: dict, as in `auto_augment`.
-        seed: int32 `[2]`.
+        seed: `[2]`, see `geometry`.
         num_operations: int N. The paper doesn't state it; RandAugment's authors
             took 1 for COCO.
         magnitude: float M, 0…10 and above.
@@ -171,10 +171,14 @@ def rand_augment(
     Source: paper section 3 (magnitude 10; 15 for ResNet-101); operations of the
         RandAugment paper and, beyond them, Invert, Cutout and SolarizeAdd.
     """
-    _check_policy([[(name, 1.0, magnitude) for name in operations]])
-    if not isinstance(num_operations, int) or num_operations < 0:
+    if isinstance(operations, str):
         raise ValueError(
-            "Expected num_operations of at least 0. Received: "
+            f"Expected a sequence of operations. Received: operations={operations!r}"
+        )
+    _check_policy([[(name, 1.0, magnitude) for name in operations]])
+    if type(num_operations) is not int or num_operations < 0:
+        raise ValueError(
+            "Expected num_operations, an integer of at least 0. Received: "
             f"num_operations={num_operations!r}"
         )
     seeds = tf.random.split(seed, 2)
@@ -200,9 +204,10 @@ def _check_policy(policy):
                     "Expected a probability in 0...1. Received: "
                     f"{name} with probability={probability!r}"
                 )
-            if not 0.0 <= magnitude:
+            number = isinstance(magnitude, (int, float))
+            if not number or not 0.0 <= magnitude <= 100.0:
                 raise ValueError(
-                    "Expected a magnitude of at least 0. Received: "
+                    "Expected a magnitude in 0...100. Received: "
                     f"{name} with magnitude={magnitude!r}"
                 )
     if not policy or not all(policy):

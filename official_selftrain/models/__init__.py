@@ -26,6 +26,14 @@ Detection:
 | outputs | `class_logits` float32 `[B, A, K]`, `box_deltas` float32 `[B, A, 4]` |
 | predictions | `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]`, `classes` int32 `[B, D]`, `num_detections` int32 `[B]` |
 
+Segmentation:
+
+| dict | keys |
+|---|---|
+| labels | `mask` int32 `[B, H, W]`, 255 where nothing is known |
+| outputs | `mask_logits` float32 `[B, H / 4, W / 4, K]` |
+| predictions | `mask` int32 `[B, H, W]`, `scores` float32 `[B, H, W]` |
+
 In a training batch, boxes are in pixels of the frame and `sizes` is the part
 of it that the image covers. In an evaluation batch both are those of the
 original image.
@@ -33,5 +41,7 @@ original image.
 
 from official_selftrain.models import backbones
 from official_selftrain.models.retinanet import RetinaNet
+from official_selftrain.models.segmenter import SemanticSegmenter
+from official_selftrain.models.spinenet import spinenet
 
-__all__ = ["RetinaNet", "backbones"]
+__all__ = ["RetinaNet", "SemanticSegmenter", "backbones", "spinenet"]

@@ -1,15 +1,17 @@
-"""Backbones: a table for each family and one builder on top of KerasCV.
+"""Backbones: a table for each family and one builder.
 
 Every builder returns a `keras.Model` from normalised images `[B, H, W, 3]` to
 a dict of levels: `"P3"` has the stride 2^3. They build without network access.
-This is the only module that imports KerasCV.
+This is the only module that imports KerasCV. Its EfficientNets are corrected by
+wiring their layers anew to a plain functional model, which, unlike KerasCV's
+classes, is saved layer by layer: a saved model keeps the corrections.
 """
-
-import difflib
-import math
 
 import keras
 import keras_cv
+
+from official_selftrain.checks import check_choice
+from official_selftrain.models import blocks as residual
 
 # depth: (blocks of each stage, bottleneck blocks?)
 _RESNETS = {
@@ -30,21 +32,43 @@ _EFFICIENTNETS = {
     "B5": (1.6, 2.2),
     "B6": (1.8, 2.6),
     "B7": (2.0, 3.1),
+    "L2": (4.3, 5.3),
+}
+_EFFICIENTNET_LITES = {
+    "Lite0": (1.0, 1.0),
+    "Lite1": (1.0, 1.1),
+    "Lite2": (1.1, 1.2),
+    "Lite3": (1.2, 1.4),
+    "Lite4": (1.4, 1.8),
 }
 
-_EFFICIENTNET_STAGES = {
+_STAGES = {
     "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
     "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
     "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
     "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
     "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
     "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
-    "stackwise_squeeze_and_excite_ratios": [0.25] * 7,
 }
 
+_LOWER_LEVELS = ("P2", "P3", "P4")
 
-def resnet(depth=50, blocks=None, filters=(64, 128, 256, 512), bn_momentum=0.997):
+
+def resnet(
+    depth=50,
+    blocks=None,
+    filters=(64, 128, 256, 512),
+    activation="relu",
+    drop_connect_rate=0.0,
+    bn_momentum=0.997,
+    bn_epsilon=1e-4,
+    bn_sync=False,
+):
     """Build a ResNet.
+
+    KerasCV's strides in a bottleneck's first 1x1 convolution and pads "same";
+    this one strides in the 3x3 and pads explicitly, so that the authors' weights
+    give the authors' features.
 
     Args:
         depth: int, one of 18, 34, 50, 101, 152; 18 and 34 have basic blocks,
@@ -52,20 +76,24 @@ def resnet(depth=50, blocks=None, filters=(64, 128, 256, 512), bn_momentum=0.997
         blocks: blocks of each stage; None takes those of `depth`. Fewer
             stages or blocks cut the network down.
         filters: filters of each stage, as many as there are stages (a
-            bottleneck's output has four times as many). KerasCV's stem has 64,
-            so the first stage of basic blocks must have 64 too.
+            bottleneck's output has four times as many).
+        activation: name of an activation.
+        drop_connect_rate: float in 0…1; stage l = 2, 3, … has stochastic depth of
+            this rate times l / 5.
         bn_momentum: float, momentum of batch normalisation's statistics.
+        bn_epsilon: float.
+        bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
         `keras.Model`: images to a dict of `"P2"` up to `"P5"`.
 
     Raises:
-        ValueError: for an unknown depth, filters that don't fit, or if `blocks`
-            and `filters` differ in length.
+        ValueError: for an unknown depth, or if `blocks` and `filters` differ in
+            length.
 
-    Source: He et al. 2016; KerasCV's form (padding "same").
+    Source: He et al. 2016, in the form of the authors' detection code.
     """
-    _check_choice("depth", depth, _RESNETS)
+    check_choice("depth", depth, _RESNETS)
     default_blocks, bottleneck = _RESNETS[depth]
     blocks = default_blocks if blocks is None else tuple(blocks)
     if len(blocks) != len(filters):
@@ -73,90 +101,101 @@ def resnet(depth=50, blocks=None, filters=(64, 128, 256, 512), bn_momentum=0.997
             "Expected as many filters as blocks, one of each a stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
         )
-    if not bottleneck and filters[0] != 64:
-        raise ValueError(
-            "Expected filters of 64 in the first stage of basic blocks. "
-            f"Received: depth={depth}, filters={tuple(filters)}"
+    bn = _bn(bn_momentum, bn_epsilon, bn_sync)
+    images = keras.Input((None, None, 3), name="pixels")
+    name = residual.numbered("resnet")
+    tensor = residual.stem(images, name, bn, activation)
+    levels = {}
+    for level, (repeats, width) in enumerate(zip(blocks, filters), start=2):
+        tensor = residual.residual_group(
+            tensor,
+            width,
+            name,
+            bn,
+            bottleneck=bottleneck,
+            strides=1 if level == 2 else 2,
+            repeats=repeats,
+            activation=activation,
+            rate=drop_connect_rate * level / 5,
         )
-    backbone = keras_cv.models.ResNetBackbone(
-        stackwise_filters=list(filters),
-        stackwise_blocks=list(blocks),
-        stackwise_strides=[1] + [2] * (len(blocks) - 1),
-        block_type="block" if bottleneck else "basic_block",
-        include_rescaling=False,
-    )
-    return _levels(backbone, backbone.pyramid_level_inputs, bn_momentum)
+        levels[f"P{level}"] = tensor
+    return keras.Model(images, levels, name="backbone")
 
 
-def efficientnet(variant="B7", drop_connect_rate=0.2, bn_momentum=0.99):
-    """Build an EfficientNet as published.
+def efficientnet(
+    variant="B7",
+    drop_connect_rate=0.2,
+    bn_momentum=0.99,
+    bn_epsilon=1e-3,
+    bn_sync=False,
+):
+    """Build an EfficientNet or EfficientNet-Lite as published.
 
     KerasCV's final release differs from the paper in three ways that are
-    corrected here: an extra swish after every projection, drop-connect rates
-    that grow past the linear rule `rate · block / num_blocks`, and P5 taken
-    after the classification convolution instead of the last block.
+    corrected here: an extra swish after every projection (not in Lite), rates of
+    stochastic depth that grow past the linear rule `rate · block / num_blocks`,
+    and P5 taken after the classification convolution instead of the last block.
 
     Args:
-        variant: str, `"B0"` to `"B7"`.
+        variant: str, `"B0"` to `"B7"`, `"L2"`, or `"Lite0"` to `"Lite4"`.
         drop_connect_rate: float in 0…1, the rate the last block approaches.
         bn_momentum: float, momentum of batch normalisation's statistics.
+        bn_epsilon: float.
+        bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
-        `keras.Model`: images to a dict of `"P2"` to `"P5"`.
+        `keras.Model`: images, sides multiples of 32, to a dict of `"P2"` to
+        `"P5"`.
 
     Raises:
         ValueError: for an unknown variant.
 
     Source: Tan and Le 2019; levels as in the authors' detection code.
     """
-    _check_choice("variant", variant, _EFFICIENTNETS)
-    width, depth = _EFFICIENTNETS[variant]
-    repeats = _EFFICIENTNET_STAGES["stackwise_num_repeats"]
-    num_blocks = sum(math.ceil(depth * count) for count in repeats)
-    backbone = keras_cv.models.EfficientNetV1Backbone(
+    check_choice("variant", variant, {**_EFFICIENTNETS, **_EFFICIENTNET_LITES})
+    if variant in _EFFICIENTNETS:
+        width, depth = _EFFICIENTNETS[variant]
+        kerascv = keras_cv.models.EfficientNetV1Backbone
+        stages = {**_STAGES, "stackwise_squeeze_and_excite_ratios": [0.25] * 7}
+    else:
+        width, depth = _EFFICIENTNET_LITES[variant]
+        kerascv, stages = keras_cv.models.EfficientNetLiteBackbone, _STAGES
+    backbone = kerascv(
         include_rescaling=False,
         width_coefficient=width,
         depth_coefficient=depth,
-        # KerasCV divides a block's index by the unscaled number of blocks.
-        drop_connect_rate=drop_connect_rate * sum(repeats) / num_blocks,
+        drop_connect_rate=0.0,
         input_shape=(None, None, 3),
-        **_EFFICIENTNET_STAGES,
+        **stages,
     )
-    for layer in backbone.layers:
-        if layer.name.endswith("project_activation"):
-            layer.activation = keras.activations.linear
-    levels = dict(backbone.pyramid_level_inputs)
-    last_block = backbone.get_layer("top_conv").input._keras_history.operation.name
-    levels = {name: levels[name] for name in ("P2", "P3", "P4")} | {"P5": last_block}
-    return _levels(backbone, levels, bn_momentum)
+    # One depthwise convolution a block: block1a_dwconv, block2a_dwconv, …
+    names = [layer.name for layer in backbone.layers]
+    ids = [name.split("_")[0] for name in names if name.endswith("_dwconv")]
 
-
-def _levels(backbone, level_layers, bn_momentum):
-    """Return a plain functional model of the levels.
-
-    Unlike KerasCV's class, whose configuration is its constructor's arguments,
-    a functional model is saved layer by layer, with the changes made here.
-    """
-    for layer in backbone.layers:
+    def corrected(layer):
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = bn_momentum
-    return keras.Model(
-        backbone.input,
-        {
-            name: backbone.get_layer(layer).output
-            for name, layer in level_layers.items()
-        },
-        name="backbone",
+            layer.momentum, layer.epsilon = bn_momentum, bn_epsilon
+            layer.synchronized = bn_sync
+        if isinstance(layer, keras.layers.Add):
+            block = ids.index(layer.name.split("_")[0])
+            rate = drop_connect_rate * block / len(ids)
+            return residual.ResidualAdd(rate, name=layer.name)
+        return layer
+
+    def called(layer, *arguments, **keywords):
+        if layer.name.endswith("project_activation"):
+            return arguments[0]
+        return layer(*arguments, **keywords)
+
+    taps = backbone.pyramid_level_inputs
+    levels = {name: backbone.get_layer(taps[name]).output for name in _LOWER_LEVELS}
+    levels["P5"] = backbone.get_layer("top_conv").input
+    return keras.models.clone_model(
+        keras.Model(backbone.input, levels, name="backbone"),
+        clone_function=corrected,
+        call_function=called,
     )
 
 
-def _check_choice(name, value, table):
-    if value not in table:
-        known = ", ".join(str(key) for key in table)
-        near = difflib.get_close_matches(
-            str(value), [str(key) for key in table], 1, 0.0
-        )
-        raise ValueError(
-            f"Expected {name} to be one of {known} (nearest: {near[0]}). "
-            f"Received: {name}={value!r}"
-        )
+def _bn(momentum, epsilon, synchronized):
+    return {"momentum": momentum, "epsilon": epsilon, "synchronized": synchronized}

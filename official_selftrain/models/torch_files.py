@@ -1,0 +1,93 @@
+"""Reading PyTorch's files of weights without PyTorch, and without trusting them."""
+
+import collections
+import os
+import pickle
+
+import numpy as np
+
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_TORCH_STORAGES = {"FloatStorage": np.float32, "LongStorage": np.int64}
+
+
+class _StateDictUnpickler(pickle.Unpickler):
+    """Read nothing but arrays: any other global is refused."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: (
+                storage,
+                offset,
+                size,
+                stride,
+            )
+        if module == "torch" and name in _TORCH_STORAGES:
+            return name
+        raise ValueError(
+            "Expected a file of weights alone. Received: a reference to "
+            f"{module}.{name}"
+        )
+
+    def persistent_load(self, identifier):
+        _, storage, key, _, size = identifier[:5]
+        return storage, key, size
+
+
+def read_torch(path):
+    """Read the weights of a PyTorch file (the format up to version 1.5).
+
+    Args:
+        path: str.
+
+    Returns:
+        dict of name to NumPy array.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such file or holds more than weights.
+
+    Source: PyTorch's legacy format: four pickles, then the storages.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a file of weights. Received: {path!r}")
+    with open(path, "rb") as file:
+        try:
+            magic = _StateDictUnpickler(file).load()
+        except (pickle.UnpicklingError, EOFError, IndexError, KeyError) as error:
+            raise ValueError(
+                f"Expected a file of PyTorch weights. Received: {path!r}, {error}"
+            ) from error
+        if magic != _TORCH_MAGIC:
+            raise ValueError(
+                f"Expected a file of PyTorch weights. Received: {path!r} with magic "
+                f"{magic!r}"
+            )
+        _version, _machine, entries, keys = (
+            _StateDictUnpickler(file).load() for _ in range(4)
+        )
+        storages = {storage[1]: storage for storage, *_ in entries.values()}
+        data = {}
+        for key in keys:
+            name, _, size = storages[key]
+            count = int(np.fromfile(file, "<i8", 1)[0])
+            data[key] = np.fromfile(file, _TORCH_STORAGES[name], count)
+            if not count == size == len(data[key]):
+                raise ValueError(
+                    f"Expected {size} numbers of storage {key}. Received: {path!r} "
+                    f"with {len(data[key])}"
+                )
+    arrays = {}
+    for name, ((_, key, _), offset, size, stride) in entries.items():
+        # A tensor is a view: its strides count numbers, not bytes.
+        numbers = data[key]
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+        if min((offset, *stride), default=0) < 0 or last >= max(len(numbers), 1):
+            raise ValueError(
+                f"Expected {name} within its {len(numbers)} numbers. Received: {path!r}"
+            )
+        steps = [step * numbers.itemsize for step in stride]
+        view = np.lib.stride_tricks.as_strided(numbers[offset:], size, steps)
+        arrays[name] = view.copy()
+    return arrays
