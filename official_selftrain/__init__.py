@@ -8,7 +8,7 @@ from official_selftrain import models
 from official_selftrain.data import augment, digits, examples, pipeline, sources
 from official_selftrain.experiment import evaluate_model, run
 from official_selftrain.fitting import fit
-from official_selftrain.models import RetinaNet, backbones
+from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
 from official_selftrain.selftraining import SelfTrainer
 
 __version__ = "0.1.0"
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RetinaNet",
     "SelfTrainer",
+    "SemanticSegmenter",
     "augment",
     "backbones",
     "digits",

@@ -1,6 +1,7 @@
 """Learning-rate schedules of the paper."""
 
 import keras
+from keras import ops
 
 
 def cosine(steps, learning_rate, warmup_steps=0, warmup_learning_rate=0.0):
@@ -34,3 +35,88 @@ def cosine(steps, learning_rate, warmup_steps=0, warmup_learning_rate=0.0):
         warmup_target=learning_rate,
         warmup_steps=warmup_steps,
     )
+
+
+def stepwise(
+    steps,
+    learning_rate,
+    warmup_steps=0,
+    warmup_learning_rate=0.0,
+    drops=((0.94, 0.1), (0.98, 0.01)),
+):
+    """Return a schedule that drops by steps, with linear warm-up.
+
+    Args:
+        steps: int, length of the training, warm-up included.
+        learning_rate: float, reached after `warmup_steps`.
+        warmup_steps: int, at least 0 and below `steps`.
+        warmup_learning_rate: float, where the warm-up starts.
+        drops: pairs of (share of the training, factor of `learning_rate` from
+            there on), in order.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Raises:
+        ValueError: if the warm-up is as long as the training or drops are out of
+            order.
+
+    Source: the authors' SpineNet settings.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(
+            "Expected warmup_steps of at least 0 and below steps. "
+            f"Received: warmup_steps={warmup_steps}, steps={steps}"
+        )
+    shares = [share for share, _ in drops]
+    if shares != sorted(shares) or not all(0.0 < share < 1.0 for share in shares):
+        raise ValueError(
+            f"Expected drops in order, each within 0...1. Received: drops={drops!r}"
+        )
+    return Stepwise(
+        learning_rate,
+        warmup_steps,
+        warmup_learning_rate,
+        [[round(share * steps), factor] for share, factor in drops],
+    )
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class Stepwise(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that warms up linearly and then drops at given steps.
+
+    Args:
+        learning_rate: float.
+        warmup_steps: int.
+        warmup_learning_rate: float.
+        drops: list of [step, factor of `learning_rate` from there on].
+
+    Source: the authors' SpineNet settings; see `stepwise`.
+    """
+
+    def __init__(self, learning_rate, warmup_steps, warmup_learning_rate, drops):
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.warmup_learning_rate = warmup_learning_rate
+        self.drops = drops
+
+    def __call__(self, step):
+        """Return the learning rate of a step, counted from 0."""
+        step = ops.cast(step, "float32")
+        rate = ops.full_like(step, self.learning_rate)
+        for start, factor in self.drops:
+            rate = ops.where(step >= start, self.learning_rate * factor, rate)
+        slope = (self.learning_rate - self.warmup_learning_rate) / max(
+            self.warmup_steps, 1
+        )
+        warm = self.warmup_learning_rate + slope * step
+        return ops.where(step < self.warmup_steps, warm, rate)
+
+    def get_config(self):
+        """Return the constructor's arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "warmup_steps": self.warmup_steps,
+            "warmup_learning_rate": self.warmup_learning_rate,
+            "drops": self.drops,
+        }

@@ -49,6 +49,7 @@ FLOORS = {
     "configuration": 8,
     "train": 9,
     "preview": 9,
+    "describe": 9,
     "": 9,
 }
 COMMAND_LINE = 8
@@ -123,7 +124,11 @@ def test_floors(path):
         ("models.fpn", "from official_selftrain.data import color", "stay apart"),
         ("boxes", "from . import experiment", "write the full name"),
         ("boxes", "from ..models import fpn", "write the full name"),
-        ("fitting", "import gin", "only ['configuration', 'preview', 'train'] may"),
+        (
+            "fitting",
+            "import gin",
+            "only ['configuration', 'describe', 'preview', 'train'] may",
+        ),
         ("losses", "import keras_cv.models", "only ['models.backbones'] may"),
         ("helpers", "", "has no floor"),
     ],

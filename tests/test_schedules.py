@@ -30,3 +30,21 @@ def test_cosine_by_hand():
 def test_warm_up_that_does_not_fit(warmup):
     with pytest.raises(ValueError, match=f"warmup_steps={warmup}, steps=100"):
         schedules.cosine(100, 0.1, warmup)
+
+
+def test_stepwise_by_hand():
+    schedule = schedules.stepwise(100, 0.2, 10, 0.1, drops=((0.5, 0.1), (0.8, 0.01)))
+    steps = (0, 5, 9, 10, 49, 50, 79, 80, 200)
+    expected = (0.1, 0.15, 0.19, 0.2, 0.2, 0.02, 0.02, 0.002, 0.002)
+    np.testing.assert_allclose([schedule(step) for step in steps], expected, rtol=1e-5)
+    again = type(schedule).from_config(schedule.get_config())
+    np.testing.assert_allclose([again(step) for step in steps], expected, rtol=1e-5)
+    assert float(schedules.stepwise(100, 0.3)(0)) == pytest.approx(0.3)
+    with pytest.raises(
+        ValueError, match="below steps. Received: warmup_steps=9, steps=9"
+    ):
+        schedules.stepwise(9, 0.1, 9)
+    with pytest.raises(
+        ValueError, match=r"drops in order.*drops=\(\(0.9, 0.1\), \(0.5"
+    ):
+        schedules.stepwise(9, 0.1, drops=((0.9, 0.1), (0.5, 0.01)))

@@ -1,0 +1,40 @@
+"""Print how large the model of an experiment is.
+
+python -m official_selftrain.describe --gin_file=gin/coco_s4.gin --num_classes=80
+
+A table of parameters and multiply-adds of backbone, decoder and head. Exit codes: 0
+done, 1 a mistake in the call.
+"""
+
+import gin
+from absl import app, flags
+
+from official_selftrain import configuration
+from official_selftrain.models.sizes import sizes
+
+_NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", 80, "Classes; the data, which would tell, isn't read.", lower_bound=1
+)
+
+
+def main(argv):
+    """Run the command line."""
+    return configuration.exit_code("describe", argv, _describe)
+
+
+def _describe():
+    settings = gin.get_bindings("experiment.run")
+    model = settings["model"](
+        num_classes=_NUM_CLASSES.value, image_size=tuple(settings["image_size"])
+    )
+    height, width = model.image_size
+    print(f"{model.name}, {height} x {width}, {_NUM_CLASSES.value} classes")
+    print(f"{'':10}{'trainable':>14}{'parameters':>14}{'multiply-adds':>18}")
+    for part, row in sizes(model).items():
+        trainable, parameters = row["trainable"], row["parameters"]
+        billions = f"{row['multiply_adds'] / 1e9:,.2f} B"
+        print(f"{part:10}{trainable:14,}{parameters:14,}{billions:>18}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,26 @@
+"""The command that prints a model's size."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def test_the_command_prints_a_table():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "official_selftrain.describe"),
+            *("--gin_file=gin/coco_resnet50.gin", "--num_classes=91"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    assert lines[-6] == "retinanet, 640 x 640, 91 classes"
+    assert lines[-5].split() == ["trainable", "parameters", "multiply-adds"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
+    assert rows["backbone"][0] == "23,508,032" and rows["decoder"][0] == "3,871,232"
+    assert rows["total"] == ["34,091,159", "34,167,319", "96.88", "B"]
