@@ -142,7 +142,7 @@ def claim_model_dir(model_dir):
         model_dir: str.
 
     Raises:
-        ValueError: if it is a file or belongs to another experiment.
+        ValueError: if it is a file or holds what another experiment has made.
     """
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise ValueError(
@@ -150,7 +150,8 @@ def claim_model_dir(model_dir):
         )
     config = gin.config_str()
     path = os.path.join(model_dir, "operative.gin")
-    if os.path.exists(path):
+    # A run that ended before it made anything doesn't bind the next one.
+    if os.path.exists(path) and os.listdir(model_dir) != ["operative.gin"]:
         with open(path) as file:
             known = file.read().splitlines()
         changes = difflib.unified_diff(known, config.splitlines(), lineterm="", n=0)

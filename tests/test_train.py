@@ -229,6 +229,15 @@ def test_model_dir_that_is_a_file(tmp_path):
 def test_model_dir_of_another_experiment(tmp_path):
     configuration.load_config([TINY], [])
     configuration.claim_model_dir(str(tmp_path))
+    # Nothing is made yet: other settings may take its place.
+    gin.clear_config()
+    configuration.load_config([TINY], ["SEED = 5"])
+    configuration.claim_model_dir(str(tmp_path))
+    assert "SEED = 5" in (tmp_path / "operative.gin").read_text()
+    gin.clear_config()
+    configuration.load_config([TINY], [])
+    configuration.claim_model_dir(str(tmp_path))
+    (tmp_path / "teacher").mkdir()
     configuration.claim_model_dir(str(tmp_path))
     gin.clear_config()
     configuration.load_config([TINY], ["SEED = 7"])
