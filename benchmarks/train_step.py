@@ -35,7 +35,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
-    rounds = 5 if arguments.quick else 30
+    rounds = 5 if arguments.quick else 15
     model = RetinaNet(80, (SIZE, SIZE), backbones.resnet(50))
     images, labels = batch()
     outputs = model(images, training=True)
