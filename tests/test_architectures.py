@@ -16,7 +16,11 @@ from official_selftrain.models import (
 )
 from official_selftrain.models.blocks import ResidualAdd
 from official_selftrain.models.fpn import fpn
-from official_selftrain.models.heads import ResizeBilinear, segmentation_head
+from official_selftrain.models.heads import (
+    ResizeBilinear,
+    retinanet_head,
+    segmentation_head,
+)
 from official_selftrain.models.nasfpn import nasfpn
 from official_selftrain.models.sizes import sizes
 
@@ -282,16 +286,12 @@ def test_segmenter_predicts_masks_and_is_judged_by_its_mean_iou():
 
 def toy_models(side=128):
     small = {"num_filters": 16, "num_head_convs": 1, "image_size": (side, side)}
-    spine = spinenet(
-        "49S", filter_scale=0.125, num_filters=16, drop_connect_rate=0.0
-    )
+    spine = spinenet("49S", filter_scale=0.125, num_filters=16, drop_connect_rate=0.0)
     # Not 8 filters: a 1x1 convolution of stride 2 with 8 in and out corrupts memory
     # in the gradient of TensorFlow 2.21 with oneDNN.
     cut = {"blocks": (1, 1, 1, 1), "filters": (16, 16, 16, 16)}
     return {
-        "resnet": lambda: RetinaNet(
-            3, backbone=backbones.resnet(50, **cut), **small
-        ),
+        "resnet": lambda: RetinaNet(3, backbone=backbones.resnet(50, **cut), **small),
         "basic resnet": lambda: RetinaNet(
             3, backbone=backbones.resnet(18, **cut), **small
         ),
@@ -511,3 +511,31 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
 def test_mistakes_are_named(text, make):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize("separable", [False, True])
+def test_retinanet_head_equals_the_authors(separable):
+    golden = np.load(GOLDEN / "head.npz")
+    inputs = inputs_of(golden, range(3, 8))
+    settings = {
+        "num_convs": 2,
+        "num_filters": 16,
+        "activation": "swish",
+        "separable": separable,
+        "bn_epsilon": 1e-3,
+    }
+    towers = {
+        "cls": retinanet_head(inputs, 45, "class", **settings),
+        "box": retinanet_head(inputs, 36, "box", **settings),
+    }
+    model = keras.Model(inputs, towers)
+    prefix = "sep/" if separable else ""
+    set_weights(model, golden, f"{prefix}w/")
+    features = {f"P{k}": golden[f"in/{k}"] for k in range(3, 8)}
+    kinds = [(False, "out")] if separable else [(False, "out"), (True, "train_out")]
+    for training, kind in kinds:
+        outputs = model(features, training=training)
+        for tower, maps in outputs.items():
+            for level in range(3, 8):
+                expected = golden[f"{prefix}{kind}/{tower}/{level}"]
+                assert_close(maps[f"P{level}"], expected, 1e-4)
