@@ -12,6 +12,8 @@ from absl import app, flags
 from official_selftrain import configuration
 from official_selftrain.models.sizes import sizes
 
+flags.adopt_module_key_flags(configuration)
+
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes", 80, "Classes; the data, which would tell, isn't read.", lower_bound=1
 )

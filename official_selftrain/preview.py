@@ -18,6 +18,8 @@ from absl import app, flags
 from official_selftrain import configuration, report
 from official_selftrain.data import augment
 
+flags.adopt_module_key_flags(configuration)
+
 _OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 6, "Columns.", lower_bound=1)
 _REFERENCE_SIZE = flags.DEFINE_integer(

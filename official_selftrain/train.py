@@ -15,6 +15,8 @@ from absl import app, flags
 
 from official_selftrain import configuration, experiment
 
+flags.adopt_module_key_flags(configuration)
+
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Where everything is kept.", required=True
 )
