@@ -322,6 +322,12 @@ def test_torch_files_run_nothing(tmp_path):
     path.write_bytes(b"no pickle at all")
     with pytest.raises(ValueError, match="PyTorch weights. Received: .*bad.pth"):
         read_torch(str(path))
+    # The right start, then a list in the place of the weights.
+    with open(path, "wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, {}, [1, 2], []):
+            pickle.dump(value, file, 2)
+    with pytest.raises(ValueError, match="PyTorch weights. Received: .*bad.pth"):
+        read_torch(str(path))
     write_torch(path, {"a": (np.zeros(2), 0, (2,), (1,))}, magic=5)
     with pytest.raises(ValueError, match="with magic 5"):
         read_torch(str(path))

@@ -52,13 +52,20 @@ def read_torch(path):
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a file of weights. Received: {path!r}")
+    try:
+        return _read(path)
+    except (
+        *(pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError),
+        UnicodeDecodeError,
+    ) as error:
+        raise ValueError(
+            f"Expected a file of PyTorch weights. Received: {path!r}, {error}"
+        ) from error
+
+
+def _read(path):
     with open(path, "rb") as file:
-        try:
-            magic = _StateDictUnpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, IndexError, KeyError) as error:
-            raise ValueError(
-                f"Expected a file of PyTorch weights. Received: {path!r}, {error}"
-            ) from error
+        magic = _StateDictUnpickler(file).load()
         if magic != _TORCH_MAGIC:
             raise ValueError(
                 f"Expected a file of PyTorch weights. Received: {path!r} with magic "
