@@ -7,11 +7,17 @@ wiring their layers anew to a plain functional model, which, unlike KerasCV's
 classes, is saved layer by layer: a saved model keeps the corrections.
 """
 
+import sys
+
 import keras
 import keras_cv
 
 from official_selftrain.checks import check_choice
 from official_selftrain.models import blocks as residual
+
+# Keras walks a graph recursively, when it is built and when it is loaded: that of
+# EfficientNet-L2 comes close to Python's limit of 1,000 calls.
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
 
 # depth: (blocks of each stage, bottleneck blocks?)
 _RESNETS = {
