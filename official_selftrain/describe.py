@@ -26,8 +26,15 @@ def main(argv):
 
 def _describe():
     settings = gin.get_bindings("experiment.run")
+    for name in ("model", "image_size"):
+        if name not in settings:
+            raise ValueError(
+                f"Expected experiment.run.{name} to be set, for example by "
+                "--gin_param='experiment.run.image_size = (640, 640)'. Received: files "
+                f"that set {', '.join(sorted(settings)) or 'nothing of it'}"
+            )
     model = settings["model"](
-        num_classes=_NUM_CLASSES.value, image_size=tuple(settings["image_size"])
+        num_classes=_NUM_CLASSES.value, image_size=settings["image_size"]
     )
     height, width = model.image_size
     print(f"{model.name}, {height} x {width}, {_NUM_CLASSES.value} classes")

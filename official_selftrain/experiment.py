@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from official_selftrain import pseudo_labels, report
-from official_selftrain.data import augment, examples, pipeline, sources
+from official_selftrain import label_quality, pseudo_labels, report
+from official_selftrain.data import augment, examples, masks, pipeline, sources
 from official_selftrain.fitting import check_counts, read_history
 
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
@@ -55,6 +55,8 @@ def run(
     label_batch_size=16,
     shard_size=500,
     max_boxes=100,
+    label_scales=(1.0,),
+    label_flip=False,
 ):
     """Run an experiment, or some of its stages.
 
@@ -81,6 +83,8 @@ def run(
         label_batch_size: int, for labelling and evaluation.
         shard_size: int, images per shard of pseudo-labels.
         max_boxes: int, slots for the labels of an image.
+        label_scales: floats, scales that a teacher of masks averages over.
+        label_flip: bool, whether it averages over mirror images too.
 
     Returns:
         dict, the content of `results.json`; empty before the first evaluation.
@@ -143,6 +147,13 @@ def run(
                 "Expected the validation images to have the labelled ones' classes, "
                 f"{list(labeled().class_names)}. Received: {list(source.class_names)}"
             )
+        if not source.has_labels or source.has_masks != labeled().has_masks:
+            kinds = {True: "masks", False: "boxes"}
+            received = kinds[source.has_masks] if source.has_labels else "no label"
+            raise ValueError(
+                "Expected the validation images to have labels of the labelled ones' "
+                f"kind, {kinds[labeled().has_masks]}. Received: {received}"
+            )
         return source
 
     if "teacher" in stages:
@@ -157,12 +168,18 @@ def run(
                 print(f"skipped {line}", flush=True)
             with _unreadable_images_named(pool):
                 pseudo_labels.write(
-                    network, pool, labels_dir, label_batch_size, shard_size
+                    network,
+                    pool,
+                    labels_dir,
+                    label_batch_size,
+                    shard_size,
+                    label_scales,
+                    label_flip,
                 )
-        pseudo_labels.require_labels(stored_labels()[1])
+        label_quality.require_labels(stored_labels()[1])
     if "student" in stages:
         stored, quality = stored_labels()
-        pseudo_labels.require_labels(quality)
+        label_quality.require_labels(quality)
         taught = examples.apply_threshold(stored, score_threshold, ignore_threshold)
         train("student", student, taught)
     if "control" in stages and control:
@@ -221,7 +238,7 @@ def evaluate(
         model_dir: str.
         validation: function () → `examples.Source` with labels.
         stored: `examples.Source` of confident pseudo-labels, or None.
-        quality: dict of `pseudo_labels.report_quality`, or None.
+        quality: dict of `label_quality.measure`, or None.
         seed: int, reported.
         batch_size: int.
         max_boxes: int, slots for the labels of an image.
@@ -289,7 +306,8 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
         name: str, shown with the progress.
 
     Returns:
-        dict of the model's metrics; for detection COCO's twelve, in percent.
+        dict of the model's metrics; for detection COCO's twelve, for segmentation
+        mean IoU, in percent.
     """
     predict = pseudo_labels.predictor(model)
     metric = model.metric()
@@ -305,18 +323,17 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
 
 
 def _add_predictions(samples, title, model):
-    """Add a model's boxes to the samples of a report."""
-    predict = pseudo_labels.predictor(model)
+    """Add a model's labels to the samples of a report."""
+    label = pseudo_labels.labeler(model)
     for sample in samples:
         image = sample["image"]
-        frame, _, _ = augment.fit(image, {"boxes": tf.zeros((0, 4))}, model.image_size)
-        predictions = predict(frame[None], tf.constant([image.shape[:2]]))
-        found = {key: value[0].numpy() for key, value in predictions.items()}
-        found["ignore"] = found["classes"] < 0
-        drawn = found["scores"] >= _DRAWN_SCORE
-        sample["boxes"][title] = {
-            key: found[key][drawn] for key in ("boxes", "classes", "scores", "ignore")
-        }
+        frame, _, _ = augment.fit(image, {}, model.image_size)
+        labels = label(frame[None], np.array([image.shape[:2]], np.int32))[0]
+        if "mask" in labels:
+            sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}
+        else:
+            drawn = labels["scores"] >= _DRAWN_SCORE
+            sample["labels"][title] = {k: v[drawn] for k, v in labels.items()}
 
 
 @contextlib.contextmanager
@@ -341,8 +358,12 @@ def _quality(labels_dir, stored, score_threshold, unlabeled):
     if quality is None or quality["score_threshold"] != score_threshold:
         pool = unlabeled()
         # Labels of other classes say nothing about these.
-        known = pool.has_labels and pool.class_names == stored.class_names
-        quality = pseudo_labels.report_quality(
+        known = (
+            pool.has_labels
+            and pool.class_names == stored.class_names
+            and pool.has_masks == stored.has_masks
+        )
+        quality = label_quality.measure(
             stored, score_threshold, pool if known else None
         )
         _write_json(path, quality)

@@ -196,9 +196,9 @@ class MeanIoU:
         """Return the figures.
 
         Returns:
-            dict: `mIoU` in percent (None without a judged pixel) and
-            `class_IoU`, a list of one figure for each class, None where it is
-            absent.
+            dict: `mIoU` in percent (None without a judged pixel); `class_IoU`, a
+            list of one figure for each class, None where it is absent;
+            `accuracy`, the share of the judged pixels that are right (or None).
         """
         correct = np.diag(self._confusion)
         union = self._confusion.sum(0) + self._confusion.sum(1) - correct
@@ -208,4 +208,6 @@ class MeanIoU:
         ]
         present = [figure for figure in figures if figure is not None]
         mean = sum(present) / len(present) if present else None
-        return {"mIoU": mean, "class_IoU": figures}
+        judged = int(self._confusion.sum())
+        accuracy = float(correct.sum()) / judged if judged else None
+        return {"mIoU": mean, "class_IoU": figures, "accuracy": accuracy}

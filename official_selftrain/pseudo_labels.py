@@ -1,5 +1,8 @@
-"""A teacher's labels: from predictions to files, and what they are worth."""
+"""A teacher's labels: from predictions to files and back."""
 
+import concurrent.futures
+import dataclasses
+import functools
 import json
 import math
 import os
@@ -8,12 +11,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from official_selftrain.boxes import letterbox_scale
 from official_selftrain.data import examples, pipeline, sources
-
-# IoU from which a pseudo-box counts as a true box found.
-_MATCH_IOU = 0.5
-
-_HISTOGRAM_BINS = 20
 
 
 def predictor(model):
@@ -33,13 +32,112 @@ def predictor(model):
     return predict
 
 
-def write(model, source, output_dir, batch_size=16, shard_size=500):
+def labeler(model, scales=(1.0,), flip=False):
+    """Return a function that labels a batch as a model sees it.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        scales: floats, scales that the probabilities of masks are averaged over.
+        flip: bool, average over mirror images too.
+
+    Returns:
+        function `(images, sizes)` → list with the labels of each image: `boxes`
+        float32 `[n, 4]` in its pixels, `classes`, `scores`, `ignore`, `areas`; or
+        `mask` and `confidence` of its size, PNGs of `data.masks`.
+
+    Raises:
+        ValueError: for scales or mirror images of a model whose labels are boxes.
+
+    Source: paper section 3.
+    """
+    if not hasattr(model, "multi_scale"):
+        if tuple(scales) != (1.0,) or flip:
+            raise ValueError(
+                "Expected scales (1.0,) and no flip where labels are boxes. Received: "
+                f"scales={tuple(scales)}, flip={flip}"
+            )
+        return functools.partial(_boxes, predictor(model))
+    probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
+    return functools.partial(_masks, probabilities)
+
+
+def _boxes(predict, images, sizes):
+    predictions = {k: v.numpy() for k, v in predict(images, sizes).items()}
+    labels = []
+    for row in range(len(sizes)):
+        boxes = predictions["boxes"][row]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        used = (predictions["classes"][row] >= 0) & (sides > 0.0).all(axis=1)
+        labels.append(
+            {
+                "boxes": boxes[used],
+                "classes": predictions["classes"][row][used],
+                "scores": predictions["scores"][row][used],
+                "ignore": np.zeros(used.sum(), bool),
+                "areas": sides[used].prod(axis=1),
+            }
+        )
+    return labels
+
+
+def _masks(probabilities, images, sizes):
+    found = probabilities(images)
+    # The part of the frame that each image covers.
+    covered = sizes * letterbox_scale(sizes, tuple(images.shape[1:3])).numpy()
+    covered = covered.round().astype(np.int32)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pngs = pool.map(
+            lambda row: _mask_pngs(found[row], covered[row], sizes[row]),
+            range(len(sizes)),
+        )
+        return [
+            {"mask": mask.numpy(), "confidence": confidence.numpy()}
+            for mask, confidence in pngs
+        ]
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec((None, None, None), tf.float32),
+        tf.TensorSpec((2,), tf.int32),
+        tf.TensorSpec((2,), tf.int32),
+    ]
+)
+def _mask_pngs(probabilities, covered, size):
+    """Return mask and confidence of an image, as PNGs of its size.
+
+    Class by class, so that a large photograph needs no tensor of all classes.
+    """
+    seen = probabilities[: covered[0], : covered[1]]
+    mask = tf.zeros(size, tf.uint8)
+    highest = tf.fill(size, -1.0)
+    for label in tf.range(tf.shape(seen)[2]):
+        score = tf.image.resize(seen[..., label, None], size)[..., 0]
+        mask = tf.where(score > highest, tf.cast(label, tf.uint8), mask)
+        highest = tf.maximum(score, highest)
+    confidence = tf.cast(tf.round(255.0 * tf.minimum(highest, 1.0)), tf.uint8)
+    return (
+        tf.io.encode_png(mask[..., None]),
+        tf.io.encode_png(confidence[..., None]),
+    )
+
+
+def write(
+    model,
+    source,
+    output_dir,
+    batch_size=16,
+    shard_size=500,
+    scales=(1.0,),
+    flip=False,
+):
     """Label images and write the labels as TFRecord shards.
 
-    Every detection of the model is stored with its score, so that a threshold
-    can be chosen when the labels are read. A shard appears under its final name
-    only when it is whole; on a second call the shards that exist are kept.
-    Images that lie in files are referenced by path, others are embedded.
+    Every detection of the model is stored with its score, every pixel's class with
+    its probability, so that a threshold can be chosen when the labels are read. A
+    shard appears under its final name only when it is whole; on a second call the
+    shards that exist are kept. Images that lie in files are referenced by path,
+    others are embedded.
 
     Args:
         model: the teacher.
@@ -48,14 +146,17 @@ def write(model, source, output_dir, batch_size=16, shard_size=500):
             the end `manifest.json`.
         batch_size: int.
         shard_size: int, images per shard.
+        scales: as in `labeler`.
+        flip: as in `labeler`.
 
     Returns:
-        dict, the manifest: `images`, `shards`, `skipped`.
+        dict, the manifest: `images`, `shards`, `skipped`, `has_masks`, `scales`,
+        `flip`.
 
     Source: own; file and feature names of the TF Model Garden.
     """
     os.makedirs(output_dir, exist_ok=True)
-    predict = predictor(model)
+    label = labeler(model, scales, flip)
     num_shards = math.ceil(source.num_images / shard_size)
     with tqdm(total=source.num_images, desc="pseudo_labels", unit="image") as progress:
         for shard in range(num_shards):
@@ -64,14 +165,21 @@ def write(model, source, output_dir, batch_size=16, shard_size=500):
             images = examples.part(source, shard * shard_size, shard_size)
             if not os.path.exists(path):
                 with tf.io.TFRecordWriter(path + ".partial") as writer:
-                    for serialized in _labeled(predict, model, images, batch_size):
+                    for serialized in labeled_records(
+                        label, images, batch_size, model.image_size
+                    ):
                         writer.write(serialized)
+                        progress.update()
                 os.replace(path + ".partial", path)
-            progress.update(images.num_images)
+            else:
+                progress.update(images.num_images)
     manifest = {
         "images": source.num_images,
         "shards": num_shards,
         "skipped": list(source.skipped),
+        "has_masks": hasattr(model, "multi_scale"),
+        "scales": list(scales),
+        "flip": flip,
     }
     with open(os.path.join(output_dir, "manifest.json.partial"), "w") as file:
         json.dump(manifest, file, indent=2)
@@ -79,30 +187,29 @@ def write(model, source, output_dir, batch_size=16, shard_size=500):
     return manifest
 
 
-def _labeled(predict, model, source, batch_size):
-    """Yield the serialised examples of a source with the model's labels."""
+def labeled_records(label, source, batch_size, image_size):
+    """Yield the serialised examples of a source with a labeler's labels.
+
+    Args:
+        label: function of `labeler`.
+        source: `examples.Source`; its labels, if any, aren't looked at.
+        batch_size: int.
+        image_size: (height, width) of the teacher's frame.
+
+    Yields:
+        bytes of a `tf.train.Example`, in the source's order.
+    """
     images = source.dataset.as_numpy_iterator()
-    # The truth isn't looked at, so one slot for it is enough.
-    batches = pipeline.evaluation_batches(source, batch_size, model.image_size, 1)
-    for batch in batches:
-        predictions = predict(batch["images"], batch["sizes"])
-        predictions = {key: value.numpy() for key, value in predictions.items()}
-        for row, (height, width) in enumerate(batch["sizes"].numpy()):
+    # The truth isn't looked at: boxes, of which one slot is enough.
+    source = dataclasses.replace(source, has_masks=False)
+    for batch in pipeline.evaluation_batches(source, batch_size, image_size, 1):
+        sizes = batch["sizes"].numpy()
+        for size, labels in zip(sizes, label(batch["images"], sizes)):
             image = next(images)
-            boxes = predictions["boxes"][row]
-            sides = boxes[:, 2:] - boxes[:, :2]
-            used = (predictions["classes"][row] >= 0) & (sides > 0.0).all(axis=1)
-            record = {
-                "encoded": image["encoded"],
-                "path": image["path"],
-                "id": image["id"],
-                "boxes": boxes[used] / np.float32([height, width, height, width]),
-                "classes": predictions["classes"][row][used],
-                "scores": predictions["scores"][row][used],
-                "ignore": np.zeros(used.sum(), bool),
-                "areas": sides[used].prod(axis=1),
-            }
-            yield examples.serialize(record, height, width)
+            if "boxes" in labels:
+                labels["boxes"] = labels["boxes"] / np.float32([*size, *size])
+            record = {key: image[key] for key in ("encoded", "path", "id")}
+            yield examples.serialize({**record, **labels}, *size)
 
 
 def read(output_dir, class_names):
@@ -124,119 +231,7 @@ def read(output_dir, class_names):
             f"Expected {path}. Make it with the stage pseudo_labels: "
             "python -m official_selftrain.train … --stages=pseudo_labels"
         )
+    with open(path) as file:
+        has_masks = json.load(file).get("has_masks", False)
     pattern = os.path.join(output_dir, "pseudo-*-of-*.tfrecord")
-    return sources.tfrecord(pattern, class_names, has_labels=False)
-
-
-def report_quality(source, score_threshold, truth=None):
-    """Count pseudo-labels, and compare them with the truth where it is known.
-
-    A pseudo-box of at least `score_threshold` is right if it overlaps a true
-    box of its class, not taken by a box of higher score, with IoU of 0.5 or
-    more. True crowds are not objects to be found.
-
-    Args:
-        source: `examples.Source` of pseudo-labels with every score.
-        score_threshold: float in 0…1.
-        truth: `examples.Source` of the same images in the same order, or None.
-
-    Returns:
-        dict: `images`, `boxes` (at or above the threshold), `boxes_per_image`,
-        `empty_images` (without such a box), `score_threshold`, `precision` and
-        `recall` (0…1, None where unknown), `score_histogram` (counts of all
-        stored boxes in 20 bins over 0…1), `one_box_threshold` (the score at
-        which there would be one box per image, None if too few are stored).
-
-    Source: own.
-    """
-    images = boxes = empty = found = true_boxes = 0
-    all_scores = []
-    truths = iter(truth.dataset.as_numpy_iterator()) if truth else None
-    for example in source.dataset.as_numpy_iterator():
-        images += 1
-        confident = example["scores"] >= score_threshold
-        all_scores.append(example["scores"])
-        boxes += int(confident.sum())
-        empty += not confident.any()
-        if truths is not None:
-            target = next(truths)
-            counted = ~target["ignore"]
-            true_boxes += int(counted.sum())
-            found += _num_found(
-                {
-                    key: example[key][confident]
-                    for key in ("boxes", "classes", "scores")
-                },
-                {key: target[key][counted] for key in ("boxes", "classes")},
-            )
-    scores = np.concatenate(all_scores)
-    histogram = np.histogram(scores, _HISTOGRAM_BINS, (0.0, 1.0))[0].tolist()
-    ranked = np.sort(scores)[::-1]
-    return {
-        "images": images,
-        "boxes": boxes,
-        "boxes_per_image": boxes / images,
-        "empty_images": empty,
-        "score_threshold": score_threshold,
-        "precision": found / boxes if truth and boxes else None,
-        "recall": found / true_boxes if truth and true_boxes else None,
-        "score_histogram": histogram,
-        "one_box_threshold": (
-            float(ranked[images - 1]) if len(ranked) >= images else None
-        ),
-    }
-
-
-def require_labels(quality):
-    """Refuse pseudo-labels of which not one is confident.
-
-    Args:
-        quality: dict of `report_quality`.
-
-    Raises:
-        ValueError: if no box reaches the threshold, with the histogram and the
-            threshold that would give one box per image.
-    """
-    if quality["boxes"]:
-        return
-    histogram = quality["score_histogram"]
-    if quality["one_box_threshold"] is not None:
-        advice = (
-            f"score_threshold={quality['one_box_threshold']:.3f} would give one box "
-            "per image"
-        )
-    elif sum(histogram):
-        advice = f"the {sum(histogram)} boxes that are stored are too few for that"
-    else:
-        advice = "the teacher finds nothing at all: train it longer"
-    counts = ", ".join(
-        f"{index / _HISTOGRAM_BINS:.2f}: {count}"
-        for index, count in enumerate(histogram)
-        if count
-    )
-    raise ValueError(
-        "Expected pseudo-labels with a score of at least "
-        f"{quality['score_threshold']}. Received: 0 boxes in {quality['images']} "
-        "images, 100 % of the images empty; scores by bin "
-        f"({counts or 'none'}); {advice}"
-    )
-
-
-def _num_found(predicted, target):
-    free = np.ones(len(target["boxes"]), bool)
-    found = 0
-    for row in np.argsort(-predicted["scores"], kind="stable"):
-        box = predicted["boxes"][row]
-        top_left = np.maximum(box[:2], target["boxes"][:, :2])
-        bottom_right = np.minimum(box[2:], target["boxes"][:, 2:])
-        shared = np.prod(np.maximum(bottom_right - top_left, 0.0), axis=1)
-        areas = np.prod(target["boxes"][:, 2:] - target["boxes"][:, :2], axis=1)
-        union = np.prod(box[2:] - box[:2]) + areas - shared
-        overlap = np.where(
-            free & (target["classes"] == predicted["classes"][row]), shared, 0
-        )
-        matches = overlap >= _MATCH_IOU * np.maximum(union, 1e-12)
-        if matches.any():
-            free[np.argmax(np.where(matches, overlap / union, -1.0))] = False
-            found += 1
-    return found
+    return sources.tfrecord(pattern, class_names, has_labels=False, has_masks=has_masks)

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from official_selftrain.data import augment, examples, geometry
+from official_selftrain.data import augment, examples, masks
 
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em }
@@ -19,7 +19,15 @@ th:first-child, td:first-child { text-align: left }
 tr:nth-child(even) { background: #f3f3f3 } img { max-width: 100% }
 """
 
-_TABLE = ("AP", "AP50", "AP75", "AR100", "steps", "images", "seconds")
+# The figure that sums up a detector and a segmenter.
+HEADLINES = ("AP", "mIoU")
+
+_STAGES = ("teacher", "student", "control")
+_TABLE = (
+    *("AP", "AP50", "AP75", "AR100"),
+    *("mIoU", "accuracy"),
+    *("steps", "images", "seconds"),
+)
 
 
 def samples(source, count):
@@ -30,18 +38,27 @@ def samples(source, count):
         count: int.
 
     Returns:
-        list of dicts: `image` uint8 `[h, w, 3]` and `boxes`, a dict of a title
-        to a dict of `boxes` (pixels), `classes`, `scores`, `ignore`. The
-        source's own labels have the title `"labels"`.
+        list of dicts: `image` uint8 `[h, w, 3]` and `labels`, a dict of a title to
+        a dict of `boxes` (pixels), `classes`, `scores`, `ignore`, or of `mask`
+        `[h, w]`. The source's own labels have the title `"labels"`.
     """
     drawn = []
     for example in source.dataset.take(count):
-        image = examples.read_image(example).numpy()
-        height, width = image.shape[:2]
-        labels = {k: example[k].numpy() for k in ("classes", "scores", "ignore")}
-        labels["boxes"] = example["boxes"].numpy() * [height, width, height, width]
-        drawn.append({"image": image, "boxes": {"labels": labels}})
+        image = examples.read_image(example)
+        labels = _labels_in_pixels(example, image.shape[:2], source)
+        labels = {key: value.numpy() for key, value in labels.items()}
+        drawn.append({"image": image.numpy(), "labels": {"labels": labels}})
     return drawn
+
+
+def _labels_in_pixels(example, size, source):
+    """Return the boxes or the mask of an example."""
+    if source.has_masks:
+        mask = examples.read_mask(example, tf.constant(size), len(source.class_names))
+        return {"mask": mask}
+    labels = {key: example[key] for key in ("classes", "scores", "ignore")}
+    labels["boxes"] = example["boxes"] * [*size, *size]
+    return labels
 
 
 def contact_sheet(source, augmentations, image_size, count, seed=0):
@@ -56,8 +73,8 @@ def contact_sheet(source, augmentations, image_size, count, seed=0):
 
     Returns:
         matplotlib `Figure`: a column for each image, a row for the image as it
-        is and one for each augmentation, with boxes and masks. Masks are painted
-        from the boxes.
+        is and one for each augmentation, with boxes and masks. Where the labels
+        are boxes, masks are painted from them.
     """
     rows = {"image": augment.fit, **augmentations}
     columns = list(source.dataset.take(count))
@@ -67,19 +84,17 @@ def contact_sheet(source, augmentations, image_size, count, seed=0):
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for column, example in enumerate(columns):
         image = examples.read_image(example)
-        height, width = image.shape[:2]
-        labels = {key: example[key] for key in ("classes", "scores", "ignore")}
-        labels["boxes"] = example["boxes"] * [height, width, height, width]
-        labels["mask"] = _painted(labels, (height, width))
+        labels = _labels_in_pixels(example, image.shape[:2], source)
+        if not source.has_masks:
+            labels["mask"] = _painted(labels, image.shape[:2])
         for row, (title, function) in enumerate(rows.items()):
             item_seed = tf.constant([seed, column], tf.int64)
             frame, moved, _ = function(image, labels, tuple(image_size), item_seed)
             axes = grid[row][column]
             axes.imshow(frame.numpy().round().clip(0, 255).astype(np.uint8))
-            axes.imshow(_mask_colors(moved.pop("mask").numpy()))
             axes.set(xticks=[], yticks=[])
             moved = {key: value.numpy() for key, value in moved.items()}
-            _draw_boxes(axes, moved, source.class_names)
+            _draw_labels(axes, moved, source.class_names)
             if column == 0:
                 axes.set_ylabel(title)
     return figure
@@ -90,7 +105,7 @@ def _painted(labels, size):
     mask = np.zeros(size, np.int32)
     for box, label in zip(labels["boxes"].numpy(), labels["classes"].numpy()):
         top, left, bottom, right = box.round().clip(0).astype(int)
-        mask[top:bottom, left:right] = label % (geometry.IGNORE_CLASS - 1) + 1
+        mask[top:bottom, left:right] = label % (masks.IGNORE_CLASS - 1) + 1
     return tf.constant(mask)
 
 
@@ -98,11 +113,11 @@ def _mask_colors(mask):
     """Return RGBA: classes tinted, background clear, ignored pixels hatched."""
     colors = np.zeros((*mask.shape, 4))
     for label in np.unique(mask):
-        if label not in (0, geometry.IGNORE_CLASS):
-            colors[mask == label] = (*to_rgb(f"C{(label - 1) % 10}"), 0.35)
+        if label not in (0, masks.IGNORE_CLASS):
+            colors[mask == label] = (*to_rgb(f"C{(label - 1) % 10}"), 0.55)
     rows, columns = np.indices(mask.shape)
     period = max(4, max(mask.shape) // 40)
-    hatched = (mask == geometry.IGNORE_CLASS) & ((rows + columns) % period == 0)
+    hatched = (mask == masks.IGNORE_CLASS) & ((rows + columns) % period == 0)
     colors[hatched] = (1.0, 1.0, 1.0, 0.6)
     return colors
 
@@ -114,13 +129,14 @@ def write(path, results, histories, truth, pseudo, class_names):
         path: str, of the HTML file.
         results: dict, as in `results.json`.
         histories: dict of stage to list of rows of `fitting.read_history`.
-        truth: list of `samples` of the validation images, with the boxes of the
-            models beside the labels.
+        truth: list of `samples` of the validation images, with the labels of the
+            models beside their own.
         pseudo: list of `samples` of the pseudo-labelled images.
         class_names: sequence of str.
     """
     body = [
         f"<h1>Self-training report</h1>{_summary(results)}{_results_table(results)}",
+        _class_table(results, class_names),
         "<h2>Learning curves</h2>",
         _picture(_curves(histories)),
     ]
@@ -132,9 +148,10 @@ def write(path, results, histories, truth, pseudo, class_names):
         body += [
             "<h3>As the student sees them</h3>",
             _picture(_grid(pseudo, class_names)),
+            _legend(pseudo, class_names),
         ]
     body += ["<h2>Predictions on validation images</h2>"]
-    body += [_picture(_grid(truth, class_names))]
+    body += [_picture(_grid(truth, class_names)), _legend(truth, class_names)]
     body += ["<h2>Settings</h2>", _definition_table(results["config"])]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -148,31 +165,50 @@ def write(path, results, histories, truth, pseudo, class_names):
 def _summary(results):
     if "student" not in results or "control" not in results:
         return ""
-    gain = results["student"]["AP"] - results["control"]["AP"]
+    name = headline(results["student"])
+    student, control = results["student"][name], results["control"][name]
+    if student is None or control is None:
+        return ""
     return (
-        f"<p>The pseudo-labels change AP by <b>{gain:+.2f}</b>: student "
-        f"{results['student']['AP']:.2f}, supervised control of the same start, steps "
-        f"and images per step {results['control']['AP']:.2f}.</p>"
+        f"<p>The pseudo-labels change {name} by <b>{student - control:+.2f}</b>: "
+        f"student {student:.2f}, supervised control of the same start, steps and "
+        f"images per step {control:.2f}.</p>"
     )
 
 
+def headline(metrics):
+    """Return the name of the figure that sums up a model's metrics."""
+    return next(name for name in HEADLINES if name in metrics)
+
+
 def _results_table(results):
-    stages = [s for s in ("teacher", "student", "control") if s in results]
+    stages = [s for s in _STAGES if s in results]
     columns = [c for c in _TABLE if c in results[stages[0]]]
     rows = [[stage] + [_number(results[stage][c]) for c in columns] for stage in stages]
     return _table(["", *columns], rows)
 
 
+def _class_table(results, class_names):
+    """Return the IoU of every class, and which classes have none."""
+    stages = [s for s in _STAGES if "class_IoU" in results.get(s, {})]
+    if not stages:
+        return ""
+    rows = [
+        [name, *(_number(results[stage]["class_IoU"][label]) for stage in stages)]
+        for label, name in enumerate(class_names)
+    ]
+    absent = [row[0] for row in rows if set(row[1:]) == {_number(None)}]
+    note = html.escape(", ".join(absent))
+    note = f"<p>Neither true nor predicted, left out of mIoU: {note}.</p>"
+    return _table(["IoU", *stages], rows) + (note if absent else "")
+
+
 def _quality_table(quality):
-    names = (
-        "images",
-        "boxes",
-        "boxes_per_image",
-        "empty_images",
-        "score_threshold",
-        "precision",
-        "recall",
+    known = (
+        *("images", "boxes", "boxes_per_image", "ignored", "empty_images"),
+        *("score_threshold", "precision", "recall", "mIoU", "accuracy"),
     )
+    names = [name for name in known if name in quality]
     return _table(names, [[_number(quality[name]) for name in names]])
 
 
@@ -223,7 +259,8 @@ def _curves(histories):
             scale.plot(steps, [row["pseudo_scale"] for row in rows], label=stage)
     loss.set(xlabel="step", ylabel="loss", yscale="log")
     scale.set(xlabel="step", ylabel="pseudo_scale (mean L_h / mean L_p)")
-    loss.legend(fontsize=8)
+    if histories:
+        loss.legend(fontsize=8)
     return figure
 
 
@@ -234,15 +271,22 @@ def _histogram(quality):
     edges = np.linspace(0.0, 1.0, len(counts) + 1)
     axes.bar(edges[:-1], counts, width=1 / len(counts), align="edge", edgecolor="white")
     axes.axvline(quality["score_threshold"], color="black", linestyle="--")
+    what = "boxes" if "boxes" in quality else "pixels"
+    ylabel = "boxes" if what == "boxes" else "share of the pixels"
     axes.set(
-        xlabel="score of stored boxes (dashed: threshold)", ylabel="boxes", xlim=(0, 1)
+        xlabel=f"score of stored {what} (dashed: threshold)", ylabel=ylabel, xlim=(0, 1)
     )
     return figure
 
 
 def _grid(drawn, class_names):
-    """Draw one column for each sample and one row for each set of boxes."""
-    titles = list(drawn[0]["boxes"])
+    """Draw one column for each sample and one row for each set of labels.
+
+    Masks cover what they label, so the image as it is has a row of its own.
+    """
+    titles = list(drawn[0]["labels"])
+    if "mask" in drawn[0]["labels"][titles[0]]:
+        titles = ["image", *titles]
     figure = Figure(
         figsize=(1.6 * len(drawn), 1.6 * len(titles) + 0.2), layout="constrained"
     )
@@ -252,13 +296,34 @@ def _grid(drawn, class_names):
             axes = grid[row][column]
             axes.imshow(sample["image"])
             axes.set(xticks=[], yticks=[])
-            _draw_boxes(axes, sample["boxes"][title], class_names)
+            _draw_labels(axes, sample["labels"].get(title, {}), class_names)
             if column == 0:
                 axes.set_ylabel(title)
     return figure
 
 
-def _draw_boxes(axes, labels, class_names):
+def _legend(drawn, class_names):
+    """Return the colours of the classes that drawn masks hold."""
+    shown = set()
+    for sample in drawn:
+        for labels in sample["labels"].values():
+            shown |= set(np.unique(labels.get("mask", 0)).tolist())
+    shown -= {0, masks.IGNORE_CLASS}
+    if not shown:
+        return ""
+    entries = [
+        f'<span style="color:{to_hex(f"C{(label - 1) % 10}")}">■</span> '
+        f"{html.escape(class_names[label])}"
+        for label in sorted(shown)
+    ]
+    return f"<p>{', '.join(entries)}; hatched: ignored</p>"
+
+
+def _draw_labels(axes, labels, class_names):
+    if "mask" in labels:
+        axes.imshow(_mask_colors(labels["mask"]), interpolation="nearest")
+    if "boxes" not in labels:
+        return
     for box, label, score, ignore in zip(
         labels["boxes"], labels["classes"], labels["scores"], labels["ignore"]
     ):

@@ -43,10 +43,12 @@ def _print_results(results):
         if stage in results:
             figures = ", ".join(
                 f"{name} {results[stage][name]:.2f}"
-                for name in ("AP", "AP50", "AP75")
+                for name in ("AP", "AP50", "AP75", "mIoU")
                 if results[stage].get(name) is not None
             )
-            print(f"{stage}: {figures}")
+            absent = results[stage].get("class_IoU", []).count(None)
+            note = f" ({absent} classes absent, left out of the mean)" if absent else ""
+            print(f"{stage}: {figures}{note}")
     if results:
         print(f"report: {os.path.join(_MODEL_DIR.value, 'report.html')}")
 

@@ -72,3 +72,43 @@ def tiny_coco(tmp_path):
         unlabeled=unlabeled,
         class_names=CLASS_NAMES,
     )
+
+
+@pytest.fixture
+def tiny_voc(tmp_path):
+    """Six images in VOC's folders, four with masks, of odd sizes.
+
+    Returns a namespace of `root`, `masks` (dict of name to uint8 array) and
+    `class_names`: the background and those of `painted`. The masks of even images
+    have a palette, those of odd ones are grey; a row of each is 255. Lists: `train`
+    (0 to 2), `val` (3), `aug` (4 and 5).
+    """
+    root = tmp_path / "VOC2012"
+    folders = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+    palette = np.random.default_rng(0).integers(0, 256, 768).tolist()
+    masks = {}
+    for index in range(6):
+        pixels, objects = painted(index, 64 + index, 97)
+        name = f"2007_{index:06d}"
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{name}.jpg")
+        if index >= 4:
+            continue
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+        for label, (x, y, w, h) in objects:
+            mask[y : y + h, x : x + w] = label + 1
+        mask[-1] = 255
+        masks[name] = mask
+        file = Image.fromarray(mask)
+        if index % 2 == 0:
+            file = file.convert("P")
+            file.putdata(mask.ravel().tolist())
+            file.putpalette(palette)
+        file.save(root / "SegmentationClass" / f"{name}.png")
+    for split, indices in {"train": (0, 1, 2), "val": (3,), "aug": (4, 5)}.items():
+        lines = "".join(f"2007_{index:06d}\n" for index in indices)
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(lines)
+    return types.SimpleNamespace(
+        root=root, masks=masks, class_names=["background", *CLASS_NAMES]
+    )

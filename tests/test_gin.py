@@ -7,7 +7,7 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import configuration, experiment
+from official_selftrain import configuration, experiment, label_quality
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
@@ -173,3 +173,108 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path):
         assert all(np.isfinite(value) for value in row.values())
         # Class scores of 0.01 on 3,069 anchors: a focal loss well above zero.
         assert row["labeled_loss"] > 0.1
+
+
+# Tables 6, 8 and 14 (section 4, appendix H): learning rate, steps, batch of teacher
+# and student, jitter, trainable parameters of the segmenter with 21 classes.
+SIX_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+PASCAL = {"pascal_b7": (0.08, 40000, (256, 256)), "pascal_l2": (0.2, 20000, (256, 128))}
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("pascal")])
+def test_rows_of_pascal(name):
+    configuration.load_config([str(ROOT / "gin" / name)], ["CHECKPOINT = None"])
+
+    def value(key):
+        return gin.query_parameter(key)
+
+    rate, steps, batches = PASCAL[name[:9]]
+    augmentation = "s1" if "_s1" in name else "s4"
+    assert value("fitting.fit.augment").selector.endswith(f"augment.{augmentation}")
+    jitter = {"s1": (0.8, 1.2), "s4": (0.5, 2.0)}[augmentation]
+    assert value(f"augment.{augmentation}.scale_range") == jitter
+    settings = gin.get_bindings("experiment.run")
+    assert settings["image_size"] == (512, 512) and settings["score_threshold"] == 0.5
+    assert settings["label_scales"] == SIX_SCALES
+    assert value("keras.optimizers.SGD.momentum") == 0.9
+    for stage, batch in zip(("teacher", "student"), batches):
+        fit = gin.get_bindings(f"{stage}/fitting.fit")
+        assert (fit["steps"], fit["batch_size"], fit["l2"]) == (steps, batch, 1e-5)
+        schedule = fit["schedule"](steps=steps)
+        rates = [float(schedule(step)) for step in (0, 500, steps)]
+        assert rates == pytest.approx([0.001, rate, 0.0], abs=1e-8)
+    assert gin.get_bindings("student/fitting.fit")["alpha"] == 1.0
+    header = (ROOT / "gin" / name).read_text().replace("\n# ", " ")
+    assert "Result seen: not run" in header and "mIoU (" in header
+    unlabeled = value("UNLABELED/gin.macro.value").selector
+    assert unlabeled.endswith("tfds" if "imagenet" in name or "coco" in name else "voc")
+
+
+def run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch):
+    params = [
+        f'VOC_DIR = "{tiny_voc.root}"',
+        f"voc.voc.class_names = {tiny_voc.class_names}",
+        "IMAGE_SIZE = (128, 128)",
+        "TEACHER_STEPS = 2",
+        "STUDENT_STEPS = 2",
+        "WARMUP_STEPS = 1",
+        "BATCH_SIZE = 2",
+        "student/fitting.fit.batch_size = 2",
+        # The row's rate belongs to a batch of 256.
+        "LEARNING_RATE = 0.001",
+        # Fresh models are sure of nothing.
+        "SCORE_THRESHOLD = 0.0",
+        "CHECKPOINT = None",
+        *params,
+    ]
+    configuration.load_config([str(ROOT / "gin" / name)], params)
+    run = gin.get_configurable(experiment.run)
+    # A teacher of two steps finds nothing but background: let it pass.
+    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    return run(str(model_dir))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "scales"),
+    [
+        (
+            "pascal_b7.gin",
+            [
+                'BACKBONE = "B0"',
+                "segmenter.SemanticSegmenter.num_repeats = 1",
+                "experiment.run.label_scales = (0.5, 1.5)",
+            ],
+            (0.5, 1.5),
+        ),
+        pytest.param("pascal_b7_s1.gin", [], SIX_SCALES, marks=pytest.mark.slow),
+        pytest.param(
+            *("pascal_l2.gin", ['BACKBONE = "B0"'], SIX_SCALES), marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_pascal_rows_run_on_a_tiny_voc_folder(
+    name, params, scales, tiny_voc, tmp_path, monkeypatch
+):
+    """Two steps of teacher and student; images of odd sizes."""
+    results = run_on_tiny_voc(name, params, tiny_voc, tmp_path / "run", monkeypatch)
+    for stage in ("teacher", "student"):
+        assert results[stage]["steps"] == 2 and 0.0 <= results[stage]["mIoU"] <= 100.0
+        (row,) = experiment.read_history(str(tmp_path / "run" / stage))
+        # Four classes, nothing learnt yet.
+        assert row["labeled_loss"] == pytest.approx(np.log(4), rel=0.5)
+    assert results["pseudo_labels"]["images"] == 2
+    manifest = json.loads((tmp_path / "run/pseudo_labels/manifest.json").read_text())
+    assert tuple(manifest["scales"]) == scales
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "As the student sees them" in page and "hatched: ignored" in page
+
+
+def test_a_missing_checkpoint_is_named(tiny_voc, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="Expected a checkpoint, nowhere.index"):
+        run_on_tiny_voc(
+            "pascal_b7.gin",
+            ['BACKBONE = "B0"', 'CHECKPOINT = "nowhere"'],
+            tiny_voc,
+            tmp_path / "run",
+            monkeypatch,
+        )

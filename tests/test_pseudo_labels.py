@@ -1,4 +1,4 @@
-"""Pseudo-labels: what is written, read back, counted and refused."""
+"""Pseudo-labels: what is written and read back."""
 
 import json
 
@@ -9,7 +9,9 @@ import tensorflow as tf
 from keras import ops
 
 from official_selftrain import pseudo_labels
-from official_selftrain.data import digits, examples, sources
+from official_selftrain.boxes import letterbox_scale
+from official_selftrain.data import augment, digits, examples, masks, sources
+from official_selftrain.models import SemanticSegmenter, backbones
 
 
 class FixedTeacher(keras.Model):
@@ -38,30 +40,17 @@ class FixedTeacher(keras.Model):
         }
 
 
-def source_of(records, has_labels=True):
-    png = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8)).numpy()
-    return examples.from_records(
-        [
-            {
-                "encoded": png,
-                "id": index,
-                "boxes": np.array(boxes, np.float32).reshape(-1, 4),
-                "classes": np.array(classes, np.int32),
-                "scores": np.array(scores, np.float32),
-                "ignore": np.zeros(len(classes), bool),
-                "areas": np.zeros(len(classes), np.float32),
-            }
-            for index, (boxes, classes, scores) in enumerate(records)
-        ],
-        ["a", "b"],
-        has_labels,
-    )
-
-
 def test_written_labels_are_the_predictions(tmp_path):
     pool = digits.scenes("unlabeled", 5, 0, (32, 48), num_classes=2)
     manifest = pseudo_labels.write(FixedTeacher(), pool, str(tmp_path), 2, shard_size=3)
-    assert manifest == {"images": 5, "shards": 2, "skipped": []}
+    assert manifest == {
+        "images": 5,
+        "shards": 2,
+        "skipped": [],
+        "has_masks": False,
+        "scales": [1.0],
+        "flip": False,
+    }
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "manifest.json",
         "pseudo-00000-of-00002.tfrecord",
@@ -113,71 +102,113 @@ def test_incomplete_labels_are_not_read(tmp_path):
         pseudo_labels.read(str(tmp_path), ("a",))
 
 
-def test_quality_by_hand():
-    """Two of three confident boxes are right, two of four true ones are found."""
-    box, near, far = [0.0, 0.0, 0.4, 0.4], [0.0, 0.0, 0.4, 0.3], [0.5, 0.5, 0.9, 0.9]
-    predicted = source_of(
-        [
-            # Right (IoU 0.75); a second box on the same object is wrong.
-            ([near, box], [0, 0], [0.9, 0.7]),
-            # Wrong class below the threshold; another right one.
-            ([far, box], [1, 1], [0.4, 0.6]),
-            ([], [], []),
-        ],
-        has_labels=False,
-    )
-    truth = source_of(
-        [([box, far], [0, 1], [1, 1]), ([box], [1], [1]), ([far], [0], [1])]
-    )
-    quality = pseudo_labels.report_quality(predicted, 0.5, truth)
-    histogram = quality.pop("score_histogram")
-    # The third highest of the four scores.
-    assert quality.pop("one_box_threshold") == pytest.approx(0.6)
-    assert quality == {
-        "images": 3,
-        "boxes": 3,
-        "boxes_per_image": 1.0,
-        "empty_images": 1,
-        "score_threshold": 0.5,
-        "precision": pytest.approx(2 / 3),
-        "recall": pytest.approx(2 / 4),
-    }
-    # Scores .4, .6, .7 and .9 in bins of 0.05 (float32 rounds .7 and .9 down).
-    assert sum(histogram) == 4 and histogram[8] == 1 and sum(histogram[11:]) == 3
-    without_truth = pseudo_labels.report_quality(predicted, 0.5)
-    assert without_truth["precision"] is None and without_truth["recall"] is None
-
-
-def test_iou_of_exactly_one_half_counts():
-    predicted = source_of([([[0.0, 0.0, 0.5, 0.5]], [0], [0.9])])
-    truth = source_of([([[0.0, 0.0, 0.5, 0.25]], [0], [1.0])])
-    assert pseudo_labels.report_quality(predicted, 0.5, truth)["precision"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("records", "text"),
-    [
-        (
-            [([[0, 0, 1, 1]] * 2, [0, 0], [0.3, 0.2]), ([[0, 0, 1, 1]], [0], [0.1])],
-            r"score of at least 0.5. Received: 0 boxes in 2 images, 100 % of the "
-            r"images empty; scores by bin \(.*0.30: 1.*\); score_threshold=0.200 would",
-        ),
-        (
-            [([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])],
-            "the 1 boxes that are stored are too few",
-        ),
-        ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),
-    ],
-)
-def test_a_teacher_without_labels_is_refused(records, text):
-    quality = pseudo_labels.report_quality(source_of(records), 0.5)
-    with pytest.raises(ValueError, match=text):
-        pseudo_labels.require_labels(quality)
-
-
 def test_manifest_names_skipped_files(tiny_coco, tmp_path):
     (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"no image")
     pool = sources.folder(str(tiny_coco.unlabeled))
     pseudo_labels.write(FixedTeacher(), pool, str(tmp_path))
     (line,) = json.loads((tmp_path / "manifest.json").read_text())["skipped"]
     assert "broken.jpg" in line
+
+
+class FixedMaskTeacher(keras.Model):
+    """Gives every pixel of the frame the same probabilities, but for one corner.
+
+    What lies on an image's first quarter of the rows is class 2, with 0.8.
+    """
+
+    image_size = (64, 64)
+
+    def __init__(self):
+        super().__init__()
+        self.built = True
+
+    def multi_scale(self, scales=(1.0,), flip=False):
+        def probabilities(images):
+            fixed = np.tile(np.float32([0.1, 0.6, 0.3]), (1, 64, 64, 1))
+            fixed[:, :16] = [0.1, 0.1, 0.8]
+            return ops.ones_like(images) * fixed
+
+        return probabilities
+
+
+def photographs(*sizes):
+    return examples.from_records(
+        [
+            {
+                "encoded": tf.io.encode_png(np.zeros((*size, 3), np.uint8)).numpy(),
+                "id": index,
+            }
+            for index, size in enumerate(sizes)
+        ],
+        has_labels=False,
+    )
+
+
+def test_written_masks_have_their_image_s_size(tmp_path):
+    """Square, wide and high images, odd sizes, smaller and larger than the frame."""
+    sizes = [(64, 64), (1, 1), (33, 97), (211, 90), (128, 128)]
+    pool = photographs(*sizes)
+    manifest = pseudo_labels.write(FixedMaskTeacher(), pool, str(tmp_path), 2, 3)
+    assert manifest["has_masks"] and manifest["shards"] == 2
+    stored = pseudo_labels.read(str(tmp_path), ("background", "a", "b"))
+    assert stored.has_masks and stored.num_images == 5 and not stored.has_labels
+    for example, size in zip(stored.dataset, sizes, strict=True):
+        mask = examples.read_mask(example, tf.constant(size), 3).numpy()
+        sure = masks.decode(example["confidence"]).numpy()
+        assert mask.shape == sure.shape == size
+        # The upper quarter of the frame, in pixels of the image.
+        border = 16 * max(size) / 64
+        rows = np.arange(size[0]) + 0.5
+        assert (mask[rows < border - 2] == 2).all()
+        assert (mask[rows > border + 2] == 1).all()
+        assert (sure[rows < border - max(size) / 64] == 204).all()  # 255 · 0.8
+        assert (sure[rows > border + max(size) / 64] == 153).all()  # 255 · 0.6
+    # At 0.7 the upper part is known; images that have none are left out.
+    kept = examples.apply_threshold(stored, 0.7)
+    (example, *_) = kept.dataset
+    mask = masks.decode(example["mask"]).numpy()
+    assert (mask[:16] == 2).all() and (mask[16:] == 255).all()
+
+
+def test_masks_written_and_read_are_the_model_s(tmp_path):
+    """At the frame's own size nothing is resized: bit for bit the predictions."""
+    model = small_segmenter()
+    pool = digits.scenes("unlabeled", 3, 0, (128, 128))
+    pseudo_labels.write(model, pool, str(tmp_path), 2)
+    stored = pseudo_labels.read(str(tmp_path), tuple("abcd"))
+    for example, image in zip(stored.dataset, pool.dataset, strict=True):
+        frame, _, _ = augment.fit(examples.read_image(image), {}, (128, 128))
+        batch = tf.stack([frame, frame])  # in batches of two, as written
+        expected = model.predictions(model(batch, training=False), None)
+        mask = examples.read_mask(example, tf.constant([128, 128]), 4)
+        same = (mask == expected["mask"][0]).numpy()
+        assert same.mean() > 0.9999  # ties may fall either way
+        sure = masks.decode(example["confidence"]).numpy()
+        np.testing.assert_allclose(sure, 255 * expected["scores"][0], atol=0.51)
+
+
+def small_segmenter():
+    keras.utils.set_random_seed(0)
+    backbone = backbones.resnet(50, blocks=(1, 1, 1, 1), filters=(16,) * 4)
+    model = SemanticSegmenter(
+        4, (128, 128), backbone, num_filters=16, num_repeats=1, num_head_convs=1
+    )
+    kernel = model.layers[-2].kernel
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    return model
+
+
+def test_the_covered_part_is_the_one_that_images_are_fitted_into():
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1, 500, (200, 2)):
+        for frame in ((64, 64), (128, 256)):
+            _, _, covered = augment.fit(np.zeros((*size, 3), np.uint8), {}, frame)
+            scale = letterbox_scale(size[None], frame).numpy()[0]
+            assert (size * scale).round().tolist() == covered.numpy().tolist()
+
+
+def test_scales_are_for_masks():
+    with pytest.raises(ValueError, match=r"labels are boxes. Received: scales=\(0.5,"):
+        pseudo_labels.labeler(FixedTeacher(), (0.5, 1.0))
+    with pytest.raises(ValueError, match=r"labels are boxes. Received: .*flip=True"):
+        pseudo_labels.labeler(FixedTeacher(), flip=True)

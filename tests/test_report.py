@@ -49,7 +49,7 @@ def results():
 def drawn(count=2):
     samples = report.samples(digits.scenes("test", 3, 0, (32, 32)), count)
     for sample in samples:
-        sample["boxes"]["student"] = {
+        sample["labels"]["student"] = {
             "boxes": np.array([[1.0, 2.0, 20.0, 15.0], [0.0, 0.0, 5.0, 5.0]]),
             "classes": [1, -1],
             "scores": [0.9, 0.0],
@@ -108,5 +108,57 @@ def test_samples_are_in_pixels():
     (image, boxes, classes, _), *_ = digits.compose("test", 3, 0, (32, 48))
     sample = report.samples(source, 1)[0]
     np.testing.assert_array_equal(sample["image"], image)
-    np.testing.assert_allclose(sample["boxes"]["labels"]["boxes"], boxes, atol=1e-4)
-    np.testing.assert_array_equal(sample["boxes"]["labels"]["classes"], classes)
+    np.testing.assert_allclose(sample["labels"]["labels"]["boxes"], boxes, atol=1e-4)
+    np.testing.assert_array_equal(sample["labels"]["labels"]["classes"], classes)
+
+
+def test_masks_have_a_table_of_classes_a_legend_and_an_image_row(tmp_path):
+    figures = {"accuracy": 0.9, "steps": 10, "seconds": 1.0}
+    found = {
+        "student": {"mIoU": 60.5, "class_IoU": [90.0, 31.0, None], **figures},
+        "control": {"mIoU": 58.0, "class_IoU": [88.0, 28.0, None], **figures},
+        "pseudo_labels": {
+            "images": 7,
+            "ignored": 0.25,
+            "empty_images": 1,
+            "score_threshold": 0.5,
+            "mIoU": 55.5,
+            "accuracy": None,
+            "class_shares": [0.5, 0.5, 0.0],
+            "score_histogram": [0.05] * 20,
+            "median_score": 0.5,
+        },
+        "config": {"seed": 3},
+    }
+    source = digits.scenes("test", 3, 0, (32, 32), num_classes=2, has_masks=True)
+    samples = report.samples(source, 2)
+    for sample in samples:
+        mask = np.zeros((32, 32), np.uint8)
+        mask[:8], mask[8:16] = 2, 255
+        sample["labels"]["student"] = {"mask": mask}
+    path = tmp_path / "report.html"
+    names = ("background", "<0>", "1")
+    report.write(str(path), found, {}, samples, samples, names)
+    page = path.read_text()
+    assert "change mIoU by <b>+2.50</b>: student 60.50" in page
+    assert "left out of mIoU: 1." in page
+    shown = cells(page)
+    row = shown.index("&lt;0&gt;")
+    assert shown[row - 3 : row + 6] == [
+        *("background", "90.00", "88.00"),
+        *("&lt;0&gt;", "31.00", "28.00"),
+        *("1", "–", "–"),
+    ]
+    row = shown.index("ignored")
+    assert shown[row + 5 : row + 11] == ["7", "0.25", "1", "0.50", "55.50", "–"]
+    # Colours of both digits and the hatching are explained.
+    assert "■</span> 1; hatched: ignored" in page
+
+
+def test_ignored_pixels_are_hatched_and_the_background_is_clear():
+    colors = report._mask_colors(np.array([[0, 1], [255, 2]], np.uint8))
+    assert colors[0, 0].tolist() == [0, 0, 0, 0]
+    assert colors[0, 1, 3] == colors[1, 1, 3] == 0.55
+    assert (colors[0, 1, :3] != colors[1, 1, :3]).any()
+    stripes = report._mask_colors(np.full((40, 40), 255, np.uint8))[..., 3]
+    assert set(np.unique(stripes)) == {0.0, 0.6} and 0.1 < (stripes > 0).mean() < 0.4

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn import datasets
 
-from official_selftrain.data import examples
+from official_selftrain.data import examples, masks
 
 POOLS = ("labeled", "unlabeled", "test")
 
@@ -32,8 +32,9 @@ def scenes(
     num_classes=5,
     max_digits=3,
     digit_height=(14, 26),
+    has_masks=False,
 ):
-    """Compose scenes with their boxes.
+    """Compose scenes with their boxes, or with the masks of their ink.
 
     Args:
         pool: `"labeled"`, `"unlabeled"` or `"test"`. The pools share no digit:
@@ -46,6 +47,8 @@ def scenes(
         num_classes: int from 1 to 10: the digits 0 … num_classes - 1.
         max_digits: int, a scene has 1 to `max_digits` digits.
         digit_height: least and greatest height of a digit in pixels.
+        has_masks: bool, the labels are masks, 0 for the background and digit + 1
+            for ink.
 
     Returns:
         `examples.Source` with the truth of every pool, the unlabelled one's
@@ -60,22 +63,24 @@ def scenes(
         pool, num_images, seed, image_size, num_classes, max_digits, digit_height
     )
     records = []
-    for index, (image, boxes, classes, _) in enumerate(composed):
+    for index, (image, boxes, classes, mask) in enumerate(composed):
         png = io.BytesIO()
         Image.fromarray(image).save(png, "PNG", compress_level=1)
+        record = {"encoded": png.getvalue(), "id": index}
         height, width = image.shape[:2]
-        records.append(
-            {
-                "encoded": png.getvalue(),
-                "id": index,
+        if has_masks:
+            record["mask"] = masks.encode(mask)
+        else:
+            record |= {
                 "boxes": boxes / np.float32([height, width, height, width]),
                 "classes": classes,
                 "scores": np.ones(len(boxes), np.float32),
                 "ignore": np.zeros(len(boxes), bool),
                 "areas": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
             }
-        )
-    return examples.from_records(records, [str(k) for k in range(num_classes)])
+        records.append(record)
+    names = [str(k) for k in range(num_classes)]
+    return examples.from_records(records, ["background"] * has_masks + names)
 
 
 def compose(

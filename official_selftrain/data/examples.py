@@ -12,16 +12,21 @@ An example is a dict of tensors:
 | `scores` | float32 `[n]` | a teacher's confidence, 1.0 for humans |
 | `ignore` | bool `[n]` | neither object nor background: crowds, doubtful boxes |
 | `areas` | float32 `[n]` | area of the object in pixels, 0 if unknown |
+| `mask` | string | class ids of the pixels as a PNG, see `masks`, or empty |
+| `confidence` | string | a teacher's confidence in them as a PNG, or empty |
 
-Exactly one of `encoded` and `path` is not empty. In TFRecord files an example
-is a `tf.train.Example` with the feature names of the TF Model Garden, in which
-classes count from 1.
+Exactly one of `encoded` and `path` is not empty. The examples of a source have
+either boxes or masks; the keys of the other kind are empty. In TFRecord files an
+example is a `tf.train.Example` with the feature names of the TF Model Garden, in
+which the classes of boxes count from 1, those of masks from 0.
 """
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
+from official_selftrain.data import masks
 
 _NO_LABELS = {
     "boxes": np.zeros((0, 4), np.float32),
@@ -41,6 +46,8 @@ class Source:
         class_names: tuple of str; a class is an index into it.
         num_images: int, how many examples the dataset has.
         has_labels: bool; False for images that nobody has labelled.
+        has_masks: bool; the labels are masks, in which class 0 is the background,
+            not boxes.
         skipped: tuple of str, one line for each image that could not be used.
     """
 
@@ -49,6 +56,7 @@ class Source:
     num_images: int
     has_labels: bool = True
     skipped: tuple = ()
+    has_masks: bool = False
 
 
 def from_records(records, class_names=(), has_labels=True, skipped=()):
@@ -56,7 +64,8 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
 
     Args:
         records: list of dicts with the keys of an example; `id` and one of
-            `encoded` and `path` are required, missing labels mean no object.
+            `encoded` and `path` are required, missing labels mean no object. If
+            one has a `mask`, the labels are masks.
         class_names: sequence of str.
         has_labels: bool, whether the labels are the truth about the images.
         skipped: sequence of str.
@@ -79,6 +88,10 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         "encoded": tf.constant([record.get("encoded", b"") for record in records]),
         "path": tf.constant([record.get("path", "") for record in records]),
         "id": tf.constant([record["id"] for record in records], tf.int64),
+        **{
+            key: tf.constant([record.get(key, b"") for record in records])
+            for key in ("mask", "confidence")
+        },
     }
     labels = {
         key: tf.constant(
@@ -95,14 +108,22 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         }
 
     dataset = tf.data.Dataset.range(len(records)).map(lookup)
-    return Source(dataset, tuple(class_names), len(records), has_labels, tuple(skipped))
+    return Source(
+        dataset,
+        tuple(class_names),
+        len(records),
+        has_labels,
+        tuple(skipped),
+        any(record.get("mask") for record in records),
+    )
 
 
 def serialize(record, height, width):
     """Return a record as the bytes of a `tf.train.Example`.
 
     Args:
-        record: dict with the keys of an example, as NumPy values.
+        record: dict with the keys of an example, as NumPy values; those of boxes
+            or those of masks may be missing.
         height: int, of the image in pixels.
         width: int, of the image in pixels.
 
@@ -111,6 +132,7 @@ def serialize(record, height, width):
 
     Source: feature names of the TF Model Garden.
     """
+    record = {**_NO_LABELS, **record}
     boxes = np.asarray(record["boxes"], np.float32)
     features = {
         "image/source_id": str(int(record["id"])).encode(),
@@ -129,6 +151,11 @@ def serialize(record, height, width):
         features["image/encoded"] = record["encoded"]
     else:
         features["image/filename"] = record["path"]
+    if record.get("mask"):
+        features["image/segmentation/class/encoded"] = record["mask"]
+        features["image/segmentation/class/format"] = b"png"
+    if record.get("confidence"):
+        features["image/segmentation/class/confidence"] = record["confidence"]
     return tf.train.Example(
         features=tf.train.Features(
             feature={key: _feature(value) for key, value in features.items()}
@@ -149,6 +176,8 @@ _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
     "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
     "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
+    "image/segmentation/class/encoded": tf.io.FixedLenFeature((), tf.string, ""),
+    "image/segmentation/class/confidence": tf.io.FixedLenFeature((), tf.string, ""),
     **{
         f"image/object/bbox/{side}": tf.io.RaggedFeature(tf.float32)
         for side in ("ymin", "xmin", "ymax", "xmax", "confidence")
@@ -211,6 +240,8 @@ def parse(serialized, class_ids):
         "scores": optional("image/object/bbox/confidence", 1.0, tf.float32),
         "ignore": optional("image/object/is_crowd", 0, tf.bool),
         "areas": optional("image/object/area", 0.0, tf.float32),
+        "mask": record["image/segmentation/class/encoded"],
+        "confidence": record["image/segmentation/class/confidence"],
     }
 
 
@@ -229,19 +260,24 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
     Args:
         source: `Source`.
         score_threshold: float in 0…1; boxes that score at least this much stay.
+            Pixels of masks that don't are ignored; images that are ignored
+            altogether are left out.
         ignore_threshold: float below `score_threshold` or None. Boxes that
             score from it to `score_threshold` are ignored instead of dropped,
-            so that what the teacher doubts isn't taught as background.
+            so that what the teacher doubts isn't taught as background. Masks
+            ignore it anyway.
 
     Returns:
         `Source`.
 
     Raises:
-        ValueError: for thresholds out of order.
+        ValueError: for thresholds out of order, or if no mask has a pixel left.
 
     Source: paper section 4 (hard labels above 0.5); the band is our own.
     """
     check_thresholds(score_threshold, ignore_threshold)
+    if source.has_masks:
+        return _confident_masks(source, score_threshold)
     lower = score_threshold if ignore_threshold is None else ignore_threshold
 
     def keep(example):
@@ -251,6 +287,31 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
         return {**example, **kept}
 
     return dataclasses.replace(source, dataset=source.dataset.map(keep))
+
+
+def _confident_masks(source, score_threshold):
+    def threshold(example):
+        mask = masks.confident(
+            masks.decode(example["mask"]),
+            masks.decode(example["confidence"]),
+            score_threshold,
+        )
+        png = tf.io.encode_png(mask[..., None], compression=1)
+        known = tf.reduce_any(mask != masks.IGNORE_CLASS)
+        return {**example, "mask": png}, known
+
+    def with_known_pixels(example, known):
+        return known
+
+    kept = source.dataset.map(threshold, tf.data.AUTOTUNE, deterministic=True)
+    kept = kept.filter(with_known_pixels).map(lambda example, known: example)
+    count = int(kept.reduce(np.int64(0), lambda total, example: total + 1))
+    if count == 0:
+        raise ValueError(
+            "Expected masks with a pixel that scores at least score_threshold="
+            f"{score_threshold}. Received: none in {source.num_images} images"
+        )
+    return dataclasses.replace(source, dataset=kept, num_images=count)
 
 
 def check_thresholds(score_threshold, ignore_threshold=None):
@@ -278,6 +339,42 @@ def read_image(example):
     )
     image = tf.io.decode_image(contents, channels=3, expand_animations=False)
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def read_mask(example, size, num_classes):
+    """Return an example's mask.
+
+    Args:
+        example: dict.
+        size: int32 `[2]`, height and width of the image.
+        num_classes: int K.
+
+    Returns:
+        int32 `[h, w]`, 0…K - 1 or 255; 255 throughout if there is no mask.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it is run, for a mask of another size,
+            unknown ids, or no PNG of one 8-bit channel.
+    """
+    mask = tf.cond(
+        tf.equal(example["mask"], ""),
+        lambda: tf.fill(size, tf.constant(masks.IGNORE_CLASS, tf.uint8)),
+        lambda: masks.decode(example["mask"]),
+    )
+    mask = tf.ensure_shape(tf.cast(mask, tf.int32), (None, None))
+    greatest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
+    checks = [
+        tf.debugging.Assert(
+            tf.reduce_all(tf.shape(mask) == size),
+            ["Expected a mask of its image's size", size, "Received:", tf.shape(mask)],
+        ),
+        tf.debugging.Assert(
+            greatest < num_classes,
+            ["Expected class ids below", num_classes, "or 255. Received:", greatest],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        return tf.identity(mask)
 
 
 def part(source, start, size):

@@ -18,14 +18,13 @@ int64 `[2]`; the two kinds draw differently, and the input pipeline takes int64.
 
 import tensorflow as tf
 
+from official_selftrain.data.masks import IGNORE_CLASS
+
 # ImageNet's mean colour: what padding looks like after normalisation is zero.
 PAD_PIXEL = (123.675, 116.28, 103.53)
 
 # What a rotation or a shift brings in from outside of the image.
 FILL_PIXEL = 128
-
-# The class of mask pixels that nothing is known about.
-IGNORE_CLASS = 255
 
 
 def with_corners(labels, count=4):

@@ -1,19 +1,22 @@
 """From a source to batches.
 
+The labels of a batch are boxes or masks, as the source has them.
+
 Letters in shapes: B batch, H W pixels of the frame, M label slots.
 """
 
 import tensorflow as tf
 
 from official_selftrain.data import augment as augmentations
-from official_selftrain.data.examples import read_image
+from official_selftrain.data.examples import read_image, read_mask
 
 _PADDING = {"boxes": 0.0, "classes": -1, "scores": 0.0, "ignore": False, "areas": 0.0}
 
 # Examples in memory while shuffling: enough for a full shuffle of COCO's
-# labels when the images lie in files, and for the embedded data.
+# labels when the images lie in files, and for the embedded data. Images and masks
+# within the examples are what takes room.
 _SHUFFLE_BUFFER = 200_000
-_SHUFFLE_BUFFER_WITH_IMAGES = 4_096
+_SHUFFLE_BYTES = 2**30
 
 
 def training_batches(
@@ -42,9 +45,10 @@ def training_batches(
 
     Returns:
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
-        int32 `[B, 2]`, `ids` int64 `[B]`, `boxes` float32 `[B, M, 4]` in pixels
-        of the frame, `classes` int32 `[B, M]`, `scores` float32 `[B, M]`,
-        `ignore` bool `[B, M]`.
+        int32 `[B, 2]`, `ids` int64 `[B]` and, in pixels of the frame, either
+        `boxes` float32 `[B, M, 4]`, `classes` int32 `[B, M]`, `scores` float32
+        `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, 255 where
+        nothing is known.
 
     Source: own.
     """
@@ -52,11 +56,12 @@ def training_batches(
     # Without AutoGraph a mistake in a setting stays one line.
     @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
-        image, labels = _image_and_labels(example)
+        image, labels = _image_and_labels(example, source)
         item_seed = tf.stack([tf.cast(seed, tf.int64), position])
         image, labels, size = augment(image, labels, image_size, item_seed)
-        labels = _pad(labels, max_boxes)
-        labels.pop("areas")
+        if not source.has_masks:
+            labels = _pad(labels, max_boxes)
+            labels.pop("areas")
         return {"images": image, "sizes": size, "ids": example["id"], **labels}
 
     start = start_step * batch_size
@@ -79,21 +84,19 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
     Returns:
         `tf.data.Dataset` of batches as in training, with three differences:
         `boxes` are in pixels of the original images, `sizes` are the original
-        images', and `areas` float32 `[B, M]` (square pixels) is there too.
+        images', and `areas` float32 `[B, M]` (square pixels) is there too. A
+        `mask` is the frame's.
 
     Source: own.
     """
 
     @tf.autograph.experimental.do_not_convert
     def prepare(example):
-        image, labels = _image_and_labels(example)
-        frame, _, _ = augmentations.fit(image, labels, image_size)
-        return {
-            "images": frame,
-            "sizes": tf.shape(image)[:2],
-            "ids": example["id"],
-            **_pad(labels, max_boxes),
-        }
+        image, labels = _image_and_labels(example, source)
+        frame, fitted, _ = augmentations.fit(image, labels, image_size)
+        labels = fitted if source.has_masks else _pad(labels, max_boxes)
+        size = tf.shape(image)[:2]
+        return {"images": frame, "sizes": size, "ids": example["id"], **labels}
 
     dataset = source.dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -101,9 +104,12 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
 
 def _shuffled(source, seed, start):
     """Return the endless stream of shuffled epochs from position `start`."""
-    in_files = any(example["path"] != "" for example in source.dataset.take(1))
-    buffer = _SHUFFLE_BUFFER if in_files else _SHUFFLE_BUFFER_WITH_IMAGES
-    buffer = min(buffer, source.num_images)
+    sizes = [
+        sum(len(example[key].numpy()) for key in ("encoded", "mask", "confidence"))
+        for example in source.dataset.take(16)
+    ]
+    affordable = _SHUFFLE_BYTES * len(sizes) // max(sum(sizes), 1)
+    buffer = min(source.num_images, _SHUFFLE_BUFFER, max(affordable, 1))
     first_epoch, offset = divmod(start, source.num_images)
 
     def epoch_examples(epoch):
@@ -117,11 +123,13 @@ def _shuffled(source, seed, start):
     return epochs.flat_map(epoch_examples).skip(offset)
 
 
-def _image_and_labels(example):
+def _image_and_labels(example, source):
     image = read_image(example)
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    size = tf.shape(image)[:2]
+    if source.has_masks:
+        return image, {"mask": read_mask(example, size, len(source.class_names))}
     labels = {key: example[key] for key in _PADDING}
-    labels["boxes"] = labels["boxes"] * tf.tile(size, [2])
+    labels["boxes"] = labels["boxes"] * tf.tile(tf.cast(size, tf.float32), [2])
     return image, labels
 
 

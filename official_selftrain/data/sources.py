@@ -8,6 +8,7 @@ import difflib
 import glob as globbing
 import json
 import os
+import re
 import struct
 
 import numpy as np
@@ -166,15 +167,16 @@ def folder(images):
     return examples.from_records(records, has_labels=False, skipped=skipped)
 
 
-def tfrecord(pattern, class_names, class_ids=None, has_labels=True):
+def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=False):
     """Read TFRecord files with the feature names of the TF Model Garden.
 
     Args:
         pattern: str, path or glob of the files.
         class_names: sequence of str, length K.
         class_ids: the files' label of each class; None means 1 … K. (COCO's
-            ids have gaps.)
-        has_labels: bool, False if the boxes aren't the truth.
+            ids have gaps.) Masks hold the class itself.
+        has_labels: bool, False if the labels aren't the truth.
+        has_masks: bool, take the masks, not the boxes, for labels.
 
     Returns:
         `examples.Source`.
@@ -205,7 +207,9 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True):
     dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER).map(
         lambda serialized: examples.parse(serialized, class_ids)
     )
-    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
+    return examples.Source(
+        dataset, tuple(class_names), num_images, has_labels, has_masks=has_masks
+    )
 
 
 def tfds(name, split, data_dir=None):
@@ -218,7 +222,8 @@ def tfds(name, split, data_dir=None):
         data_dir: str or None, where TFDS keeps its data.
 
     Returns:
-        `examples.Source`; ids count the images.
+        `examples.Source`; ids count the images. Its labels are boxes: TFDS has no
+        masks of PASCAL VOC (see `voc`).
 
     Raises:
         ValueError: for a data set of another kind.
@@ -285,6 +290,8 @@ def tfds(name, split, data_dir=None):
             "id": index,
             **found,
             "scores": tf.ones(tf.shape(found["classes"])),
+            "mask": tf.constant(""),
+            "confidence": tf.constant(""),
         }
 
     dataset = encoded.enumerate().map(convert)
@@ -293,7 +300,9 @@ def tfds(name, split, data_dir=None):
 
 
 def unreadable_images(source):
-    """Return a line for each image of a source that can't be decoded.
+    """Return a line for each image of a source that can't be used.
+
+    Either the image can't be decoded, or its mask isn't one for it.
 
     Args:
         source: `examples.Source`.
@@ -304,7 +313,10 @@ def unreadable_images(source):
     lines = []
     for example in source.dataset:
         try:
-            examples.read_image(example)
+            image = examples.read_image(example)
+            if source.has_masks:
+                size = tf.shape(image)[:2]
+                examples.read_mask(example, size, len(source.class_names))
         except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
             name = example["path"].numpy().decode() or f"id {int(example['id'])}"
             lines.append(f"{name}: {_reason(error)}")
@@ -322,6 +334,9 @@ def _decoding_problem(path):
 def _reason(error):
     """Return the part of a TensorFlow error's text that a person can use."""
     text = error.message.split("[Op:")[0]
+    if "Summarized data:" in text:  # a check of ours, as a list of its parts
+        text = text.split("Summarized data:")[1]
+        text = re.sub(r"""b(["'])(.*?)\1""", r"\2", text)
     return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"
 
 

@@ -17,6 +17,11 @@ offers them can be trained, can label and can be evaluated here:
 `model.image_size`
     (height, width) of the frame that images are fitted into.
 
+A model whose labels are masks offers one thing more, for labelling:
+
+`model.multi_scale(scales, flip)`
+    → function from images to probabilities float32 `[B, H, W, K]`.
+
 Detection:
 
 | dict | keys |
@@ -36,7 +41,7 @@ Segmentation:
 
 In a training batch, boxes are in pixels of the frame and `sizes` is the part
 of it that the image covers. In an evaluation batch both are those of the
-original image.
+original image. Masks are always those of the frame.
 """
 
 from official_selftrain.models import backbones

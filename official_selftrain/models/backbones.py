@@ -102,9 +102,9 @@ def resnet(
     check_choice("depth", depth, _RESNETS)
     default_blocks, bottleneck = _RESNETS[depth]
     blocks = default_blocks if blocks is None else tuple(blocks)
-    if len(blocks) != len(filters):
+    if not blocks or min(blocks) < 1 or len(blocks) != len(filters):
         raise ValueError(
-            "Expected as many filters as blocks, one of each a stage. "
+            "Expected blocks of at least 1 and as many filters, one of each a stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
         )
     bn = _bn(bn_momentum, bn_epsilon, bn_sync)

@@ -19,7 +19,7 @@ class ResidualAdd(layers.Layer):
     a very deep one, Keras' recursion reaches the end.
 
     Args:
-        rate: float in 0…1.
+        rate: float of at least 0 and below 1.
 
     Source: Huang et al. 2016.
     """
@@ -27,9 +27,13 @@ class ResidualAdd(layers.Layer):
     def __init__(self, rate=0.0, **kwargs):
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"Expected rate in 0...1. Received: rate={rate!r}")
+            raise ValueError(
+                f"Expected a rate of at least 0 and below 1. Received: rate={rate!r}"
+            )
         self.rate = rate
-        self.drop = layers.Dropout(rate, noise_shape=(None, 1, 1, 1))
+        self.drop = layers.Dropout(
+            rate, noise_shape=(None, 1, 1, 1), dtype=self.dtype_policy
+        )
 
     def call(self, inputs, training=False):
         """Return shortcut plus branch.

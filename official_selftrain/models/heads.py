@@ -136,7 +136,7 @@ def segmentation_head(
 
     Args:
         features: dict of level name to tensor `[B, h, w, c]`, all of one c, heights
-            and widths known; levels from `level` on.
+            and widths known; levels below `level` are not used.
         num_classes: int K.
         level: int, the level of the output: 2 has the stride 4.
         num_convs: int, 3x3 convolutions before the prediction.
@@ -154,6 +154,8 @@ def segmentation_head(
     enlarged = []
     for name, tensor in features.items():
         factor = 2 ** (int(name[1:]) - level)
+        if factor < 1:
+            continue
         if factor > 1:
             layer = ResizeBilinear(
                 factor, name=f"segmentation_resize_{name.lower()}", dtype="float32"

@@ -1,4 +1,6 @@
-"""What every model does with its images first."""
+"""What every model does with its images first, and in which precision."""
+
+import contextlib
 
 import keras
 
@@ -13,20 +15,61 @@ def normalized_pixels(images):
         scale=[1.0 / stddev for stddev in PIXEL_STDDEV],
         offset=[-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STDDEV)],
         name="normalize_pixels",
+        dtype="float32",  # bfloat16 can't tell all 256 grey levels apart
     )(images)
 
 
-def check_frame(image_size, stride, **counts):
-    """Check a model's image size and counts.
+@contextlib.contextmanager
+def dtype_policy(name):
+    """Build layers under the policy of a name; None leaves the one that is set."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name or before)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def check_model(image_size, backbone, **counts):
+    """Check a model's image size, backbone and counts.
+
+    Returns:
+        tuple of two int, the image size.
 
     Raises:
-        ValueError: if a count is below 1 or a side is no multiple of `stride`.
+        TypeError: if `backbone` isn't a model from images to a dict of levels.
+        ValueError: if the image size isn't two whole numbers or a count is no whole
+            number of at least 1.
     """
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"Expected {name} of at least 1. Received: {name}={value}")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Expected {name}, a whole number of at least 1. "
+                f"Received: {name}={value!r}"
+            )
+    if not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
+        raise TypeError(
+            "Expected backbone, a keras.Model from images to a dict of levels such as "
+            f"backbones.resnet(50). Received: backbone={backbone!r}"
+        )
+    sides = image_size if isinstance(image_size, (tuple, list)) else ()
+    if len(sides) != 2 or any(side != int(side) for side in sides):
+        raise ValueError(
+            "Expected image_size, (height, width) in pixels. "
+            f"Received: image_size={image_size!r}"
+        )
+    return tuple(int(side) for side in sides)
+
+
+def check_stride(image_size, level):
+    """Check that a level's cells fill the frame.
+
+    Raises:
+        ValueError: if a side is no multiple of the level's stride.
+    """
+    stride = 2**level
     if any(side < stride or side % stride for side in image_size):
         raise ValueError(
-            f"Expected image_size in multiples of {stride}, the stride of the last "
-            f"backbone level. Received: image_size={image_size}"
+            f"Expected image_size in multiples of {stride}, the stride of level "
+            f"P{level}. Received: image_size={image_size}"
         )

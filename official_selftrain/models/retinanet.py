@@ -11,7 +11,12 @@ from official_selftrain import anchors, checks, losses, metrics
 from official_selftrain import boxes as box_ops
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import retinanet_head
-from official_selftrain.models.inputs import check_frame, normalized_pixels
+from official_selftrain.models.inputs import (
+    check_model,
+    check_stride,
+    dtype_policy,
+    normalized_pixels,
+)
 from official_selftrain.models.nasfpn import nasfpn
 
 # The score every anchor starts with.
@@ -104,20 +109,37 @@ class RetinaNet(keras.Model):
         max_detections=100,
         name="retinanet",
     ):
-        image_size = tuple(int(side) for side in image_size)
-        last_level = min(5, max_level) if decoder == "fpn" else max_level
+        checks.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
+        image_size = check_model(
+            image_size,
+            backbone,
+            num_classes=num_classes,
+            max_detections=max_detections,
+            num_scales=num_scales,
+            num_filters=num_filters,
+            num_repeats=num_repeats,
+            num_head_convs=num_head_convs,
+        )
+        # Beyond the backbone's last level, FPN's strided convolutions take any size.
+        last_level = max(int(name[1:]) for name in backbone.output)
+        check_stride(image_size, 7 if decoder == "nasfpn" else last_level)
         if min_level > max_level:
             raise ValueError(
                 "Expected min_level up to max_level. Received: "
                 f"min_level={min_level}, max_level={max_level}"
             )
-        check_frame(
-            image_size,
-            2**last_level,
-            num_classes=num_classes,
-            max_detections=max_detections,
-            num_scales=num_scales,
-        )
+        positive = all(ratio > 0.0 for ratio in aspect_ratios)
+        if not aspect_ratios or not positive or anchor_size <= 0.0:
+            raise ValueError(
+                "Expected aspect_ratios and anchor_size above 0. Received: "
+                f"aspect_ratios={aspect_ratios!r}, anchor_size={anchor_size!r}"
+            )
+        if not 0.0 <= unmatched_threshold <= match_threshold <= 1.0:
+            raise ValueError(
+                "Expected 0 <= unmatched_threshold <= match_threshold <= 1. Received: "
+                f"unmatched_threshold={unmatched_threshold!r}, "
+                f"match_threshold={match_threshold!r}"
+            )
         inputs = keras.Input((*image_size, 3), name="images")
         bn = {
             "bn_momentum": bn_momentum,
@@ -182,6 +204,7 @@ class RetinaNet(keras.Model):
         self.nms_threshold = nms_threshold
         self.soft_nms_sigma = soft_nms_sigma
         self.max_detections = max_detections
+        self._policy = keras.config.dtype_policy().name
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
         )
@@ -205,8 +228,16 @@ class RetinaNet(keras.Model):
         Returns:
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
 
+        Raises:
+            ValueError: for labels without boxes.
+
         Source: Lin et al. 2017; normalisation of the authors' detection code.
         """
+        if "boxes" not in labels:
+            raise ValueError(
+                "Expected labels with boxes for a RetinaNet. Received: "
+                f"keys={sorted(labels)}"
+            )
         class_targets, box_targets = anchors.assign_targets(
             self.anchors, labels, self.match_threshold, self.unmatched_threshold
         )
@@ -249,15 +280,18 @@ class RetinaNet(keras.Model):
             image; `scores` float32 `[B, D]` in descending order; `classes`
             int32 `[B, D]`, -1 in unused slots; `num_detections` int32 `[B]`.
 
-        Source: Lin et al. 2017; limits of the authors' detection code.
+        Source: Lin et al. 2017; limits of the authors' detection code, but 5,000
+            candidates over all classes, not for each.
         """
         scores = ops.sigmoid(ops.cast(outputs["class_logits"], "float32"))
         # A model that has diverged finds nothing.
-        scores = ops.where(ops.isnan(scores), 0.0, scores)
         deltas = ops.cast(outputs["box_deltas"], "float32")
+        finite = ops.all(ops.isfinite(deltas), axis=-1, keepdims=True)
+        scores = ops.where(finite & ~ops.isnan(scores), scores, 0.0)
         scale = box_ops.letterbox_scale(sizes, self.image_size)
         boxes = box_ops.decode(deltas, ops.convert_to_tensor(self.anchors))
-        boxes = boxes / ops.concatenate([scale, scale], axis=-1)[:, None]
+        scale = ops.concatenate([scale, scale], axis=-1)[:, None]
+        boxes = boxes / scale
         boxes = box_ops.clip(boxes, sizes)
 
         num_scores = scores.shape[1] * self.num_classes
@@ -268,11 +302,11 @@ class RetinaNet(keras.Model):
         top_boxes = ops.take_along_axis(boxes, (top // self.num_classes)[..., None], 1)
 
         # Boxes of different classes are moved apart, so that one pass of NMS
-        # treats every class alone.
-        reach = ops.cast(ops.max(sizes), "float32") + 1.0
-        shift = ops.cast(top_classes, "float32") * reach
+        # treats every class alone. In pixels of the frame the distances stay small
+        # enough for float32.
+        shift = ops.cast(top_classes, "float32") * (max(self.image_size) + 1.0)
         picked, picked_scores = box_ops.non_max_suppression(
-            top_boxes + shift[..., None],
+            top_boxes * scale + shift[..., None],
             top_scores,
             self.max_detections,
             self.nms_threshold,
@@ -294,7 +328,7 @@ class RetinaNet(keras.Model):
         return metrics.CocoMetric(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, the backbone serialised."""
+        """Return the constructor's arguments, backbone and precision serialised."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,
@@ -325,6 +359,7 @@ class RetinaNet(keras.Model):
             "soft_nms_sigma": self.soft_nms_sigma,
             "max_detections": self.max_detections,
             "name": self.name,
+            "dtype_policy": self._policy,
         }
 
     @classmethod
@@ -332,13 +367,13 @@ class RetinaNet(keras.Model):
         """Build a model from `get_config`'s result."""
         config = dict(config)
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**config)
+        with dtype_policy(config.pop("dtype_policy", None)):
+            return cls(**config)
 
 
 def _decode_features(
     features, decoder, levels, *, num_filters, num_repeats, separable, activation, bn
 ):
-    checks.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
     if decoder == "fpn":
         return fpn(features, *levels, num_filters, separable, **bn)
     if decoder == "nasfpn":

@@ -7,12 +7,24 @@ import keras
 from keras import ops
 
 from official_selftrain import losses, metrics
-from official_selftrain.models.heads import segmentation_head
-from official_selftrain.models.inputs import check_frame, normalized_pixels
+from official_selftrain.models.heads import ResizeBilinear, segmentation_head
+from official_selftrain.models.inputs import (
+    PIXEL_MEAN,
+    check_model,
+    check_stride,
+    dtype_policy,
+    normalized_pixels,
+)
 from official_selftrain.models.nasfpn import nasfpn
 
 # The mask's class of pixels that are neither taught nor judged.
 IGNORE_CLASS = 255
+
+_LAST_LEVEL = 7
+_STRIDE = 2**_LAST_LEVEL
+
+# Of the logits.
+_LABEL_STRIDE = 4
 
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
@@ -37,7 +49,8 @@ class SemanticSegmenter(keras.Model):
         bn_sync: bool, whether replicas share their batch's statistics.
 
     Raises:
-        ValueError: if `image_size` doesn't fit the strides.
+        ValueError: if `image_size` doesn't fit the strides, or for less than 2 or
+            more than 255 classes.
 
     Source: paper section 3; constants of the authors' segmentation code.
     """
@@ -56,8 +69,20 @@ class SemanticSegmenter(keras.Model):
         bn_sync=False,
         name="segmenter",
     ):
-        image_size = tuple(int(side) for side in image_size)
-        check_frame(image_size, 128, num_classes=num_classes, num_repeats=num_repeats)
+        image_size = check_model(
+            image_size,
+            backbone,
+            num_classes=num_classes,
+            num_filters=num_filters,
+            num_repeats=num_repeats,
+            num_head_convs=num_head_convs,
+        )
+        check_stride(image_size, _LAST_LEVEL)
+        if not 2 <= num_classes <= IGNORE_CLASS:
+            raise ValueError(
+                f"Expected 2 to {IGNORE_CLASS} classes: the background is one, and "
+                f"id {IGNORE_CLASS} means ignored. Received: num_classes={num_classes}"
+            )
         inputs = keras.Input((*image_size, 3), name="images")
         bn = {
             "bn_momentum": bn_momentum,
@@ -90,6 +115,7 @@ class SemanticSegmenter(keras.Model):
         self.bn_momentum = bn_momentum
         self.bn_epsilon = bn_epsilon
         self.bn_sync = bn_sync
+        self._policy = keras.config.dtype_policy().name
 
     def compute_losses(self, outputs, labels):
         """Return the mean cross-entropy of the pixels that are known.
@@ -99,18 +125,31 @@ class SemanticSegmenter(keras.Model):
 
         Args:
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
-            labels: dict with `mask` int `[B, H, W]`, `IGNORE_CLASS` where nothing
-                is known.
+            labels: dict with `mask` int `[B, H, W]`; what isn't in 0…K - 1, such as
+                `IGNORE_CLASS`, isn't known.
 
         Returns:
             dict of a float32 scalar: `loss`, 0 where no pixel is known.
 
+        Raises:
+            ValueError: for labels without a mask, or of another shape.
+
         Source: the authors' segmentation code (labels at the logits' size).
         """
+        if "mask" not in labels:
+            raise ValueError(
+                "Expected labels with a mask for a SemanticSegmenter. Received: "
+                f"keys={sorted(labels)}"
+            )
+        mask = ops.cast(labels["mask"], "int32")
+        if mask.ndim != 3 or tuple(mask.shape[1:]) != self.image_size:
+            raise ValueError(
+                f"Expected a mask [B, {self.image_size[0]}, {self.image_size[1]}]. "
+                f"Received: shape={tuple(mask.shape)}"
+            )
         logits = ops.cast(outputs["mask_logits"], "float32")
-        stride = labels["mask"].shape[1] // logits.shape[1]
-        mask = ops.cast(labels["mask"], "int32")[:, ::stride, ::stride]
-        known = ops.cast(mask != IGNORE_CLASS, "float32")
+        mask = mask[:, ::_LABEL_STRIDE, ::_LABEL_STRIDE]
+        known = ops.cast((mask >= 0) & (mask < self.num_classes), "float32")
         entropy = losses.cross_entropy(mask, logits)
         total = ops.sum(entropy * known)
         return {"loss": total / ops.maximum(ops.sum(known), 1.0)}
@@ -126,22 +165,93 @@ class SemanticSegmenter(keras.Model):
             dict with `mask` int32 `[B, H, W]` and `scores` float32 `[B, H, W]`,
             the probability of the class chosen.
 
-        Source: own; logits are enlarged linearly.
+        Source: the authors' segmentation code: logits are enlarged linearly, the
+            corners aligned as the labels' are.
         """
-        logits = ops.cast(outputs["mask_logits"], "float32")
-        logits = ops.image.resize(logits, self.image_size, "bilinear")
-        probabilities = ops.softmax(logits, axis=-1)
+        probabilities = _probabilities(outputs)
         return {
             "mask": ops.cast(ops.argmax(probabilities, axis=-1), "int32"),
             "scores": ops.max(probabilities, axis=-1),
         }
+
+    def multi_scale(self, scales=(1.0,), flip=False):
+        """Return a function that averages probabilities over scaled images.
+
+        The frame is enlarged or reduced linearly and padded at the bottom and right
+        to multiples of the stride; what the model makes of the padding is cut off.
+        The weights are the model's own, not copies.
+
+        Args:
+            scales: floats above 0; `(1.0,)` without `flip` gives exactly the
+                probabilities behind `predictions`.
+            flip: bool, average over mirror images too.
+
+        Returns:
+            function images `[B, H, W, 3]` → float32 `[B, H, W, K]`; the sum over K
+            is 1.
+
+        Raises:
+            ValueError: for no scale, or one that isn't above 0.
+
+        Source: paper section 3 (0.5 to 1.75 for pseudo-labels, averages our own).
+        """
+        scales = tuple(scales)
+        if not scales or not all(isinstance(s, (int, float)) and s > 0 for s in scales):
+            raise ValueError(
+                f"Expected scales, numbers above 0. Received: scales={scales!r}"
+            )
+        sizes = [tuple(max(round(s * n), 1) for n in self.image_size) for s in scales]
+        models = [
+            self._at_size(tuple(-(-n // _STRIDE) * _STRIDE for n in z)) for z in sizes
+        ]
+
+        def at_one_scale(images, size, model):
+            if size != self.image_size:
+                images = ops.image.resize(images, size, "bilinear")
+            frame = model.input_shape[1:3]
+            missing = [(0, total - side) for total, side in zip(frame, size)]
+            if any(count for _, count in missing):
+                padding = ops.broadcast_to(
+                    ops.convert_to_tensor(PIXEL_MEAN, images.dtype),
+                    (ops.shape(images)[0], *frame, 3),
+                )
+                rows = ops.concatenate(
+                    [images, padding[:, : size[0], size[1] :]], axis=2
+                )
+                images = ops.concatenate([rows, padding[:, size[0] :]], axis=1)
+            outputs = model(images, training=False)
+            found = _probabilities(outputs)[:, : size[0], : size[1]]
+            if size != self.image_size:
+                found = ops.image.resize(found, self.image_size, "bilinear")
+            return found
+
+        def probabilities(images):
+            found = []
+            for size, model in zip(sizes, models):
+                found.append(at_one_scale(images, size, model))
+                if flip:
+                    mirrored = at_one_scale(ops.flip(images, axis=2), size, model)
+                    found.append(ops.flip(mirrored, axis=2))
+            return sum(found) / len(found)
+
+        return probabilities
+
+    def _at_size(self, image_size):
+        """Return a model of the same layers for frames of another size."""
+        if image_size == self.image_size:
+            return self
+        return keras.models.clone_model(
+            self,
+            input_tensors=keras.Input((*image_size, 3)),
+            clone_function=lambda layer: layer,
+        )
 
     def metric(self):
         """Return a fresh `metrics.MeanIoU`."""
         return metrics.MeanIoU(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, the backbone serialised."""
+        """Return the constructor's arguments, backbone and precision serialised."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,
@@ -154,6 +264,7 @@ class SemanticSegmenter(keras.Model):
             "bn_epsilon": self.bn_epsilon,
             "bn_sync": self.bn_sync,
             "name": self.name,
+            "dtype_policy": self._policy,
         }
 
     @classmethod
@@ -161,4 +272,10 @@ class SemanticSegmenter(keras.Model):
         """Build a model from `get_config`'s result."""
         config = dict(config)
         config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**config)
+        with dtype_policy(config.pop("dtype_policy", None)):
+            return cls(**config)
+
+
+def _probabilities(outputs):
+    logits = ops.cast(outputs["mask_logits"], "float32")
+    return ops.softmax(ResizeBilinear(_LABEL_STRIDE, dtype="float32")(logits), axis=-1)

@@ -1,6 +1,7 @@
 """Reading PyTorch's files of weights without PyTorch, and without trusting them."""
 
 import collections
+import math
 import os
 import pickle
 
@@ -52,6 +53,12 @@ def read_torch(path):
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a file of weights. Received: {path!r}")
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise ValueError(
+                "Expected PyTorch's older format, torch.save(..., "
+                f"_use_new_zipfile_serialization=False). Received: {path!r}, a zip file"
+            )
     try:
         return _read(path)
     except (
@@ -79,7 +86,7 @@ def _read(path):
         for key in keys:
             name, _, size = storages[key]
             count = int(np.fromfile(file, "<i8", 1)[0])
-            data[key] = np.fromfile(file, _TORCH_STORAGES[name], count)
+            data[key] = np.fromfile(file, _TORCH_STORAGES[name], min(count, size))
             if not count == size == len(data[key]):
                 raise ValueError(
                     f"Expected {size} numbers of storage {key}. Received: {path!r} "
@@ -90,7 +97,10 @@ def _read(path):
         # A tensor is a view: its strides count numbers, not bytes.
         numbers = data[key]
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        if min((offset, *stride), default=0) < 0 or last >= max(len(numbers), 1):
+        shape_ok = len(size) == len(stride) and min(size, default=0) >= 0
+        within = min((offset, *stride)) >= 0 and last < max(len(numbers), 1)
+        # A stride of 0 would make much of little.
+        if not (shape_ok and within and math.prod(size) <= len(numbers)):
             raise ValueError(
                 f"Expected {name} within its {len(numbers)} numbers. Received: {path!r}"
             )
