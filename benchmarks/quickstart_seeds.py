@@ -2,9 +2,10 @@
 
 python benchmarks/quickstart_seeds.py --seeds=0,1,2,3,4 --output_dir=runs/seeds
 
-Every seed is a run of gin/quickstart.gin with other digits, scenes, weights and
-orders, in a process of its own; runs that are finished are kept. The last line
-of the output is JSON; `--record` appends it to benchmarks/results/. `--quick`
+Every seed is a run of gin/quickstart.gin, or of another --gin_file, with other digits,
+scenes, weights and orders, in a process of its own; runs that are finished are kept.
+The last line of the output is JSON; `--record` appends it to
+benchmarks/results/. `--quick`
 takes one seed and a tenth of the steps.
 """
 
@@ -20,12 +21,15 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+STAGES = ("teacher", "control", "student")
+QUALITY = ("precision", "recall", "ignored", "mIoU", "accuracy")
 
 
 def main():
     """Run the seeds and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--gin_file", default=str(ROOT / "gin" / "quickstart.gin"))
     parser.add_argument("--output_dir", default="runs/quickstart_seeds")
     parser.add_argument("--gin_param", action="append", default=[])
     parser.add_argument("--quick", action="store_true")
@@ -40,14 +44,18 @@ def main():
             "STUDENT_STEPS = 120",
             "SCORE_THRESHOLD = 0.2",
         ]
-    rows = [run(seed, arguments.output_dir, params) for seed in seeds]
+    gin_file = arguments.gin_file
+    rows = [run(seed, gin_file, arguments.output_dir, params) for seed in seeds]
     for row in rows:
+        worth = ", ".join(
+            f"{k} {row[k]:.2f}" for k in QUALITY if row.get(k) is not None
+        )
         print(
             "seed {seed}: teacher {teacher:.2f}, control {control:.2f}, student "
-            "{student:.2f}; pseudo-labels {precision:.2f} / {recall:.2f}; "
-            "{seconds:.0f} s, {peak_memory_gb:.2f} GB".format(**row)
+            "{student:.2f} {metric}; pseudo-labels: {worth}; {seconds:.0f} s, "
+            "{peak_memory_gb:.2f} GB".format(worth=worth, **row)
         )
-    line = json.dumps(summary(rows, params))
+    line = json.dumps(summary(rows, gin_file, params))
     print(line)
     if arguments.record:
         path = ROOT / "benchmarks" / "results" / "quickstart_seeds.jsonl"
@@ -55,14 +63,14 @@ def main():
             file.write(line + "\n")
 
 
-def run(seed, output_dir, params):
+def run(seed, gin_file, output_dir, params):
     """Run one seed and return its figures."""
     model_dir = pathlib.Path(output_dir) / f"seed_{seed}"
     command = [
         sys.executable,
         "-m",
         "official_selftrain.train",
-        f"--gin_file={ROOT / 'gin' / 'quickstart.gin'}",
+        f"--gin_file={gin_file}",
         f"--model_dir={model_dir}",
         f"--gin_param=SEED = {seed}",
         *(f"--gin_param={param}" for param in params),
@@ -75,10 +83,12 @@ def run(seed, output_dir, params):
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     unit = 1e9 if sys.platform == "darwin" else 1e6
     results = json.loads((model_dir / "results.json").read_text())
+    metric = "AP" if "AP" in results["student"] else "mIoU"
     return {
         "seed": seed,
-        **{stage: results[stage]["AP"] for stage in ("teacher", "control", "student")},
-        **{key: results["pseudo_labels"][key] for key in ("precision", "recall")},
+        **{stage: results[stage][metric] for stage in STAGES},
+        "metric": metric,
+        **{key: results["pseudo_labels"].get(key) for key in QUALITY},
         "alpha": results["config"]["alpha"],
         "seconds": seconds,
         "peak_memory_gb": peak / unit,
@@ -86,9 +96,10 @@ def run(seed, output_dir, params):
     }
 
 
-def summary(rows, params):
+def summary(rows, gin_file, params):
     """Return the JSON line: gains with their standard errors, and the runs."""
     figures = {"seeds": [{k: v for k, v in r.items() if k != "versions"} for r in rows]}
+    figures["gin_file"] = pathlib.Path(gin_file).name
     figures["gin_params"] = params
     for other in ("teacher", "control"):
         gains = [row["student"] - row[other] for row in rows]
@@ -103,7 +114,7 @@ def summary(rows, params):
     return {
         "benchmark": "quickstart_seeds",
         "ratios": {
-            "student_over_control_AP": statistics.mean(
+            "student_over_control": statistics.mean(
                 row["student"] / row["control"] for row in rows
             )
         },

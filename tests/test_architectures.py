@@ -21,6 +21,7 @@ from official_selftrain.models.heads import (
     retinanet_head,
     segmentation_head,
 )
+from official_selftrain.models.inputs import dtype_policy, normalized_pixels
 from official_selftrain.models.nasfpn import nasfpn
 from official_selftrain.models.sizes import sizes
 
@@ -509,11 +510,71 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             r"rate of at least 0 and below 1. Received: rate=1.5",
             lambda: ResidualAdd(1.5),
         ),
+        (
+            # A wrong decoder isn't taken for a wrong size.
+            r"decoder out of fpn, nasfpn, none.*decoder='FPN'",
+            lambda: RetinaNet(3, (320, 320), backbones.resnet(18), decoder="FPN"),
+        ),
+        (
+            r"multiples of 128, the stride of level P7. .*\(96, 96\)",
+            lambda: RetinaNet(
+                3, (96, 96), backbones.resnet(18), decoder="nasfpn", max_level=5
+            ),
+        ),
+        (
+            r"image_size, \(height, width\) in pixels. Received: image_size=128",
+            lambda: RetinaNet(3, 128, backbones.resnet(18)),
+        ),
+        (
+            r"Received: image_size=\(128, 128, 3\)",
+            lambda: SemanticSegmenter(3, (128, 128, 3), backbones.resnet(18)),
+        ),
+        (
+            r"num_classes, a whole number of at least 1. Received: num_classes='3'",
+            lambda: RetinaNet("3", (128, 128), backbones.resnet(18)),
+        ),
+        (
+            r"aspect_ratios and anchor_size above 0. .*aspect_ratios=\(-1.0,\)",
+            lambda: RetinaNet(
+                3, (128, 128), backbones.resnet(18), aspect_ratios=(-1.0,)
+            ),
+        ),
+        (
+            r"0 <= unmatched_threshold <= match_threshold <= 1. .*match_threshold=0.3",
+            lambda: RetinaNet(3, (128, 128), backbones.resnet(18), match_threshold=0.3),
+        ),
+        (
+            r"blocks of at least 1 .*blocks=\(1, 0\)",
+            lambda: backbones.resnet(50, blocks=(1, 0), filters=(16, 16)),
+        ),
     ],
 )
 def test_mistakes_are_named(text, make):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_a_function_is_no_backbone():
+    with pytest.raises(TypeError, match="such as backbones.resnet.50.. Received: back"):
+        RetinaNet(3, (128, 128), backbones.resnet)
+
+
+def test_fpn_goes_on_above_a_short_backbone_at_any_size():
+    """P5 to P7 come from strided convolutions: only P4's stride matters."""
+    short = backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, 16))
+    model = RetinaNet(3, (48, 80), short, num_filters=16, num_head_convs=1)
+    outputs = model(np.zeros((1, 48, 80, 3), "float32"))
+    assert outputs["class_logits"].shape[1] == len(model.anchors)
+
+
+def test_pixels_stay_apart_in_bfloat16():
+    grey = keras.Input((1, 256, 3))
+    with dtype_policy("mixed_bfloat16"):
+        model = keras.Model(grey, normalized_pixels(grey))
+    pixels = np.broadcast_to(np.arange(256.0)[:, None], (1, 1, 256, 3))
+    values = np.asarray(model(pixels), np.float32)[0, 0, :, 0]
+    np.testing.assert_allclose(values, (np.arange(256) - 123.675) / 58.395, atol=1e-5)
+    assert keras.config.dtype_policy().name == "float32"
 
 
 @pytest.mark.parametrize("separable", [False, True])

@@ -163,6 +163,9 @@ def test_classes_are_taken_by_their_channels(tmp_path):
     loaded = np.asarray(model.get_layer("class_predict").bias).reshape(9, 3)
     bias = arrays["retinanet/class_net/class-predict/bias"].reshape(9, 4)
     np.testing.assert_array_equal(loaded, bias[:, 1:])
+    for wrong in ([1, 2], [1, 2, 500], [-1, -2, -3]):
+        with pytest.raises(ValueError, match=r"class_ids with a channel .* Received"):
+            checkpoints.load_tensorflow(model, path, class_ids=wrong)
 
 
 def test_coco_ids_have_their_gaps():
@@ -225,6 +228,40 @@ def test_keras_files_and_functions(tmp_path):
     assert checkpoints.pretrained(model, None) is model
     with pytest.raises(FileNotFoundError, match="weights='no.weights.h5'"):
         checkpoints.pretrained(model, "no.weights.h5")
+
+
+def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
+    small(num_classes=2).save_weights(tmp_path / "two.weights.h5")
+    model = small(num_classes=3)
+    before = model.get_weights()
+    path = str(tmp_path / "two.weights.h5")
+    with pytest.raises(ValueError, match="all parts and no class_ids .*parts="):
+        checkpoints.pretrained(model, path, parts=("backbone",))
+    for name in ("two.weights.h5", "junk.weights.h5", "junk.keras"):
+        if name.startswith("junk"):
+            (tmp_path / name).write_bytes(b"no weights at all")
+        with pytest.raises(
+            ValueError, match=f"weights of retinanet. Received: weights=.*{name}"
+        ) as error:
+            checkpoints.pretrained(model, str(tmp_path / name))
+        assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+    for own, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(own, value)
+
+
+def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
+    model = small()
+    path = save(tmp_path / "whole", stored_of(model))
+    checkpoints.load_tensorflow(model, f"{path}.index")
+    for data in tmp_path.glob("whole.data*"):
+        data.write_bytes(b"")
+    with pytest.raises(ValueError, match="readable checkpoint. Received: .*whole"):
+        checkpoints.load_tensorflow(model, path)
+    (tmp_path / "junk.index").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="readable checkpoint. Received: .*junk"):
+        checkpoints.load_tensorflow(model, str(tmp_path / "junk"))
+    with pytest.raises(FileNotFoundError, match="or efficientnet-lite0, .*'imagenet'"):
+        checkpoints.pretrained(model, "imagenet")
 
 
 # PyTorch files
@@ -333,6 +370,16 @@ def test_torch_files_run_nothing(tmp_path):
         read_torch(str(path))
     write_torch(path, {"a": (np.zeros(2), 0, (2, 2), (1, 1))})
     with pytest.raises(ValueError, match="a within its 2 numbers"):
+        read_torch(str(path))
+    # Little that claims to be much: by a stride of 0, by a count.
+    write_torch(path, {"a": (np.zeros(2), 0, (10**7, 10**6), (0, 0))})
+    with pytest.raises(ValueError, match="a within its 2 numbers"):
+        read_torch(str(path))
+    write_torch(path, {"a": (np.zeros(2), 0, (2, 1), (1,))})
+    with pytest.raises(ValueError, match="a within its 2 numbers"):
+        read_torch(str(path))
+    path.write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(ValueError, match="older format.* Received: .*a zip file"):
         read_torch(str(path))
     with pytest.raises(FileNotFoundError, match="none.pth"):
         read_torch(str(tmp_path / "none.pth"))

@@ -24,3 +24,17 @@ def test_the_command_prints_a_table():
     rows = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
     assert rows["backbone"][0] == "23,508,032" and rows["decoder"][0] == "3,871,232"
     assert rows["total"] == ["34,091,159", "34,167,319", "96.88", "B"]
+
+
+def test_a_file_without_an_image_size_is_told_how_to_get_one():
+    command = [
+        *(sys.executable, "-m", "official_selftrain.describe"),
+        "--gin_file=gin/include/spinenet49s.gin",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "Expected experiment.run.image_size to be set, for example by "
+        "--gin_param='experiment.run.image_size = (640, 640)'. Received: files that "
+        "set model"
+    ) in done.stderr

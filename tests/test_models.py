@@ -416,6 +416,7 @@ def test_save_and_load(tmp_path):
     loaded = keras.saving.load_model(path)
     config, again = model.get_config(), loaded.get_config()
     del config["backbone"], again["backbone"]
+    assert config.pop("dtype_policy") == again.pop("dtype_policy") == "float32"
     assert config == settings and again == settings
     for key, value in model(images()).items():
         np.testing.assert_array_equal(value, loaded(images())[key])
@@ -587,3 +588,11 @@ def test_a_diverged_model_finds_nothing():
     found = model.predictions(outputs, np.array([[64, 96]] * 2))
     assert np.array(found["num_detections"]).tolist() == [0, 0]
     assert not np.array(found["boxes"]).any()
+    # Nor where only the boxes have.
+    outputs["class_logits"] = np.full_like(outputs["class_logits"], 5.0)
+    outputs["box_deltas"] = np.zeros_like(outputs["box_deltas"])
+    outputs["box_deltas"][0] = np.nan
+    found = model.predictions(outputs, np.array([[64, 96]] * 2))
+    detections = np.array(found["num_detections"])
+    assert detections[0] == 0 and detections[1] > 0
+    assert np.isfinite(found["boxes"]).all()
