@@ -269,6 +269,27 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
     assert "As the student sees them" in page and "hatched: ignored" in page
 
 
+def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
+    """gin/own_masks.gin: folders of its own, a plain folder of unlabelled images."""
+    params = [
+        f'LABELED_DIR = "{tiny_voc.root}"',
+        f'UNLABELED_IMAGES = "{tiny_voc.root / "JPEGImages"}"',
+        f"CLASS_NAMES = {tiny_voc.class_names}",
+        *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "WARMUP_STEPS = 1"),
+        *("BATCH_SIZE = 2", "IMAGE_SIZE = (128, 128)", "SCORE_THRESHOLD = 0.0"),
+        "experiment.run.label_scales = (1.0,)",
+        "segmenter.SemanticSegmenter.num_repeats = 1",
+        "segmenter.SemanticSegmenter.num_filters = 16",
+    ]
+    configuration.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
+    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    results = gin.get_configurable(experiment.run)(str(tmp_path / "run"))
+    assert results["pseudo_labels"]["images"] == 6
+    assert results["pseudo_labels"]["mIoU"] is None
+    assert results["control"]["images"] == results["student"]["images"] == 8
+    assert len(results["student"]["class_IoU"]) == 4
+
+
 def test_a_missing_checkpoint_is_named(tiny_voc, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, nowhere.index"):
         run_on_tiny_voc(

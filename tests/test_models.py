@@ -588,6 +588,9 @@ def test_a_diverged_model_finds_nothing():
     found = model.predictions(outputs, np.array([[64, 96]] * 2))
     assert np.array(found["num_detections"]).tolist() == [0, 0]
     assert not np.array(found["boxes"]).any()
+    for wrong in ([64, 96], [[64, 96]], [[64, 96, 3]] * 2):
+        with pytest.raises(ValueError, match=r"sizes \[2, 2\]. Received: shape="):
+            model.predictions(outputs, np.array(wrong))
     # Nor where only the boxes have.
     outputs["class_logits"] = np.full_like(outputs["class_logits"], 5.0)
     outputs["box_deltas"] = np.zeros_like(outputs["box_deltas"])

@@ -145,6 +145,9 @@ def test_bad_labels_are_refused(model):
     )
     with pytest.raises(ValueError, match=r"with boxes .* Received: keys=\['mask'\]"):
         retinanet.compute_losses({}, {"mask": 0})
+    empty = {"boxes": np.zeros((2, 0, 4)), "classes": 0, "ignore": 0}
+    with pytest.raises(ValueError, match=r"one slot, .*, boxes \(2, 0, 4\)"):
+        retinanet.compute_losses({}, empty)
     for num_classes in (1, 256):
         with pytest.raises(ValueError, match=f"2 to 255 .*num_classes={num_classes}"):
             SemanticSegmenter(num_classes, (128, 128), backbone)

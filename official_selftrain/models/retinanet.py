@@ -229,14 +229,16 @@ class RetinaNet(keras.Model):
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
 
         Raises:
-            ValueError: for labels without boxes.
+            ValueError: for labels without boxes, or without a slot for one.
 
         Source: Lin et al. 2017; normalisation of the authors' detection code.
         """
-        if "boxes" not in labels:
+        missing = [k for k in ("boxes", "classes", "ignore") if k not in labels]
+        if missing or labels["boxes"].shape[1] == 0:
             raise ValueError(
-                "Expected labels with boxes for a RetinaNet. Received: "
-                f"keys={sorted(labels)}"
+                "Expected labels with boxes [B, M, 4], classes and ignore [B, M], at "
+                f"least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
+                + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
             )
         class_targets, box_targets = anchors.assign_targets(
             self.anchors, labels, self.match_threshold, self.unmatched_threshold
@@ -280,10 +282,18 @@ class RetinaNet(keras.Model):
             image; `scores` float32 `[B, D]` in descending order; `classes`
             int32 `[B, D]`, -1 in unused slots; `num_detections` int32 `[B]`.
 
+        Raises:
+            ValueError: for sizes of another shape.
+
         Source: Lin et al. 2017; limits of the authors' detection code, but 5,000
             candidates over all classes, not for each.
         """
         scores = ops.sigmoid(ops.cast(outputs["class_logits"], "float32"))
+        sizes = ops.convert_to_tensor(sizes)
+        batch, shape = scores.shape[0], tuple(sizes.shape)
+        known = batch is not None and shape[:1] != (None,)
+        if shape[1:] != (2,) or (known and shape[0] != batch):
+            raise ValueError(f"Expected sizes [{batch}, 2]. Received: shape={shape}")
         # A model that has diverged finds nothing.
         deltas = ops.cast(outputs["box_deltas"], "float32")
         finite = ops.all(ops.isfinite(deltas), axis=-1, keepdims=True)
