@@ -277,6 +277,7 @@ def test_segmenter_predicts_masks_and_is_judged_by_its_mean_iou():
     # Class 1: 32 of 48 rows; 0: none of 16; 4: all; 2 and 3 don't occur.
     assert result["class_IoU"] == pytest.approx([0.0, 200 / 3, None, None, 100.0])
     assert result["mIoU"] == pytest.approx((0 + 200 / 3 + 100) / 3)
+    assert result["accuracy"] == pytest.approx((32 + 48) / (32 + 16 + 48))
     assert model.metric().result()["mIoU"] is None
     with pytest.raises(ValueError, match=r"one size. Received: predicted \(2, 128"):
         metric.update(found, {"mask": truth[:, :64]})
