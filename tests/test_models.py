@@ -566,7 +566,7 @@ def test_batch_normalisation_s_momentum_is_an_argument():
         (r"Received: num_classes=0", lambda: small_model(num_classes=0)),
         (r"Received: max_detections=0", lambda: small_model(max_detections=0)),
         (
-            r"multiples of 32.*Received: image_size=\(64, 90\)",
+            r"multiples of 16.*level P4. Received: image_size=\(64, 90\)",
             lambda: small_model(image_size=(64, 90)),
         ),
         (
