@@ -58,7 +58,8 @@ def labeler(model, scales=(1.0,), flip=False):
             )
         return functools.partial(_boxes, predictor(model))
     probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
-    return functools.partial(_masks, probabilities)
+    # Traced here, once: threads would each trace it at the same time.
+    return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
 
 
 def _boxes(predict, images, sizes):
@@ -80,14 +81,16 @@ def _boxes(predict, images, sizes):
     return labels
 
 
-def _masks(probabilities, images, sizes):
+def _masks(probabilities, mask_pngs, images, sizes):
     found = probabilities(images)
     # The part of the frame that each image covers.
     covered = sizes * letterbox_scale(sizes, tuple(images.shape[1:3])).numpy()
     covered = covered.round().astype(np.int32)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pngs = pool.map(
-            lambda row: _mask_pngs(found[row], covered[row], sizes[row]),
+            lambda row: mask_pngs(
+                found[row], tf.constant(covered[row]), tf.constant(sizes[row])
+            ),
             range(len(sizes)),
         )
         return [

@@ -3,15 +3,18 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import gin
+import numpy as np
 import pytest
 
-from official_selftrain import configuration, experiment
+from official_selftrain import configuration, experiment, label_quality, pseudo_labels
+from official_selftrain.data import masks
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny.gin")
@@ -379,3 +382,48 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     )
     rows = experiment.read_history(str(tmp_path / "run" / stages[-1]))
     assert all(abs(row["loss"]) < 1e6 for row in rows)
+
+
+def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch):
+    """The segmentation quickstart, cut short; another threshold in another folder."""
+    # A teacher of two steps finds nothing but background: let it pass.
+    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    params = [
+        *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "BATCH_SIZE = 4"),
+        "schedules.cosine.warmup_steps = 1",
+        "unlabeled/digits.scenes.num_images = 6",
+        "validation/digits.scenes.num_images = 4",
+        "experiment.run.label_scales = (1.0,)",
+    ]
+    config = ROOT / "gin" / "quickstart_segmentation.gin"
+    stages = ("teacher", "pseudo_labels", "evaluation")
+    first = tmp_path / "first"
+    results = run(
+        *params,
+        "SCORE_THRESHOLD = 0.0",
+        model_dir=first,
+        stages=stages,
+        gin_file=config,
+    )
+    assert results["pseudo_labels"]["ignored"] == 0.0
+    assert results["teacher"]["class_IoU"][0] > 0.0
+    stored = pseudo_labels.read(str(first / "pseudo_labels"), "abcd").dataset
+    sure = np.stack([masks.decode(example["confidence"]) for example in stored])
+    score = float(sure.max() / 255)
+    second = tmp_path / "second"
+    for folder in ("teacher", "pseudo_labels"):
+        shutil.copytree(first / folder, second / folder)
+    again = run(
+        *params, f"SCORE_THRESHOLD = {score}", model_dir=second, gin_file=config
+    )
+    assert again["pseudo_labels"]["ignored"] == pytest.approx(
+        (sure < sure.max()).mean()
+    )
+    empty = (sure < sure.max()).all(axis=(1, 2)).sum()
+    assert again["pseudo_labels"]["empty_images"] == empty
+    assert again["student"]["images"] == again["control"]["images"] == 16
+    for path in (first / "pseudo_labels").glob("*.tfrecord"):
+        copied = second / "pseudo_labels" / path.name
+        assert copied.stat().st_mtime == path.stat().st_mtime
+    page = (second / "report.html").read_text()
+    assert "change mIoU by" in page and page.count("data:image/png;base64,") == 4
