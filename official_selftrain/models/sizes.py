@@ -15,15 +15,23 @@ def sizes(model):
     additions and resizing are left out (well below 1 %).
 
     Args:
-        model: functional `keras.Model` with known image size.
+        model: `RetinaNet` or `SemanticSegmenter`.
 
     Returns:
         dict of part (`"backbone"`, `"decoder"`, `"head"`, those that there are,
         and `"total"`) to a dict of ints: `trainable`, `parameters` and
         `multiply_adds`.
 
+    Raises:
+        ValueError: for a model without a known image size.
+
     Source: own; it agrees with the figures of the authors' profiler.
     """
+    if not hasattr(model, "image_size"):
+        raise ValueError(
+            "Expected a model with an image_size, such as RetinaNet. "
+            f"Received: {model.name}"
+        )
     counts = {}
     _count(model, model.input, counts)
     found = {part: counts[part] for part in PARTS if part in counts}
