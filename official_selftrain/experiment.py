@@ -107,6 +107,11 @@ def run(
     examples.check_thresholds(score_threshold, ignore_threshold)
     _check_choice("stages", stages, STAGES)
     _check_choice("student_init", [student_init], ("teacher", "random"))
+    if np.ndim(label_scales) != 1 or not np.all(np.greater(label_scales, 0.0)):
+        raise ValueError(
+            "Expected label_scales, numbers above 0. "
+            f"Received: label_scales={label_scales!r}"
+        )
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
     labels_dir = os.path.join(model_dir, "pseudo_labels")
 
@@ -117,6 +122,11 @@ def run(
         source = labeled()
         if not source.has_labels:
             raise ValueError("Expected labelled images. Received: no annotation at all")
+        if not source.has_masks and (tuple(label_scales) != (1.0,) or label_flip):
+            raise ValueError(
+                "Expected label_scales (1.0,), no label_flip where labels are boxes. "
+                f"Received: label_scales={label_scales}, label_flip={label_flip}"
+            )
         keras.utils.set_random_seed(seed)
         network = model(
             num_classes=len(source.class_names), image_size=tuple(image_size)
@@ -140,6 +150,7 @@ def run(
         stored = pseudo_labels.read(labels_dir, labeled().class_names)
         return stored, _quality(labels_dir, stored, score_threshold, unlabeled)
 
+    @functools.cache
     def checked_validation():
         source = validation()
         if source.class_names != labeled().class_names:
@@ -157,6 +168,10 @@ def run(
         return source
 
     if "teacher" in stages:
+        if "evaluation" in stages and not os.path.exists(
+            _model_path(model_dir, "teacher")
+        ):
+            checked_validation()  # a mistake in it shows before hours of training
         train("teacher", teacher)
     if "pseudo_labels" in stages:
         if os.path.exists(os.path.join(labels_dir, "manifest.json")):

@@ -9,7 +9,11 @@ from PIL import Image
 
 from official_selftrain.data import examples
 
-KEYS = {"encoded", "path", "id", "boxes", "classes", "scores", "ignore", "areas"}
+KEYS = {
+    *("encoded", "path", "id", "boxes", "classes", "scores", "ignore", "areas"),
+    *("mask", "confidence"),
+}
+NO_MASK = {"mask": b"", "confidence": b""}
 
 
 def png(pixels):
@@ -72,10 +76,11 @@ def test_from_records_looks_up_every_record():
         [first, second, third], ["a", "b", "c"], skipped=["d.png: broken"]
     )
     found = [values_of(example) for example in source.dataset]
-    assert_same(found[0], {**first, "path": b""})
+    assert_same(found[0], {**first, "path": b"", **NO_MASK})
     empty = {
         "boxes": np.zeros((0, 4)),
         **{key: [] for key in ("classes", "scores", "ignore", "areas")},
+        **NO_MASK,
     }
     assert_same(found[1], {"encoded": b"", "path": b"b.png", "id": 7, **empty})
     assert found[2]["path"] == b"c.png" and found[2]["id"] == -3
@@ -98,7 +103,10 @@ def test_from_records_has_the_documented_types():
         "scores": tf.TensorSpec((None,), tf.float32),
         "ignore": tf.TensorSpec((None,), tf.bool),
         "areas": tf.TensorSpec((None,), tf.float32),
+        "mask": tf.TensorSpec((), tf.string),
+        "confidence": tf.TensorSpec((), tf.string),
     }
+    assert not source.has_masks
 
 
 def test_from_records_refuses_nothing():
@@ -112,7 +120,7 @@ def test_what_is_serialized_is_parsed(num_boxes):
     for key in ("boxes", "classes", "scores", "ignore", "areas"):
         record[key] = record[key][:num_boxes]
     parsed = examples.parse(examples.serialize(record, 4, 6), [1, 2, 3])
-    assert_same(values_of(parsed), {**record, "path": b""})
+    assert_same(values_of(parsed), {**record, "path": b"", **NO_MASK})
     assert {key: parsed[key].dtype for key in ("id", "classes", "ignore")} == {
         "id": tf.int64,
         "classes": tf.int32,
@@ -153,6 +161,21 @@ def test_serialized_features_are_those_of_the_model_garden():
         "image/object/class/label": [3, 1],
         "image/object/is_crowd": [0, 1],
         "image/object/area": [9.5, 0.0],
+    }
+
+
+def test_masks_have_features_of_their_own():
+    record = {"path": "a.jpg", "id": 1, "mask": b"m", "confidence": b"c"}
+    example = tf.train.Example.FromString(examples.serialize(record, 4, 6))
+    found = {
+        key: value.bytes_list.value[:]
+        for key, value in example.features.feature.items()
+        if "segmentation" in key
+    }
+    assert found == {
+        "image/segmentation/class/encoded": [b"m"],
+        "image/segmentation/class/format": [b"png"],
+        "image/segmentation/class/confidence": [b"c"],
     }
 
 

@@ -290,6 +290,22 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
     assert len(results["student"]["class_IoU"]) == 4
 
 
+def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
+    mistakes = {
+        'validation/voc.voc.split = "vall"': "lists found: .* Received: split='vall'",
+        "validation/voc.voc.mask_folder = None": "kind, masks. Received: no label",
+        "experiment.run.label_scales = 1.0": "label_scales, numbers above 0. Received",
+        "experiment.run.label_scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",
+    }
+    for index, (param, text) in enumerate(mistakes.items()):
+        gin.clear_config()
+        with pytest.raises((ValueError, FileNotFoundError), match=text):
+            run_on_tiny_voc(
+                "pascal_b7.gin", [param], tiny_voc, tmp_path / str(index), monkeypatch
+            )
+        assert not (tmp_path / str(index) / "teacher").exists()
+
+
 def test_a_missing_checkpoint_is_named(tiny_voc, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, nowhere.index"):
         run_on_tiny_voc(

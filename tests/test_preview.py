@@ -83,4 +83,4 @@ def test_masks_are_painted_from_boxes():
         ],
     )
     colors = report._mask_colors(np.array([[0, 3, geometry.IGNORE_CLASS]]))
-    assert colors[0, 0, 3] == 0.0 and colors[0, 1, 3] == 0.35
+    assert colors[0, 0, 3] == 0.0 and colors[0, 1, 3] == 0.55
