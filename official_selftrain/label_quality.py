@@ -84,7 +84,7 @@ def _mask_quality(source, score_threshold, truth):
 
     def decoded(example, target):
         mask = masks.decode(example["mask"])
-        confidence = masks.decode(example["confidence"])
+        confidence = examples.read_confidence(example, tf.shape(mask))
         kept = masks.confident(mask, confidence, score_threshold)
         if truth is None:
             return kept, confidence, kept

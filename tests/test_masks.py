@@ -105,6 +105,10 @@ def test_a_source_below_the_threshold_loses_pixels_and_whole_images():
     assert [int(example["id"]) for example in found] == [0, 2]
     for example in found:
         np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+    # Masks without a confidence, by humans, stay as they are.
+    human = source_of((expected, None))
+    (example,) = examples.apply_threshold(human, 1.0).dataset
+    np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
     # Another threshold needs no other labels.
     assert examples.apply_threshold(half, 0.3).num_images == 3
     with pytest.raises(ValueError, match=r"score_threshold=1.0. Received: none in 1"):

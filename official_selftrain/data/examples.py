@@ -291,14 +291,13 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
 
 def _confident_masks(source, score_threshold):
     def threshold(example):
-        mask = masks.confident(
-            masks.decode(example["mask"]),
-            masks.decode(example["confidence"]),
-            score_threshold,
-        )
+        mask = masks.decode(example["mask"])
+        confidence = read_confidence(example, tf.shape(mask))
+        mask = masks.confident(mask, confidence, score_threshold)
         png = tf.io.encode_png(mask[..., None], compression=1)
         known = tf.reduce_any(mask != masks.IGNORE_CLASS)
-        return {**example, "mask": png}, known
+        # What has been used would only fill the buffer that examples are shuffled in.
+        return {**example, "mask": png, "confidence": tf.constant("")}, known
 
     def with_known_pixels(example, known):
         return known
@@ -375,6 +374,25 @@ def read_mask(example, size, num_classes):
     ]
     with tf.control_dependencies(checks):
         return tf.identity(mask)
+
+
+def read_confidence(example, size):
+    """Return the confidence in an example's mask.
+
+    Args:
+        example: dict.
+        size: int32 `[2]`, height and width of the mask.
+
+    Returns:
+        uint8 `[h, w]`, 255 times a probability; 255 throughout where none is
+        stored, as for masks by humans.
+    """
+    confidence = tf.cond(
+        tf.equal(example["confidence"], ""),
+        lambda: tf.fill(size, tf.constant(255, tf.uint8)),
+        lambda: masks.decode(example["confidence"]),
+    )
+    return tf.ensure_shape(confidence, (None, None))
 
 
 def part(source, start, size):

@@ -209,8 +209,7 @@ class SemanticSegmenter(keras.Model):
             if size != self.image_size:
                 images = ops.image.resize(images, size, "bilinear")
             frame = model.input_shape[1:3]
-            missing = [(0, total - side) for total, side in zip(frame, size)]
-            if any(count for _, count in missing):
+            if frame != size:
                 padding = ops.broadcast_to(
                     ops.convert_to_tensor(PIXEL_MEAN, images.dtype),
                     (ops.shape(images)[0], *frame, 3),
