@@ -269,6 +269,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
     assert "As the student sees them" in page and "hatched: ignored" in page
 
 
+@pytest.mark.slow
 def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
     """gin/own_masks.gin: folders of its own, a plain folder of unlabelled images."""
     params = [
