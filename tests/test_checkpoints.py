@@ -210,7 +210,9 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         np.testing.assert_array_equal(weight, value)
     with pytest.raises(ValueError, match="part out of backbone, decoder, head"):
         checkpoints.load_tensorflow(model, path, parts=("backbon",))
-    with pytest.raises(FileNotFoundError, match="nowhere.index, a .keras, .* Received: weights="):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere.index, a .keras, .* Received: weights="
+    ):
         checkpoints.pretrained(model, str(tmp_path / "nowhere"))
 
 

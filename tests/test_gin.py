@@ -207,7 +207,11 @@ def test_rows_of_pascal(name):
     header = (ROOT / "gin" / name).read_text().replace("\n# ", " ")
     assert "Result seen: not run" in header and "mIoU (" in header
     unlabeled = value("UNLABELED/gin.macro.value").selector
-    assert unlabeled.endswith("tfds" if "imagenet" in name or "coco" in name else "voc")
+    data = name.removesuffix(".gin").split("_")[2:]
+    source = {"imagenet": "sources.tfds", "coco": "sources.folder"}
+    assert unlabeled.endswith(source.get(data[0] if data else "", "voc.voc"))
+    if "coco" in data:
+        assert value("UNLABELED_IMAGES/gin.macro.value") == "data/coco"
 
 
 def run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch):
