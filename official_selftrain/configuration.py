@@ -1,24 +1,14 @@
-"""What the command lines share: reading gin files, and mistakes as one line."""
+"""What the command lines of experiments share: reading gin files."""
 
 import difflib
 import os
-import sys
 
 import gin
-import tensorflow as tf
 from absl import flags, logging
 
-_ROOT = "experiment.run"
+from official_selftrain import command_line
 
-# What a mistake in the call, the settings or the data can raise.
-_MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    RuntimeError,
-    ImportError,
-    tf.errors.OpError,
-)
+_ROOT = "experiment.run"
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", None, "The experiment. Repeatable; later files win.", required=True
@@ -28,13 +18,11 @@ GIN_PARAM = flags.DEFINE_multi_string(
     [],
     'A setting that wins over the files, such as "SEED = 3". Repeatable.',
 )
-TRACEBACK = flags.DEFINE_bool(
-    "traceback", False, "Show where an error arose, not just its text."
-)
+flags.adopt_module_key_flags(command_line)
 
 
 def exit_code(name, arguments, command):
-    """Run a command; print a mistake as one line.
+    """Read the gin files, run a command; print a mistake as one line.
 
     Args:
         name: str, of the command line.
@@ -42,22 +30,14 @@ def exit_code(name, arguments, command):
         command: function ().
 
     Returns:
-        0 when done, 1 after a mistake, 130 when interrupted.
+        As `command_line.exit_code`.
     """
-    logging.set_verbosity(logging.WARNING)
-    if len(arguments) > 1:
-        return _fail(name, f"Expected only flags. Received: {arguments[1]!r}")
-    try:
+
+    def configured():
         load_config(GIN_FILE.value, GIN_PARAM.value)
         command()
-    except KeyboardInterrupt:
-        _fail(name, "Interrupted. Run the same command again to continue.")
-        return 130
-    except _MISTAKES as error:
-        if TRACEBACK.value:
-            raise
-        return _fail(name, _first_line(error))
-    return 0
+
+    return command_line.exit_code(name, arguments, configured)
 
 
 def load_config(files, params):
@@ -175,14 +155,3 @@ def _unknown(expected, received, known):
     )
     nearest = f" (nearest: {near[0]})" if near else ""
     return f"Expected {expected}{nearest}. Received: {received}"
-
-
-def _first_line(error):
-    """Return an error's text without the places gin adds to it."""
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-    return text.strip().split("\n")[0] or type(error).__name__
-
-
-def _fail(name, text):
-    print(f"{name}: {text}", file=sys.stderr)
-    return 1

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from official_selftrain import label_quality, pseudo_labels, report
-from official_selftrain.data import augment, examples, masks, pipeline, sources
+from official_selftrain import label_quality, pseudo_labels, report, teachers
+from official_selftrain.data import augment, examples, masks, pipeline, problems
 from official_selftrain.fitting import check_counts, read_history
 
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
@@ -57,6 +57,8 @@ def run(
     max_boxes=100,
     label_scales=(1.0,),
     label_flip=False,
+    labels_dir=None,
+    max_empty_share=0.95,
 ):
     """Run an experiment, or some of its stages.
 
@@ -85,6 +87,10 @@ def run(
         max_boxes: int, slots for the labels of an image.
         label_scales: floats, scales that a teacher of masks averages over.
         label_flip: bool, whether it averages over mirror images too.
+        labels_dir: str, a folder of labels that `pseudo_label` has made with
+            whatever teacher; None: this experiment's teacher labels `unlabeled`.
+        max_empty_share: float in 0…1; labels of which a larger share of the images
+            has none at the threshold are refused.
 
     Returns:
         dict, the content of `results.json`; empty before the first evaluation.
@@ -113,7 +119,8 @@ def run(
             f"Received: label_scales={label_scales!r}"
         )
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
-    labels_dir = os.path.join(model_dir, "pseudo_labels")
+    makes_labels = labels_dir is None
+    labels_dir = labels_dir or os.path.join(model_dir, "pseudo_labels")
 
     def train(stage, function, pseudo=None, **settings):
         if os.path.exists(_model_path(model_dir, stage)):
@@ -122,6 +129,9 @@ def run(
         source = labeled()
         if not source.has_labels:
             raise ValueError("Expected labelled images. Received: no annotation at all")
+        os.makedirs(model_dir, exist_ok=True)
+        with open(os.path.join(model_dir, "labels.txt"), "w") as file:
+            file.writelines(f"{name}\n" for name in source.class_names)
         if not source.has_masks and (tuple(label_scales) != (1.0,) or label_flip):
             raise ValueError(
                 "Expected label_scales (1.0,), no label_flip where labels are boxes. "
@@ -148,7 +158,9 @@ def run(
 
     def stored_labels():
         stored = pseudo_labels.read(labels_dir, labeled().class_names)
-        return stored, _quality(labels_dir, stored, score_threshold, unlabeled)
+        known = unlabeled if makes_labels else None
+        quality = _quality(model_dir, stored, score_threshold, known)
+        return stored, quality
 
     @functools.cache
     def checked_validation():
@@ -176,25 +188,35 @@ def run(
     if "pseudo_labels" in stages:
         if os.path.exists(os.path.join(labels_dir, "manifest.json")):
             print("pseudo_labels: finished, kept", flush=True)
+        elif not makes_labels:
+            pseudo_labels.read_manifest(labels_dir)
         else:
-            network = load_model(model_dir, "teacher")
-            pool = unlabeled()
-            for line in pool.skipped:
+            by = teachers.keras_teacher(
+                load_model(model_dir, "teacher"),
+                labeled().class_names,
+                {
+                    "kind": "keras",
+                    "sha256": teachers.sha256(_model_path(model_dir, "teacher")),
+                    "scales": list(label_scales),
+                    "flip": label_flip,
+                },
+                label_scales,
+                label_flip,
+            )
+            manifest = pseudo_labels.write(
+                by,
+                unlabeled(),
+                labels_dir,
+                label_batch_size,
+                shard_size,
+                score_floor=0.0,  # the model has its own
+            )
+            for line in manifest["skipped"]:
                 print(f"skipped {line}", flush=True)
-            with _unreadable_images_named(pool):
-                pseudo_labels.write(
-                    network,
-                    pool,
-                    labels_dir,
-                    label_batch_size,
-                    shard_size,
-                    label_scales,
-                    label_flip,
-                )
-        label_quality.require_labels(stored_labels()[1])
+        label_quality.require_labels(stored_labels()[1], max_empty_share)
     if "student" in stages:
         stored, quality = stored_labels()
-        label_quality.require_labels(quality)
+        label_quality.require_labels(quality, max_empty_share)
         taught = examples.apply_threshold(stored, score_threshold, ignore_threshold)
         train("student", student, taught)
     if "control" in stages and control:
@@ -324,7 +346,7 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
         dict of the model's metrics; for detection COCO's twelve, for segmentation
         mean IoU, in percent.
     """
-    predict = pseudo_labels.predictor(model)
+    predict = teachers.predictor(model)
     metric = model.metric()
     with tqdm(
         total=source.num_images, desc=f"evaluation of {name}", unit="image"
@@ -339,7 +361,7 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
 
 def _add_predictions(samples, title, model):
     """Add a model's labels to the samples of a report."""
-    label = pseudo_labels.labeler(model)
+    label = teachers.labeler(model)
     for sample in samples:
         image = sample["image"]
         frame, _, _ = augment.fit(image, {}, model.image_size)
@@ -347,6 +369,7 @@ def _add_predictions(samples, title, model):
         if "mask" in labels:
             sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}
         else:
+            labels["ignore"] = np.zeros(len(labels["boxes"]), bool)
             drawn = labels["scores"] >= _DRAWN_SCORE
             sample["labels"][title] = {k: v[drawn] for k, v in labels.items()}
 
@@ -357,7 +380,7 @@ def _unreadable_images_named(source):
     try:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        lines = sources.unreadable_images(source)
+        lines = problems.unreadable_images(source)
         if not lines:
             raise
         raise ValueError(
@@ -366,15 +389,16 @@ def _unreadable_images_named(source):
         ) from None
 
 
-def _quality(labels_dir, stored, score_threshold, unlabeled):
+def _quality(model_dir, stored, score_threshold, unlabeled):
     """Return the pseudo-labels' quality, measured once for a threshold."""
-    path = os.path.join(labels_dir, "quality.json")
+    path = os.path.join(model_dir, "quality.json")
     quality = _read_json(path)
     if quality is None or quality["score_threshold"] != score_threshold:
-        pool = unlabeled()
+        pool = unlabeled() if unlabeled else None
         # Labels of other classes say nothing about these.
         known = (
-            pool.has_labels
+            pool is not None
+            and pool.has_labels
             and pool.class_names == stored.class_names
             and pool.has_masks == stored.has_masks
         )

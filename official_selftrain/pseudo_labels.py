@@ -1,229 +1,177 @@
-"""A teacher's labels: from predictions to files and back."""
+"""A teacher's labels: from images to files and back.
 
-import concurrent.futures
+A folder of labels holds shards `pseudo-00000-of-00004.tfrecord`, beside each a JSON
+file of the same name that sums it up, `settings.json`, and, when all shards are there,
+`manifest.json`.
+"""
+
+import collections
+import contextlib
 import dataclasses
-import functools
+import glob as globbing
+import importlib.metadata
+import itertools
 import json
 import math
 import os
+import socket
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from official_selftrain.boxes import letterbox_scale
-from official_selftrain.data import examples, pipeline, sources
+from official_selftrain import teachers
+from official_selftrain.data import examples, images, masks, problems, sources
 
-
-def predictor(model):
-    """Return a compiled function from images and sizes to predictions.
-
-    Args:
-        model: model that obeys the contract of `official_selftrain.models`.
-
-    Returns:
-        function `(images, sizes)` → dict of predictions.
-    """
-
-    @tf.function(reduce_retracing=True)
-    def predict(images, sizes):
-        return model.predictions(model(images, training=False), sizes)
-
-    return predict
-
-
-def labeler(model, scales=(1.0,), flip=False):
-    """Return a function that labels a batch as a model sees it.
-
-    Args:
-        model: model that obeys the contract of `official_selftrain.models`.
-        scales: floats, scales that the probabilities of masks are averaged over.
-        flip: bool, average over mirror images too.
-
-    Returns:
-        function `(images, sizes)` → list with the labels of each image: `boxes`
-        float32 `[n, 4]` in its pixels, `classes`, `scores`, `ignore`, `areas`; or
-        `mask` and `confidence` of its size, PNGs of `data.masks`.
-
-    Raises:
-        ValueError: for scales or mirror images of a model whose labels are boxes.
-
-    Source: paper section 3.
-    """
-    if not hasattr(model, "multi_scale"):
-        if tuple(scales) != (1.0,) or flip:
-            raise ValueError(
-                "Expected scales (1.0,) and no flip where labels are boxes. Received: "
-                f"scales={tuple(scales)}, flip={flip}"
-            )
-        return functools.partial(_boxes, predictor(model))
-    probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
-    # Traced here, once: threads would each trace it at the same time.
-    return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
-
-
-def _boxes(predict, images, sizes):
-    predictions = {k: v.numpy() for k, v in predict(images, sizes).items()}
-    labels = []
-    for row in range(len(sizes)):
-        boxes = predictions["boxes"][row]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        used = (predictions["classes"][row] >= 0) & (sides > 0.0).all(axis=1)
-        labels.append(
-            {
-                "boxes": boxes[used],
-                "classes": predictions["classes"][row][used],
-                "scores": predictions["scores"][row][used],
-                "ignore": np.zeros(used.sum(), bool),
-                "areas": sides[used].prod(axis=1),
-            }
-        )
-    return labels
-
-
-def _masks(probabilities, mask_pngs, images, sizes):
-    found = probabilities(images)
-    # The part of the frame that each image covers.
-    covered = sizes * letterbox_scale(sizes, tuple(images.shape[1:3])).numpy()
-    covered = covered.round().astype(np.int32)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        pngs = pool.map(
-            lambda row: mask_pngs(
-                found[row], tf.constant(covered[row]), tf.constant(sizes[row])
-            ),
-            range(len(sizes)),
-        )
-        return [
-            {"mask": mask.numpy(), "confidence": confidence.numpy()}
-            for mask, confidence in pngs
-        ]
-
-
-@tf.function(
-    input_signature=[
-        tf.TensorSpec((None, None, None), tf.float32),
-        tf.TensorSpec((2,), tf.int32),
-        tf.TensorSpec((2,), tf.int32),
-    ]
-)
-def _mask_pngs(probabilities, covered, size):
-    """Return mask and confidence of an image, as PNGs of its size.
-
-    Class by class, so that a large photograph needs no tensor of all classes.
-    """
-    seen = probabilities[: covered[0], : covered[1]]
-    mask = tf.zeros(size, tf.uint8)
-    highest = tf.fill(size, -1.0)
-    for label in tf.range(tf.shape(seen)[2]):
-        score = tf.image.resize(seen[..., label, None], size)[..., 0]
-        mask = tf.where(score > highest, tf.cast(label, tf.uint8), mask)
-        highest = tf.maximum(score, highest)
-    confidence = tf.cast(tf.round(255.0 * tf.minimum(highest, 1.0)), tf.uint8)
-    return (
-        tf.io.encode_png(mask[..., None]),
-        tf.io.encode_png(confidence[..., None]),
-    )
+_HISTOGRAM_BINS = 20
 
 
 def write(
-    model,
+    teacher,
     source,
     output_dir,
     batch_size=16,
     shard_size=500,
-    scales=(1.0,),
-    flip=False,
+    score_floor=0.05,
+    max_boxes=100,
+    embed_images=False,
+    settings=None,
+    worker_index=0,
+    worker_count=1,
+    on_images=None,
 ):
     """Label images and write the labels as TFRecord shards.
 
-    Every detection of the model is stored with its score, every pixel's class with
-    its probability, so that a threshold can be chosen when the labels are read. A
-    shard appears under its final name only when it is whole; on a second call the
-    shards that exist are kept. Images that lie in files are referenced by path,
-    others are embedded.
+    Boxes are stored with their scores and masks with their probabilities, so that a
+    threshold can be chosen when the labels are read. Memory doesn't grow with the
+    number of images. Images that can't be read, or that the teacher refuses, are left
+    out and named in the manifest. A shard appears under its final name only when it is
+    whole; on a second call the shards that exist are kept, and the others become what
+    they would have been, byte for byte.
 
     Args:
-        model: the teacher.
+        teacher: `teachers.Teacher`.
         source: `examples.Source`; its labels, if any, aren't looked at.
-        output_dir: str, gets `pseudo-00000-of-00004.tfrecord` and so on, and in
-            the end `manifest.json`.
+        output_dir: str.
         batch_size: int.
         shard_size: int, images per shard.
-        scales: as in `labeler`.
-        flip: as in `labeler`.
+        score_floor: float in 0…1, boxes below it aren't stored.
+        max_boxes: int, the boxes of highest score that an image keeps.
+        embed_images: bool, store the images in the shards (upright; a turned one as
+            PNG) instead of their paths. Images that aren't files are always stored.
+        settings: dict, more to be recorded, such as where the images come from.
+        worker_index: int, this worker of several that share the shards.
+        worker_count: int, how many workers there are.
+        on_images: function (count), called when images are done, in the place of a
+            progress bar.
 
     Returns:
-        dict, the manifest: `images`, `shards`, `skipped`, `has_masks`, `scales`,
-        `flip`.
+        dict, the manifest; None while other workers' shards are missing.
+        `class_names`, `has_masks`, `images` (found), `labeled` (of them), `boxes`,
+        `boxes_per_image`, `empty_images` (without a stored box), `score_histogram`
+        (counts in 20 bins over 0…1; of pixels for masks), `class_histogram` (by name),
+        `boxes_per_image_histogram` (images by their number of boxes), `shards`,
+        `skipped` (a line for each image left out) and `settings`.
+
+    Raises:
+        ValueError: if `output_dir` holds labels made with other settings, or for a
+            teacher that refuses every image of a batch.
 
     Source: own; file and feature names of the TF Model Garden.
     """
-    os.makedirs(output_dir, exist_ok=True)
-    label = labeler(model, scales, flip)
+    if not 0 <= worker_index < worker_count:
+        raise ValueError(
+            f"Expected worker_index of 0 to worker_count - 1 = {worker_count - 1}. "
+            f"Received: worker_index={worker_index}"
+        )
+    if not 0.0 <= score_floor <= 1.0:
+        raise ValueError(
+            f"Expected score_floor in 0…1. Received: score_floor={score_floor}"
+        )
     num_shards = math.ceil(source.num_images / shard_size)
-    with tqdm(total=source.num_images, desc="pseudo_labels", unit="image") as progress:
-        for shard in range(num_shards):
-            name = f"pseudo-{shard:05d}-of-{num_shards:05d}.tfrecord"
-            path = os.path.join(output_dir, name)
-            images = examples.part(source, shard * shard_size, shard_size)
-            if not os.path.exists(path):
-                with tf.io.TFRecordWriter(path + ".partial") as writer:
-                    for serialized in labeled_records(
-                        label, images, batch_size, model.image_size
-                    ):
-                        writer.write(serialized)
-                        progress.update()
-                os.replace(path + ".partial", path)
-            else:
-                progress.update(images.num_images)
-    manifest = {
-        "images": source.num_images,
-        "shards": num_shards,
-        "skipped": list(source.skipped),
-        "has_masks": hasattr(model, "multi_scale"),
-        "scales": list(scales),
-        "flip": flip,
+    settings = {
+        "version": _version(),
+        "teacher": teacher.origin,
+        "class_names": teacher.class_names,
+        "has_masks": teacher.has_masks,
+        "num_images": source.num_images,
+        "batch_size": batch_size,
+        "shard_size": shard_size,
+        "score_floor": score_floor,
+        "max_boxes": max_boxes,
+        "embed_images": embed_images,
+        **(settings or {}),
     }
-    with open(os.path.join(output_dir, "manifest.json.partial"), "w") as file:
-        json.dump(manifest, file, indent=2)
-    os.replace(file.name, os.path.join(output_dir, "manifest.json"))
-    return manifest
+    _claim(output_dir, json.loads(json.dumps(settings)))
+    own = range(worker_index, num_shards, worker_count)
+    bases = {shard: _base(output_dir, shard, num_shards) for shard in own}
+    pending = [n for n in own if not os.path.exists(bases[n] + ".tfrecord")]
+    with contextlib.ExitStack() as stack:
+        if on_images is None:
+            total = sum(_shard_images(source, n, shard_size) for n in own)
+            bar = tqdm(total=total, desc="pseudo_labels", unit="image")
+            on_images = stack.enter_context(bar).update
+        for shard in own:
+            if shard not in pending:
+                on_images(_shard_images(source, shard, shard_size))
+        for shard, labels in _labeled(teacher, source, pending, shard_size, batch_size):
+            summary = _Summary(teacher)
+            with replacing(bases[shard] + ".tfrecord") as partial:
+                with tf.io.TFRecordWriter(partial) as writer:
+                    for example, size, found in labels:
+                        on_images(1)
+                        if isinstance(found, str):
+                            line = f"{problems.name(example)}: {found}"
+                            summary.skipped.append(line)
+                            continue
+                        if not teacher.has_masks:
+                            found = _cleaned(found, size, score_floor, max_boxes)
+                        summary.add(found)
+                        record = _image_record(example, embed_images)
+                        writer.write(examples.serialize({**record, **found}, *size))
+                _write_json(bases[shard] + ".json", summary.content())
+    return _finish(output_dir, source, shard_size, settings)
 
 
-def labeled_records(label, source, batch_size, image_size):
-    """Yield the serialised examples of a source with a labeler's labels.
-
-    Args:
-        label: function of `labeler`.
-        source: `examples.Source`; its labels, if any, aren't looked at.
-        batch_size: int.
-        image_size: (height, width) of the teacher's frame.
-
-    Yields:
-        bytes of a `tf.train.Example`, in the source's order.
-    """
-    images = source.dataset.as_numpy_iterator()
-    # The truth isn't looked at: boxes, of which one slot is enough.
-    source = dataclasses.replace(source, has_masks=False)
-    for batch in pipeline.evaluation_batches(source, batch_size, image_size, 1):
-        sizes = batch["sizes"].numpy()
-        for size, labels in zip(sizes, label(batch["images"], sizes)):
-            image = next(images)
-            if "boxes" in labels:
-                labels["boxes"] = labels["boxes"] / np.float32([*size, *size])
-            record = {key: image[key] for key in ("encoded", "path", "id")}
-            yield examples.serialize({**record, **labels}, *size)
-
-
-def read(output_dir, class_names):
+def read(output_dir, class_names=None):
     """Read what `write` has written, with every score.
 
     Args:
         output_dir: str.
-        class_names: sequence of str, the teacher's classes.
+        class_names: sequence of str, the student's classes in their order, or None
+            for the teacher's.
 
     Returns:
         `examples.Source`.
+
+    Raises:
+        FileNotFoundError: if the labels aren't complete.
+        ValueError: if the labels' classes aren't those.
+    """
+    manifest = read_manifest(output_dir)
+    names = manifest["class_names"]
+    wanted = names if class_names is None else list(class_names)
+    if sorted(names) != sorted(wanted):
+        raise ValueError(
+            f"Expected pseudo-labels of the classes {wanted}. Received: {output_dir} "
+            f"of {names}"
+        )
+    if manifest["has_masks"] and names != wanted:
+        raise ValueError(
+            f"Expected masks whose classes are in the order {wanted}. Received: "
+            f"{output_dir} of {names}"
+        )
+    return sources.tfrecord(
+        os.path.join(globbing.escape(output_dir), "pseudo-*-of-*.tfrecord"),
+        wanted,
+        [names.index(name) + 1 for name in wanted],
+        has_labels=False,
+        has_masks=manifest["has_masks"],
+    )
+
+
+def read_manifest(output_dir):
+    """Return the manifest of a folder of labels.
 
     Raises:
         FileNotFoundError: if the labels aren't complete.
@@ -232,9 +180,241 @@ def read(output_dir, class_names):
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"Expected {path}. Make it with the stage pseudo_labels: "
-            "python -m official_selftrain.train … --stages=pseudo_labels"
+            "python -m official_selftrain.train … --stages=pseudo_labels, or with "
+            "python -m official_selftrain.pseudo_label"
         )
     with open(path) as file:
-        has_masks = json.load(file).get("has_masks", False)
-    pattern = os.path.join(output_dir, "pseudo-*-of-*.tfrecord")
-    return sources.tfrecord(pattern, class_names, has_labels=False, has_masks=has_masks)
+        return json.load(file)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a name to write to that becomes `path` in the end.
+
+    Each process has its own, so that two that do the same don't meet.
+    """
+    partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial"
+    yield partial
+    try:
+        os.replace(partial, path)
+    except FileNotFoundError:
+        if not os.path.exists(path):  # else another process was faster
+            raise
+
+
+def _labeled(teacher, source, shards, shard_size, batch_size):
+    """Yield shards and, for each, an iterator of examples, sizes and labels.
+
+    Images that can't be labelled have a reason, a str, in the place of labels.
+    """
+    # One pass for all shards: to begin anew at each would read its predecessors.
+    pending = np.zeros(math.ceil(source.num_images / shard_size), bool)
+    pending[shards] = True
+    pending = tf.constant(pending)
+    stream = source.dataset.enumerate().filter(
+        lambda position, _: pending[position // shard_size]
+    )
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(position, example):
+        size = {"size": tf.shape(examples.read_image(example))[:2]}
+        return position, {**size, **teacher.prepare(example)}
+
+    # What can't be read is missing here, and found out by its position.
+    prepared = stream.map(prepare, tf.data.AUTOTUNE, deterministic=True)
+    prepared = iter(prepared.ignore_errors().prefetch(tf.data.AUTOTUNE))
+    numbered = stream.as_numpy_iterator()
+    plain = dataclasses.replace(source, has_masks=False)
+
+    def labels(shard_images):
+        nonlocal ready
+        batch = []
+        for position, example in shard_images:
+            if ready is not None and int(ready[0]) == position:
+                batch.append((example, ready[1]))
+                ready = next(prepared, None)
+            else:
+                reason = problems.problem(example, plain)
+                if reason is None:
+                    prepare(position, example)  # raises what went wrong
+                    reason = "can't be prepared"
+                batch.append((example, reason))
+            if len(batch) == batch_size:
+                yield from _label(teacher, batch)
+                batch = []
+        yield from _label(teacher, batch)
+
+    ready = next(prepared, None)
+    for shard, group in itertools.groupby(numbered, lambda item: item[0] // shard_size):
+        yield int(shard), labels(group)
+
+
+def _label(teacher, batch):
+    items = [item for _, item in batch if not isinstance(item, str)]
+    try:
+        found = teacher.label(items) if items else []
+    except teachers.Refused as error:
+        found = [_label_alone(teacher, item) for item in items]
+        if len(items) > 1 and all(isinstance(labels, str) for labels in found):
+            raise error
+    found = iter(found)
+    for example, item in batch:
+        if isinstance(item, str):
+            yield example, None, item
+        else:
+            yield example, item["size"].numpy(), next(found)
+
+
+def _label_alone(teacher, item):
+    try:
+        return teacher.label([item])[0]
+    except teachers.Refused as error:
+        return f"the teacher refuses it: {error}"
+
+
+def _cleaned(labels, size, score_floor, max_boxes):
+    """Return boxes as they are stored: shares of the image, clipped, ranked."""
+    limits = np.float32([*size, *size])
+    # What isn't a number becomes a box without area.
+    pixels = np.nan_to_num(np.asarray(labels["boxes"], np.float32).reshape(-1, 4))
+    boxes = np.clip(pixels, 0.0, limits) / limits
+    scores = np.asarray(labels["scores"], np.float32)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= score_floor)
+    order = np.argsort(-scores[kept], kind="stable")[:max_boxes]
+    boxes, scores = boxes[kept][order], np.minimum(scores[kept][order], 1.0)
+    return {
+        "boxes": boxes,
+        "scores": scores,
+        "classes": np.asarray(labels["classes"], np.int32)[kept][order],
+        "ignore": np.zeros(len(boxes), bool),
+        "areas": ((boxes[:, 2:] - boxes[:, :2]) * limits[:2]).prod(axis=1),
+    }
+
+
+def _image_record(example, embed_images):
+    record = {key: example[key] for key in ("encoded", "path", "id")}
+    if example["encoded"] or embed_images:
+        contents = tf.constant(example["encoded"])
+        if not example["encoded"]:
+            contents = tf.io.read_file(example["path"])
+        if images.orientation(contents) > 1:
+            contents = tf.io.encode_png(images.decode(contents))
+        record["encoded"] = contents.numpy()
+    return record
+
+
+class _Summary:
+    """What a shard holds."""
+
+    def __init__(self, teacher):
+        self.skipped = []
+        self._boxes_per_image = collections.Counter()
+        self._scores = np.zeros(_HISTOGRAM_BINS, np.int64)
+        self._classes = np.zeros(256, np.int64)
+        self._names = teacher.class_names
+
+    def add(self, labels):
+        if "mask" in labels:
+            mask = masks.decode(labels["mask"]).numpy().ravel()
+            values = masks.decode(labels["confidence"]).numpy() / 255.0
+            self._boxes_per_image[0] += 1
+        else:
+            mask, values = labels["classes"], labels["scores"]
+            self._boxes_per_image[len(mask)] += 1
+        self._scores += np.histogram(values, _HISTOGRAM_BINS, (0.0, 1.0))[0]
+        counts = np.bincount(mask, minlength=256)
+        if len(counts) > len(self._classes):
+            self._classes = np.pad(self._classes, (0, len(counts) - len(self._classes)))
+        self._classes[: len(counts)] += counts
+
+    def content(self):
+        counts = np.pad(self._classes, (0, len(self._names)))
+        return {
+            "score_histogram": self._scores.tolist(),
+            "class_histogram": counts[: len(self._names)].tolist(),
+            "boxes_per_image_histogram": dict(sorted(self._boxes_per_image.items())),
+            "skipped": self.skipped,
+        }
+
+
+def _finish(output_dir, source, shard_size, settings):
+    """Write the manifest if every shard is there."""
+    num_shards = math.ceil(source.num_images / shard_size)
+    bases = [_base(output_dir, shard, num_shards) for shard in range(num_shards)]
+    if not all(os.path.exists(base + ".tfrecord") for base in bases):
+        return None
+    scores, classes, boxes, skipped = 0, 0, collections.Counter(), []
+    for base in bases:
+        with open(base + ".json") as file:
+            summary = json.load(file)
+        scores += np.array(summary["score_histogram"])
+        classes += np.array(summary["class_histogram"])
+        for number, count in summary["boxes_per_image_histogram"].items():
+            boxes[int(number)] += count
+        skipped += summary["skipped"]
+    labeled = sum(boxes.values())
+    num_boxes = sum(number * count for number, count in boxes.items())
+    manifest = {
+        "class_names": settings["class_names"],
+        "has_masks": settings["has_masks"],
+        "images": source.num_images + len(source.skipped),
+        "labeled": labeled,
+        "boxes": num_boxes,
+        "boxes_per_image": num_boxes / max(labeled, 1),
+        "empty_images": boxes[0],
+        "score_histogram": scores.tolist(),
+        "class_histogram": dict(zip(settings["class_names"], classes.tolist())),
+        "boxes_per_image_histogram": dict(sorted(boxes.items())),
+        "shards": num_shards,
+        "skipped": [*source.skipped, *skipped],
+        "settings": settings,
+    }
+    manifest = json.loads(json.dumps(manifest))
+    if labeled == 0:
+        raise ValueError(
+            "Expected at least one readable image. Received: "
+            f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
+        )
+    _write_json(os.path.join(output_dir, "manifest.json"), manifest)
+    for path in globbing.glob(os.path.join(globbing.escape(output_dir), "*.partial")):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    return manifest
+
+
+def _claim(output_dir, settings):
+    """Record the settings, or check that they are those of a run before."""
+    os.makedirs(output_dir, exist_ok=True)
+    path = os.path.join(output_dir, "settings.json")
+    if not os.path.exists(path):
+        _write_json(path, settings)
+    with open(path) as file:
+        known = json.load(file)
+    for key in sorted({*known, *settings}):
+        if known.get(key) != settings.get(key):
+            raise ValueError(
+                f"Expected the settings that {output_dir} was made with, "
+                f"{key}={known.get(key)!r}. Received: {key}={settings.get(key)!r}; "
+                "choose another output_dir"
+            )
+
+
+def _base(output_dir, shard, num_shards):
+    return os.path.join(output_dir, f"pseudo-{shard:05d}-of-{num_shards:05d}")
+
+
+def _shard_images(source, shard, shard_size):
+    return min(shard_size, source.num_images - shard * shard_size)
+
+
+def _write_json(path, content):
+    with replacing(path) as partial, open(partial, "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def _version():
+    try:
+        return importlib.metadata.version("official_selftrain")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

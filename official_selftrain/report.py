@@ -42,13 +42,20 @@ def samples(source, count):
         a dict of `boxes` (pixels), `classes`, `scores`, `ignore`, or of `mask`
         `[h, w]`. The source's own labels have the title `"labels"`.
     """
-    drawn = []
-    for example in source.dataset.take(count):
-        image = examples.read_image(example)
-        labels = _labels_in_pixels(example, image.shape[:2], source)
-        labels = {key: value.numpy() for key, value in labels.items()}
-        drawn.append({"image": image.numpy(), "labels": {"labels": labels}})
-    return drawn
+    return [sample(example, source) for example in source.dataset.take(count)]
+
+
+def sample(example, source):
+    """Return one of `samples`.
+
+    Args:
+        example: dict of eager tensors.
+        source: `examples.Source` that it is from.
+    """
+    image = examples.read_image(example)
+    labels = _labels_in_pixels(example, image.shape[:2], source)
+    labels = {key: value.numpy() for key, value in labels.items()}
+    return {"image": image.numpy(), "labels": {"labels": labels}}
 
 
 def _labels_in_pixels(example, size, source):
@@ -138,24 +145,35 @@ def write(path, results, histories, truth, pseudo, class_names):
         f"<h1>Self-training report</h1>{_summary(results)}{_results_table(results)}",
         _class_table(results, class_names),
         "<h2>Learning curves</h2>",
-        _picture(_curves(histories)),
+        picture(_curves(histories)),
     ]
     quality = results.get("pseudo_labels")
     if quality:
         body += ["<h2>Pseudo-labels</h2>", _quality_table(quality)]
-        body.append(_picture(_histogram(quality)))
+        body.append(picture(_histogram(quality)))
     if pseudo:
         body += [
             "<h3>As the student sees them</h3>",
-            _picture(_grid(pseudo, class_names)),
+            picture(grid(pseudo, class_names)),
             _legend(pseudo, class_names),
         ]
     body += ["<h2>Predictions on validation images</h2>"]
-    body += [_picture(_grid(truth, class_names)), _legend(truth, class_names)]
+    body += [picture(grid(truth, class_names)), _legend(truth, class_names)]
     body += ["<h2>Settings</h2>", _definition_table(results["config"])]
+    write_page(path, "Self-training report", body)
+
+
+def write_page(path, title, body):
+    """Write an HTML page.
+
+    Args:
+        path: str.
+        title: str.
+        body: list of str, HTML.
+    """
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>Self-training report</title><style>{_STYLE}</style>"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<body>{''.join(body)}</body></html>"
     )
     with open(path, "w") as file:
@@ -185,7 +203,7 @@ def _results_table(results):
     stages = [s for s in _STAGES if s in results]
     columns = [c for c in _TABLE if c in results[stages[0]]]
     rows = [[stage] + [_number(results[stage][c]) for c in columns] for stage in stages]
-    return _table(["", *columns], rows)
+    return table(["", *columns], rows)
 
 
 def _class_table(results, class_names):
@@ -200,7 +218,7 @@ def _class_table(results, class_names):
     absent = [row[0] for row in rows if set(row[1:]) == {_number(None)}]
     note = html.escape(", ".join(absent))
     note = f"<p>Neither true nor predicted, left out of mIoU: {note}.</p>"
-    return _table(["IoU", *stages], rows) + (note if absent else "")
+    return table(["IoU", *stages], rows) + (note if absent else "")
 
 
 def _quality_table(quality):
@@ -209,7 +227,7 @@ def _quality_table(quality):
         *("score_threshold", "precision", "recall", "mIoU", "accuracy"),
     )
     names = [name for name in known if name in quality]
-    return _table(names, [[_number(quality[name]) for name in names]])
+    return table(names, [[_number(quality[name]) for name in names]])
 
 
 def _definition_table(values):
@@ -218,10 +236,12 @@ def _definition_table(values):
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         rows.append([name, str(value)])
-    return _table(["", ""], rows)
+    return table(["", ""], rows)
 
 
-def _table(header, rows):
+def table(header, rows):
+    """Return an HTML table of a list of str and a list of lists."""
+
     def cells(values, tag):
         return "".join(f"<{tag}>{html.escape(str(v))}</{tag}>" for v in values)
 
@@ -238,7 +258,8 @@ def _number(value):
     return f"{value:,}"
 
 
-def _picture(figure):
+def picture(figure):
+    """Return a matplotlib `Figure` as HTML, the picture inside."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     data = base64.b64encode(png.getvalue()).decode()
@@ -279,8 +300,10 @@ def _histogram(quality):
     return figure
 
 
-def _grid(drawn, class_names):
-    """Draw one column for each sample and one row for each set of labels.
+def grid(drawn, class_names):
+    """Return a matplotlib `Figure` of `samples`.
+
+    One column for each sample and one row for each set of labels.
 
     Masks cover what they label, so the image as it is has a row of its own.
     """

@@ -14,6 +14,7 @@ from official_selftrain.data import (
     examples,
     masks,
     pipeline,
+    problems,
     sources,
 )
 
@@ -196,11 +197,11 @@ def test_scenes_have_the_masks_of_their_ink():
 def test_masks_that_do_not_fit_are_named():
     good = np.zeros((3, 4), np.uint8)
     wrong_size = source_of((good, None), (good.T, None))
-    (line,) = sources.unreadable_images(wrong_size)
+    (line,) = problems.unreadable_images(wrong_size)
     assert line == "id 1: Expected a mask of its image's size 3, 4 Received: 4, 3"
-    (line,) = sources.unreadable_images(source_of((good + 3, None)))
+    (line,) = problems.unreadable_images(source_of((good + 3, None)))
     assert line == "id 0: Expected class ids below 3 or 255. Received: 3"
-    assert sources.unreadable_images(source_of((good + 255, None))) == []
+    assert problems.unreadable_images(source_of((good + 255, None))) == []
 
 
 def test_an_image_without_a_mask_is_ignored_altogether():

@@ -8,7 +8,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official_selftrain.data import augment, digits, examples, pipeline, sources
+from official_selftrain.data import (
+    augment,
+    digits,
+    examples,
+    pipeline,
+    problems,
+    sources,
+)
 
 FRAME = (32, 48)
 
@@ -241,7 +248,7 @@ def test_unreadable_images_are_named(tmp_path):
             {"encoded": b"not an image", "id": 5},
         ]
     )
-    lines = sources.unreadable_images(source)
+    lines = problems.unreadable_images(source)
     names = [str(tmp_path / "b.png"), str(tmp_path / "none.png"), "id 5"]
     assert [line.split(": ")[0] for line in lines] == names
     assert all(len(line.split(": ", 1)[1]) > 5 for line in lines)
@@ -250,4 +257,4 @@ def test_unreadable_images_are_named(tmp_path):
 
 def test_readable_images_leave_nothing_to_name(tiny_coco):
     source = sources.coco(tiny_coco.annotations, tiny_coco.images)
-    assert sources.unreadable_images(source) == []
+    assert problems.unreadable_images(source) == []

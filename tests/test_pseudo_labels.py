@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from official_selftrain import pseudo_labels
+from official_selftrain import pseudo_labels, teachers
 from official_selftrain.boxes import letterbox_scale
 from official_selftrain.data import augment, digits, examples, masks, sources
 from official_selftrain.models import SemanticSegmenter, backbones
@@ -40,21 +40,38 @@ class FixedTeacher(keras.Model):
         }
 
 
+def boxes_teacher(class_names=("0", "1")):
+    return teachers.keras_teacher(FixedTeacher(), class_names)
+
+
 def test_written_labels_are_the_predictions(tmp_path):
     pool = digits.scenes("unlabeled", 5, 0, (32, 48), num_classes=2)
-    manifest = pseudo_labels.write(FixedTeacher(), pool, str(tmp_path), 2, shard_size=3)
+    manifest = pseudo_labels.write(
+        boxes_teacher(), pool, str(tmp_path), 2, shard_size=3
+    )
+    settings = manifest.pop("settings")
     assert manifest == {
+        "class_names": ["0", "1"],
+        "has_masks": False,
         "images": 5,
+        "labeled": 5,
+        "boxes": 5,
+        "boxes_per_image": 1.0,
+        "empty_images": 0,
+        "score_histogram": [0] * 15 + [5] + [0] * 4,
+        "class_histogram": {"0": 0, "1": 5},
+        "boxes_per_image_histogram": {"1": 5},
         "shards": 2,
         "skipped": [],
-        "has_masks": False,
-        "scales": [1.0],
-        "flip": False,
     }
+    assert settings["teacher"] == {"kind": "keras"} and settings["score_floor"] == 0.05
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "manifest.json",
+        "pseudo-00000-of-00002.json",
         "pseudo-00000-of-00002.tfrecord",
+        "pseudo-00001-of-00002.json",
         "pseudo-00001-of-00002.tfrecord",
+        "settings.json",
     ]
     stored = pseudo_labels.read(str(tmp_path), ("0", "1"))
     assert stored.num_images == 5 and not stored.has_labels
@@ -72,8 +89,8 @@ def test_written_labels_are_the_predictions(tmp_path):
 
 def test_images_in_files_are_referenced(tiny_coco, tmp_path):
     pool = sources.folder(str(tiny_coco.unlabeled))
-    pseudo_labels.write(FixedTeacher(), pool, str(tmp_path))
-    for example in pseudo_labels.read(str(tmp_path), ("a", "b")).dataset:
+    pseudo_labels.write(boxes_teacher(), pool, str(tmp_path))
+    for example in pseudo_labels.read(str(tmp_path), ("0", "1")).dataset:
         assert example["encoded"] == b""
         assert str(tiny_coco.unlabeled) in example["path"].numpy().decode()
 
@@ -81,15 +98,15 @@ def test_images_in_files_are_referenced(tiny_coco, tmp_path):
 def test_finished_shards_are_kept_and_the_rest_is_identical(tmp_path):
     pool = digits.scenes("unlabeled", 6, 0, (32, 32), num_classes=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    pseudo_labels.write(FixedTeacher(), pool, str(whole), 2, shard_size=2)
-    pseudo_labels.write(FixedTeacher(), pool, str(cut), 2, shard_size=2)
+    pseudo_labels.write(boxes_teacher(), pool, str(whole), 2, shard_size=2)
+    pseudo_labels.write(boxes_teacher(), pool, str(cut), 2, shard_size=2)
     kept = cut / "pseudo-00000-of-00003.tfrecord"
     before = kept.stat().st_mtime_ns
     (cut / "pseudo-00001-of-00003.tfrecord").unlink()
     (cut / "pseudo-00002-of-00003.tfrecord.partial").write_bytes(b"cut off")
     (cut / "pseudo-00002-of-00003.tfrecord").unlink()
     (cut / "manifest.json").unlink()
-    pseudo_labels.write(FixedTeacher(), pool, str(cut), 2, shard_size=2)
+    pseudo_labels.write(boxes_teacher(), pool, str(cut), 2, shard_size=2)
     assert kept.stat().st_mtime_ns == before
     for path in whole.iterdir():
         assert path.read_bytes() == (cut / path.name).read_bytes()
@@ -105,7 +122,7 @@ def test_incomplete_labels_are_not_read(tmp_path):
 def test_manifest_names_skipped_files(tiny_coco, tmp_path):
     (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"no image")
     pool = sources.folder(str(tiny_coco.unlabeled))
-    pseudo_labels.write(FixedTeacher(), pool, str(tmp_path))
+    pseudo_labels.write(boxes_teacher(), pool, str(tmp_path))
     (line,) = json.loads((tmp_path / "manifest.json").read_text())["skipped"]
     assert "broken.jpg" in line
 
@@ -131,6 +148,10 @@ class FixedMaskTeacher(keras.Model):
         return probabilities
 
 
+def masks_teacher(model=None, class_names=("background", "a", "b")):
+    return teachers.keras_teacher(model or FixedMaskTeacher(), class_names)
+
+
 def photographs(*sizes):
     return examples.from_records(
         [
@@ -148,7 +169,7 @@ def test_written_masks_have_their_image_s_size(tmp_path):
     """Square, wide and high images, odd sizes, smaller and larger than the frame."""
     sizes = [(64, 64), (1, 1), (33, 97), (211, 90), (128, 128)]
     pool = photographs(*sizes)
-    manifest = pseudo_labels.write(FixedMaskTeacher(), pool, str(tmp_path), 2, 3)
+    manifest = pseudo_labels.write(masks_teacher(), pool, str(tmp_path), 2, 3)
     assert manifest["has_masks"] and manifest["shards"] == 2
     stored = pseudo_labels.read(str(tmp_path), ("background", "a", "b"))
     assert stored.has_masks and stored.num_images == 5 and not stored.has_labels
@@ -174,7 +195,7 @@ def test_masks_written_and_read_are_the_model_s(tmp_path):
     """At the frame's own size nothing is resized: bit for bit the predictions."""
     model = small_segmenter()
     pool = digits.scenes("unlabeled", 3, 0, (128, 128))
-    pseudo_labels.write(model, pool, str(tmp_path), 2)
+    pseudo_labels.write(masks_teacher(model, tuple("abcd")), pool, str(tmp_path), 2)
     stored = pseudo_labels.read(str(tmp_path), tuple("abcd"))
     for example, image in zip(stored.dataset, pool.dataset, strict=True):
         frame, _, _ = augment.fit(examples.read_image(image), {}, (128, 128))
@@ -209,6 +230,6 @@ def test_the_covered_part_is_the_one_that_images_are_fitted_into():
 
 def test_scales_are_for_masks():
     with pytest.raises(ValueError, match=r"labels are boxes. Received: scales=\(0.5,"):
-        pseudo_labels.labeler(FixedTeacher(), (0.5, 1.0))
+        teachers.labeler(FixedTeacher(), (0.5, 1.0))
     with pytest.raises(ValueError, match=r"labels are boxes. Received: .*flip=True"):
-        pseudo_labels.labeler(FixedTeacher(), flip=True)
+        teachers.labeler(FixedTeacher(), flip=True)

@@ -26,7 +26,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import masks
+from official_selftrain.data import images, masks
 
 _NO_LABELS = {
     "boxes": np.zeros((0, 4), np.float32),
@@ -84,7 +84,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
     counts = [len(record["boxes"]) for record in records]
     ends = tf.constant(np.cumsum(counts), tf.int64)
     counts = tf.constant(counts, tf.int64)
-    images = {
+    pictures = {
         "encoded": tf.constant([record.get("encoded", b"") for record in records]),
         "path": tf.constant([record.get("path", "") for record in records]),
         "id": tf.constant([record["id"] for record in records], tf.int64),
@@ -103,7 +103,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
     def lookup(index):
         rows = tf.range(ends[index] - counts[index], ends[index])
         return {
-            **{key: values[index] for key, values in images.items()},
+            **{key: values[index] for key, values in pictures.items()},
             **{key: tf.gather(values, rows) for key, values in labels.items()},
         }
 
@@ -116,6 +116,28 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         tuple(skipped),
         any(record.get("mask") for record in records),
     )
+
+
+def from_paths(paths, ids, skipped=()):
+    """Make a source of images in files that nobody has labelled.
+
+    Args:
+        paths: sequence of str.
+        ids: sequence of int.
+        skipped: sequence of str.
+
+    Returns:
+        `Source`.
+    """
+    paths, ids = tf.constant(list(paths)), tf.constant(list(ids), tf.int64)
+    empty = {key: tf.constant("") for key in ("encoded", "mask", "confidence")}
+    empty |= {key: tf.constant(value) for key, value in _NO_LABELS.items()}
+
+    def lookup(index):
+        return {"path": paths[index], "id": ids[index], **empty}
+
+    dataset = tf.data.Dataset.range(len(paths)).map(lookup)
+    return Source(dataset, (), len(paths), has_labels=False, skipped=tuple(skipped))
 
 
 def serialize(record, height, width):
@@ -149,7 +171,7 @@ def serialize(record, height, width):
     }
     if record.get("encoded"):
         features["image/encoded"] = record["encoded"]
-    else:
+    if record.get("path"):
         features["image/filename"] = record["path"]
     if record.get("mask"):
         features["image/segmentation/class/encoded"] = record["mask"]
@@ -196,12 +218,19 @@ def parse(serialized, class_ids):
 
     Args:
         serialized: string tensor.
-        class_ids: int list; `class_ids[k]` is the file's label of class k.
+        class_ids: int list; `class_ids[k]` is the file's label of class k. If it is
+            empty the labels aren't looked at.
 
     Returns:
         dict, an example.
     """
     record = tf.io.parse_single_example(serialized, _FEATURES)
+    if not len(class_ids):
+        for key in _FEATURES:
+            if key.startswith("image/object/"):
+                record[key] = record[key][:0]
+        record["image/segmentation/class/encoded"] = tf.constant("")
+        class_ids = [1]
     labels = record["image/object/class/label"]
     matches = tf.equal(labels[:, None], tf.constant(class_ids, tf.int64)[None])
     with tf.control_dependencies(
@@ -329,15 +358,18 @@ def check_thresholds(score_threshold, ignore_threshold=None):
         )
 
 
-def read_image(example):
-    """Return an example's image, uint8 `[h, w, 3]` RGB (first frame of a GIF)."""
-    contents = tf.cond(
+def read_contents(example):
+    """Return the bytes of an example's image file."""
+    return tf.cond(
         tf.equal(example["path"], ""),
         lambda: example["encoded"],
         lambda: tf.io.read_file(example["path"]),
     )
-    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+
+
+def read_image(example):
+    """Return an example's image, uint8 `[h, w, 3]` RGB, as `images.decode` does."""
+    return images.decode(read_contents(example))
 
 
 def read_mask(example, size, num_classes):

@@ -3,12 +3,11 @@
 All of them give the same examples (see `examples`).
 """
 
-import concurrent.futures
 import difflib
 import glob as globbing
 import json
 import os
-import re
+import pathlib
 import struct
 
 import numpy as np
@@ -42,7 +41,8 @@ def coco(annotations, images, class_names=None):
 
     Crowd regions are ignored in training rather than background. An image
     without annotations is a valid image without objects. A box whose width or
-    height is 0 is left out and counted.
+    height is 0 is left out and counted. A `score`, which a teacher's annotations
+    have, is kept.
 
     Args:
         annotations: str, path of the JSON file.
@@ -62,6 +62,9 @@ def coco(annotations, images, class_names=None):
     Source: format of cocodataset.org.
     """
     content = _read_json(annotations)
+    if isinstance(content, dict) and not content.get("annotations"):
+        # Files of unlabelled images may have neither.
+        content = {"annotations": [], "categories": [], **content}
     for key in ("images", "categories", "annotations"):
         if not isinstance(content, dict) or key not in content:
             raise ValueError(
@@ -107,7 +110,7 @@ def coco(annotations, images, class_names=None):
                 "boxes": np.array(corners, np.float64).reshape(-1, 4)
                 / [height, width, height, width],
                 "classes": np.array([class_of[a["category_id"]] for a in found]),
-                "scores": np.ones(len(found)),
+                "scores": np.array([a.get("score", 1.0) for a in found], np.float32),
                 "ignore": np.array([a.get("iscrowd", 0) for a in found], bool),
                 "areas": np.array([a.get("area", 0.0) for a in found]),
             }
@@ -120,51 +123,60 @@ def coco(annotations, images, class_names=None):
 def folder(images):
     """Read a folder, or a glob, of images that nobody has labelled.
 
-    Every file is decoded once: those that can't be are named in `skipped`
-    and left out. Folders are searched recursively; files whose ending is no
-    image's are passed over.
+    No file is opened: images that can't be read show when they are labelled. Folders
+    are searched recursively and links to folders followed, each folder once; the `**`
+    of a glob follows no links. Hidden files and those whose ending is no image's are
+    passed over.
 
     Args:
         images: str, path of a folder or a pattern such as `"photos/*.jpg"`.
 
     Returns:
-        `examples.Source` without labels; ids count the files in sorted order.
+        `examples.Source` without labels; ids count the paths in sorted order. A link
+        that leads nowhere is named in `skipped`.
 
     Raises:
         FileNotFoundError: if there is no image.
-        ValueError: if no image can be read.
 
     Source: own.
     """
-    pattern = images
-    if os.path.isdir(images):
-        pattern = os.path.join(globbing.escape(str(images)), "**")
-    paths = sorted(
-        path
-        for path in globbing.glob(pattern, recursive=True)
-        if path.lower().endswith(_IMAGE_ENDINGS) and os.path.isfile(path)
-    )
-    if not paths:
+    paths = _walk(images) if os.path.isdir(images) else _glob(images)
+    paths = sorted(path for path in paths if path.lower().endswith(_IMAGE_ENDINGS))
+    files = [(index, path) for index, path in enumerate(paths) if os.path.isfile(path)]
+    if not files:
         raise FileNotFoundError(
             f"Expected images ({', '.join(_IMAGE_ENDINGS)}). "
             f"Received: images={images!r}"
         )
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        problems = list(pool.map(_decoding_problem, paths))
-    records = [
-        {"path": path, "id": index}
-        for index, (path, problem) in enumerate(zip(paths, problems))
-        if problem is None
-    ]
     skipped = [
-        f"{path}: {problem}" for path, problem in zip(paths, problems) if problem
+        f"{path}: a link that leads to no file"
+        for path in paths
+        if not os.path.exists(path)
     ]
-    if not records:
-        raise ValueError(
-            f"Expected at least one readable image. Received: {skipped[0]} "
-            f"({len(skipped)} unreadable files)"
-        )
-    return examples.from_records(records, has_labels=False, skipped=skipped)
+    ids, paths = zip(*files)
+    return examples.from_paths(paths, ids, skipped)
+
+
+def _walk(folder):
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+        else:
+            yield from (os.path.join(place, name) for name in names if name[0] != ".")
+        seen.add(real)
+
+
+def _glob(pattern):
+    path = pathlib.Path(pattern)
+    start = path.anchor or "."
+    if pattern == "" or str(path) == start:
+        return
+    for found in pathlib.Path(start).glob(str(path.relative_to(path.anchor))):
+        if found.name[0] != ".":
+            yield str(found)
 
 
 def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=False):
@@ -172,7 +184,8 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
 
     Args:
         pattern: str, path or glob of the files.
-        class_names: sequence of str, length K.
+        class_names: sequence of str, length K; without any, the files' labels
+            aren't looked at.
         class_ids: the files' label of each class; None means 1 … K. (COCO's
             ids have gaps.) Masks hold the class itself.
         has_labels: bool, False if the labels aren't the truth.
@@ -208,7 +221,11 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
         lambda serialized: examples.parse(serialized, class_ids)
     )
     return examples.Source(
-        dataset, tuple(class_names), num_images, has_labels, has_masks=has_masks
+        dataset,
+        tuple(class_names),
+        num_images,
+        has_labels and len(class_names) > 0,
+        has_masks=has_masks,
     )
 
 
@@ -297,47 +314,6 @@ def tfds(name, split, data_dir=None):
     dataset = encoded.enumerate().map(convert)
     num_images = int(dataset.cardinality())
     return examples.Source(dataset, tuple(class_names), num_images, has_labels)
-
-
-def unreadable_images(source):
-    """Return a line for each image of a source that can't be used.
-
-    Either the image can't be decoded, or its mask isn't one for it.
-
-    Args:
-        source: `examples.Source`.
-
-    Returns:
-        list of str: the file or id, and why.
-    """
-    lines = []
-    for example in source.dataset:
-        try:
-            image = examples.read_image(example)
-            if source.has_masks:
-                size = tf.shape(image)[:2]
-                examples.read_mask(example, size, len(source.class_names))
-        except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-            name = example["path"].numpy().decode() or f"id {int(example['id'])}"
-            lines.append(f"{name}: {_reason(error)}")
-    return lines
-
-
-def _decoding_problem(path):
-    try:
-        tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        return _reason(error)
-    return None
-
-
-def _reason(error):
-    """Return the part of a TensorFlow error's text that a person can use."""
-    text = error.message.split("[Op:")[0]
-    if "Summarized data:" in text:  # a check of ours, as a list of its parts
-        text = text.split("Summarized data:")[1]
-        text = re.sub(r"""b(["'])(.*?)\1""", r"\2", text)
-    return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"
 
 
 def _read_json(path):

@@ -1,0 +1,115 @@
+"""Image files as pixels: upright, three channels, 8 bits.
+
+JPEG, PNG, BMP and GIF (its first frame). Grey and palette images become RGB, CMYK is
+converted, 16 bits are cut to 8, transparency is left away. A photograph whose EXIF
+data says that the camera was held otherwise is turned upright, as browsers and
+annotation tools show it; its boxes and masks are those of the upright image.
+"""
+
+import tensorflow as tf
+
+# Cameras write their EXIF data in front of the pixels.
+_HEADER_BYTES = 2**16
+_EXIF = "Exif\0\0"
+_ORIENTATION_TAG = 0x0112
+
+
+def decode(contents):
+    """Return the pixels of an image file.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        uint8 `[h, w, 3]`, RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it is run, for anything else.
+    """
+    image = tf.cond(
+        _is_palette_bmp(contents),
+        lambda: _decode_palette_bmp(contents),
+        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+    )
+    image = tf.ensure_shape(image, (None, None, 3))
+    number = orientation(contents)
+    return tf.cond(number > 1, lambda: _upright(image, number), lambda: image)
+
+
+def orientation(contents):
+    """Return how a JPEG's pixels lie, as its EXIF data says.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        int32 scalar, 1 (upright, or unknown) to 8.
+
+    Source: Exif 2.3, tag 0x0112.
+    """
+
+    def read():
+        header = tf.strings.substr(contents, 0, _HEADER_BYTES)
+        parts = tf.strings.split(header, _EXIF, maxsplit=1)
+        # The part behind the marker is a TIFF file; zeros take the place of what
+        # is cut off.
+        tiff = tf.strings.join([parts[-1], b"\0" * 16])
+        return tf.cond(
+            tf.size(parts) > 1, lambda: _orientation_of_tiff(tiff), lambda: 1
+        )
+
+    is_jpeg = tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8")
+    return tf.cond(is_jpeg, read, lambda: 1)
+
+
+def _orientation_of_tiff(tiff):
+    values = tf.cast(tf.io.decode_raw(tiff, tf.uint8), tf.int32)
+    size = tf.size(values)
+    little = tf.equal(tf.strings.substr(tiff, 0, 2), "II")
+
+    def number(positions, width):
+        """Return the unsigned integers of `width` bytes at positions."""
+        steps = tf.range(width)
+        places = tf.clip_by_value(positions[..., None] + steps, 0, size - 1)
+        weights = 256 ** tf.where(little, steps, width - 1 - steps)
+        return tf.reduce_sum(tf.gather(values, places) * weights, axis=-1)
+
+    # The offset of the first directory fits into its two lower bytes.
+    start = number(tf.where(little, 4, 6), 2)
+    count = tf.minimum(number(start, 2), 256)
+    entries = start + 2 + 12 * tf.range(count)
+    found = tf.boolean_mask(entries, tf.equal(number(entries, 2), _ORIENTATION_TAG))
+    result = tf.cond(tf.size(found) > 0, lambda: number(found[0] + 8, 2), lambda: 1)
+    return tf.where((result >= 1) & (result <= 8), result, 1)
+
+
+def _upright(image, number):
+    def is_one_of(*numbers):
+        return tf.reduce_any(tf.equal(number, numbers))
+
+    def turned(image, condition, function):
+        image = tf.cond(condition, lambda: function(image), lambda: image)
+        return tf.ensure_shape(image, (None, None, 3))
+
+    image = turned(image, number >= 5, lambda image: tf.transpose(image, (1, 0, 2)))
+    image = turned(image, is_one_of(2, 3, 6, 7), lambda image: image[:, ::-1])
+    return turned(image, is_one_of(3, 4, 7, 8), lambda image: image[::-1])
+
+
+def _is_palette_bmp(contents):
+    """Return whether a file is a BMP whose 8-bit pixels are indices of a palette."""
+    padded = tf.strings.join([contents, b"\0" * 30])
+    is_bmp = tf.equal(tf.strings.substr(padded, 0, 2), "BM")
+    return is_bmp & tf.equal(tf.strings.substr(padded, 28, 2), b"\x08\0")
+
+
+def _decode_palette_bmp(contents):
+    indices = tf.io.decode_bmp(contents, channels=0)
+    size = tf.io.decode_raw(tf.strings.substr(contents, 14, 4), tf.int32)[0]
+    palette = tf.io.decode_raw(
+        tf.strings.substr(contents, 14 + size, 4 * 256), tf.uint8
+    )
+    # A palette may be shorter than 256 colours of blue, green, red and nothing.
+    palette = tf.concat([palette, tf.zeros(1024, tf.uint8)], axis=0)[:1024]
+    palette = tf.reshape(palette, (256, 4))
+    return tf.gather(palette[:, 2::-1], tf.cast(indices[..., 0], tf.int32))

@@ -1,0 +1,58 @@
+"""Which images of a source can't be used, and why."""
+
+import re
+
+import tensorflow as tf
+
+from official_selftrain.data import examples
+
+
+def unreadable_images(source):
+    """Return a line for each image of a source that can't be used.
+
+    Args:
+        source: `examples.Source`.
+
+    Returns:
+        list of str: the file or id, and why.
+    """
+    found = ((example, problem(example, source)) for example in source.dataset)
+    return [f"{name(example)}: {reason}" for example, reason in found if reason]
+
+
+def name(example):
+    """Return the path of an example's image, or its id where it has none."""
+    path = example["path"]
+    path = path.numpy() if tf.is_tensor(path) else path
+    return path.decode() or f"id {int(example['id'])}"
+
+
+def problem(example, source):
+    """Return why an image can't be used, or None if it can.
+
+    Either the image can't be decoded, or its mask isn't one for it.
+
+    Args:
+        example: dict, out of the source.
+        source: `examples.Source`.
+
+    Returns:
+        str or None.
+    """
+    try:
+        image = examples.read_image(example)
+        if source.has_masks:
+            size = tf.shape(image)[:2]
+            examples.read_mask(example, size, len(source.class_names))
+    except tf.errors.OpError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error):
+    """Return the part of a TensorFlow error's text that a person can use."""
+    text = error.message.split("[Op:")[0]
+    if "Summarized data:" in text:  # a check of ours, as a list of its parts
+        text = text.split("Summarized data:")[1]
+        text = re.sub(r"""b(["'])(.*?)\1""", r"\2", text)
+    return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"
