@@ -1,0 +1,243 @@
+"""Find every violation in files of labels: TFRecord shards or a COCO file.
+
+Rules of the TF Model Garden's readers, and of common sense: see `VIOLATIONS`.
+"""
+
+import collections
+import glob as globbing
+import json
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from official_selftrain.data import images, masks
+
+VIOLATIONS = {
+    "file": "the file can't be read to its end",
+    "missing": "a field that readers need is missing",
+    "id": "an image's id is no integer",
+    "duplicate": "an image's id comes twice",
+    "lengths": "an image's boxes, classes and scores differ in number",
+    "number": "a coordinate or score is no finite number",
+    "outside": "a box leaves its image",
+    "area": "a box has no area",
+    "score": "a score isn't in 0…1",
+    "class": "a class is unknown",
+    "image_id": "an annotation is of no listed image",
+    "unreadable": "an image can't be read",
+    "size": "an image's size isn't the stored one",
+    "mask": "a mask isn't one for its image",
+}
+
+
+def validate(labels, class_names=None, image_dir=None, open_images=True):
+    """Return the violations in TFRecord shards or a COCO file.
+
+    Args:
+        labels: str: a folder of labels, a path or glob of TFRecord files, or a COCO
+            `.json`.
+        class_names: sequence of str, or None for what a folder's manifest or the COCO
+            file says; without any, TFRecord classes are only required to be above 0.
+        image_dir: str, the folder of a COCO file's images; None: the file's own.
+        open_images: bool, decode every image too.
+
+    Returns:
+        dict of a name out of `VIOLATIONS` to a list: the number of violations and the
+        place of the first; and the number of images.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: for a file that is neither.
+
+    Source: own; field rules of the TF Model Garden.
+    """
+    found = _Found()
+    if os.path.isdir(labels):
+        manifest = os.path.join(labels, "manifest.json")
+        if class_names is None and os.path.exists(manifest):
+            with open(manifest) as file:
+                class_names = json.load(file)["class_names"]
+        labels = os.path.join(globbing.escape(labels), "*.tfrecord")
+    if labels.endswith(".json"):
+        if not os.path.isfile(labels):
+            raise FileNotFoundError(f"Expected a COCO file. Received: {labels!r}")
+        _check_coco(labels, class_names, image_dir, open_images, found)
+    else:
+        paths = sorted(globbing.glob(labels))
+        if not paths:
+            raise FileNotFoundError(f"Expected TFRecord files. Received: {labels!r}")
+        for path in paths:
+            _check_tfrecord(path, class_names, open_images, found)
+    return dict(found.violations), found.num_images
+
+
+class _Found:
+    def __init__(self):
+        self.violations = collections.OrderedDict()
+        self.num_images = 0
+        self.ids = set()
+
+    def add(self, kind, place, count=1):
+        self.violations.setdefault(kind, [0, place])[0] += int(count)
+
+    def add_id(self, value, place):
+        if value in self.ids:
+            self.add("duplicate", place)
+        self.ids.add(value)
+
+
+def _check_tfrecord(path, class_names, open_images, found):
+    records = iter(tf.data.TFRecordDataset(path))
+    index = -1
+    while True:
+        index += 1
+        place = f"{path}, entry {index}"
+        try:
+            example = tf.train.Example.FromString(next(records).numpy())
+        except StopIteration:
+            return
+        except tf.errors.DataLossError:
+            found.add("file", place)
+            return
+        except Exception as error:  # protobuf's DecodeError has no public base
+            if type(error).__name__ != "DecodeError":
+                raise
+            found.add("file", place)
+            continue
+        found.num_images += 1
+        _check_example(example.features.feature, place, class_names, open_images, found)
+
+
+def _check_example(features, place, class_names, open_images, found):
+    def strings(key):
+        return list(features[key].bytes_list.value) if key in features else []
+
+    source_id = strings("image/source_id")
+    text = source_id[0].decode(errors="replace") if source_id else ""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
+        found.add("id", f"{place}: {text!r}")
+    else:
+        found.add_id(int(text), place)
+    size = []
+    for key in ("image/height", "image/width"):
+        size += features[key].int64_list.value[:1] if key in features else []
+    encoded, path = strings("image/encoded"), strings("image/filename")
+    if len(size) < 2 or min(size) < 1 or not any(encoded + path):
+        found.add("missing", f"{place}: height, width, image")
+        size = None
+    sides = [
+        np.array(features[f"image/object/bbox/{side}"].float_list.value, np.float64)
+        for side in ("ymin", "xmin", "ymax", "xmax")
+    ]
+    labels = np.array(features["image/object/class/label"].int64_list.value, np.int64)
+    scores = np.array(
+        features["image/object/bbox/confidence"].float_list.value, np.float64
+    )
+    lengths = {len(labels), *(len(side) for side in sides)}
+    if len(scores):
+        lengths.add(len(scores))
+    if len(lengths) > 1:
+        found.add("lengths", place)
+    else:
+        boxes = np.stack(sides, axis=-1)
+        _check_boxes(boxes, scores, (1.0, 1.0), place, found)
+        highest = len(class_names) if class_names else np.inf
+        unknown = (labels < 1) | (labels > highest)
+        if unknown.any():
+            found.add("class", f"{place}: {labels[unknown][0]}", unknown.sum())
+    mask = strings("image/segmentation/class/encoded")
+    if mask and mask[0]:
+        _check_mask(mask[0], size, class_names, place, found)
+    if open_images and size:
+        _check_image((encoded + [b""])[0], (path + [b""])[0], size, place, found)
+
+
+def _check_boxes(boxes, scores, limits, place, found):
+    finite = np.isfinite(boxes).all(axis=1)
+    if len(scores):
+        finite &= np.isfinite(scores)
+        wrong = finite & ((scores < 0.0) | (scores > 1.0))
+        if wrong.any():
+            found.add("score", f"{place}: {scores[wrong][0]:g}", wrong.sum())
+    if not finite.all():
+        found.add("number", place, (~finite).sum())
+    outside = (boxes[:, :2] < 0.0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    for kind, rows in (("outside", outside & finite), ("area", empty & finite)):
+        if rows.any():
+            box = ", ".join(f"{value:g}" for value in boxes[rows][0])
+            found.add(kind, f"{place}: {box}", rows.sum())
+
+
+def _check_mask(png, size, class_names, place, found):
+    try:
+        mask = masks.decode(tf.constant(png)).numpy()
+    except tf.errors.InvalidArgumentError:
+        found.add("mask", place)
+        return
+    highest = len(class_names) if class_names else masks.IGNORE_CLASS
+    unknown = (mask >= highest) & (mask != masks.IGNORE_CLASS)
+    if (size and mask.shape != tuple(size)) or unknown.any():
+        found.add("mask", place)
+
+
+def _check_image(encoded, path, size, place, found):
+    try:
+        contents = tf.constant(encoded) if encoded else tf.io.read_file(path)
+        shape = tuple(images.decode(contents).shape[:2])
+    except tf.errors.OpError:
+        found.add(
+            "unreadable", f"{place}: {path.decode(errors='replace')}".rstrip(": ")
+        )
+        return
+    if shape != tuple(size):
+        found.add("size", f"{place}: {shape}, stored {tuple(size)}")
+
+
+def _check_coco(path, class_names, image_dir, open_images, found):
+    with open(path) as file:
+        try:
+            content = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
+    if not isinstance(content, dict) or "images" not in content:
+        raise ValueError(f"Expected a COCO file with images. Received: {path}")
+    for key in ("annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            found.add("missing", f"{path}: {key}")
+    image_dir = image_dir or os.path.dirname(path)
+    sizes = {}
+    for index, image in enumerate(content["images"]):
+        place = f"images[{index}]"
+        found.num_images += 1
+        missing = {"id", "file_name", "height", "width"} - set(image)
+        if missing:
+            found.add("missing", f"{place}: {', '.join(sorted(missing))}")
+            continue
+        if type(image["id"]) is not int:
+            found.add("id", f"{place}: {image['id']!r}")
+        found.add_id(image["id"], place)
+        sizes[image["id"]] = (image["height"], image["width"])
+        if open_images:
+            file_path = os.path.join(image_dir, image["file_name"]).encode()
+            _check_image(b"", file_path, sizes[image["id"]], place, found)
+    names = {
+        entry.get("id"): entry.get("name") for entry in content.get("categories", [])
+    }
+    for index, annotation in enumerate(content.get("annotations", [])):
+        place = f"annotations[{index}]"
+        missing = {"image_id", "category_id", "bbox"} - set(annotation)
+        if missing or len(annotation["bbox"]) != 4:
+            found.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
+            continue
+        name = names.get(annotation["category_id"])
+        if name is None or (class_names and name not in class_names):
+            found.add("class", f"{place}: {annotation['category_id']}")
+        if annotation["image_id"] not in sizes:
+            found.add("image_id", f"{place}: {annotation['image_id']}")
+            continue
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+        box = np.array([[y, x, y + height, x + width]])
+        scores = np.array([annotation["score"]] if "score" in annotation else [])
+        _check_boxes(box, scores, sizes[annotation["image_id"]], place, found)

@@ -1,0 +1,53 @@
+"""List every violation in files of labels.
+
+python -m official_selftrain.validate --labels=labels
+
+Reads TFRecord shards (a folder, path or glob) or a COCO .json, one's own, another
+tool's or those of pseudo_label. Exit codes: 0 none, 1 a mistake in the call, 2
+violations.
+"""
+
+import os
+
+from absl import app, flags
+
+from official_selftrain import command_line, teachers
+from official_selftrain.data import validation
+
+flags.adopt_module_key_flags(command_line)
+
+flags.DEFINE_string(
+    "labels",
+    None,
+    "A folder or glob of TFRecord files, or a COCO .json.",
+    required=True,
+)
+flags.DEFINE_string(
+    "classes", None, "Known classes: a text file, a COCO .json, or separated by commas."
+)
+flags.DEFINE_string("image_dir", None, "The folder of a COCO file's images.")
+flags.DEFINE_bool("open_images", True, "Decode every image too.")
+
+
+def main(argv):
+    """Run the command line."""
+    return command_line.exit_code("validate", argv, _validate)
+
+
+def _validate():
+    classes = flags.FLAGS.classes
+    if classes is not None:
+        is_file = os.path.isfile(classes)
+        classes = teachers.read_classes(classes)[0] if is_file else classes.split(",")
+    found, num_images = validation.validate(
+        flags.FLAGS.labels, classes, flags.FLAGS.image_dir, flags.FLAGS.open_images
+    )
+    for kind, (count, place) in found.items():
+        print(f"{count:>8}  {validation.VIOLATIONS[kind]} (first: {place})")
+    total = sum(count for count, _ in found.values())
+    print(f"{num_images} images, {total} violations")
+    return 2 if found else 0
+
+
+if __name__ == "__main__":
+    app.run(main)
