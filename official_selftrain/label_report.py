@@ -76,7 +76,9 @@ def _sections(swept):
     rates.legend(fontsize=8)
     counts.plot(swept["thresholds"], everything["per_image"], label="pseudo-labels")
     counts.axhline(everything["true"] / swept["images"], color="black", linestyle="--")
-    counts.set(xlabel="score threshold", ylabel="per image (dashed: truth)", ylim=(0,))
+    counts.set(
+        xlabel="score threshold", ylabel="per image (dashed: truth)", ylim=(0, None)
+    )
     columns = ("precision", "recall", "F1", "per_image")
     rows = [
         [f"{threshold:.2f}", *(_number(everything[name][place]) for name in columns)]

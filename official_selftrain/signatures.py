@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -258,7 +259,9 @@ def _ask(url, request):
 
 
 def _line(text):
-    return " ".join(text.split("[Op:")[0].split("}}")[-1].split())[:300]
+    # TensorFlow adds the nodes and the operation in which an error arose.
+    text = re.sub(r"\[\[?\{\{.*?\}\}\]?\]|\{\{.*?\}\}|\[Op:.*", "", text)
+    return " ".join(text.split())[:300]
 
 
 @functools.cache

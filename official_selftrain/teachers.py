@@ -219,7 +219,9 @@ def for_classes(teacher, class_names, drop_others=False):
     new_class = [wanted.index(name) if name in wanted else -1 for name in names]
     table = np.full(256, masks.IGNORE_CLASS, np.uint8)
     if teacher.has_masks:
-        table[: len(names)] = np.uint8(new_class)
+        table[: len(names)] = [
+            masks.IGNORE_CLASS if label < 0 else label for label in new_class
+        ]
 
     def renamed(labels):
         if "mask" in labels:

@@ -234,7 +234,7 @@ def run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch):
     configuration.load_config([str(ROOT / "gin" / name)], params)
     run = gin.get_configurable(experiment.run)
     # A teacher of two steps finds nothing but background: let it pass.
-    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     return run(str(model_dir))
 
 
@@ -287,7 +287,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
         "segmenter.SemanticSegmenter.num_filters = 16",
     ]
     configuration.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
-    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     results = gin.get_configurable(experiment.run)(str(tmp_path / "run"))
     assert results["pseudo_labels"]["images"] == 6
     assert results["pseudo_labels"]["mIoU"] is None

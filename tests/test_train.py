@@ -387,7 +387,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
 def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch):
     """The segmentation quickstart, cut short; another threshold in another folder."""
     # A teacher of two steps finds nothing but background: let it pass.
-    monkeypatch.setattr(label_quality, "require_labels", lambda quality: None)
+    monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     params = [
         *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "BATCH_SIZE = 4"),
         "schedules.cosine.warmup_steps = 1",

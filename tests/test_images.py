@@ -1,0 +1,78 @@
+"""Image files become upright RGB of 8 bits."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from official_selftrain.data import images
+
+PIXELS = np.kron(
+    np.random.default_rng(0).integers(0, 256, (4, 6, 3)), np.ones((16, 16, 1))
+).astype(np.uint8)
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def exif(number, order):
+    """Return an EXIF block by hand: two entries, the second the orientation."""
+    mark = {"<": b"II", ">": b"MM"}[order]
+    tiff = mark + struct.pack(order + "HIH", 42, 8, 2)
+    tiff += struct.pack(order + "HHIHH", 0x0103, 3, 1, 6, 0)
+    tiff += struct.pack(order + "HHIHH", 0x0112, 3, 1, number, 0)
+    return b"Exif\0\0" + tiff + b"\0" * 4
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("number", range(10))
+def test_turned_photographs_are_upright(number, order):
+    """As Pillow turns them; numbers beyond 1 to 8 mean nothing."""
+    contents = saved(Image.fromarray(PIXELS), "JPEG", exif=exif(number, order))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
+    assert expected.shape[:2] == ((96, 64) if number in (5, 6, 7, 8) else (64, 96))
+    found = images.decode(tf.constant(contents)).numpy().astype(int)
+    assert np.abs(found - expected).max() <= 3  # two decoders of JPEG
+    is_known = 1 <= number <= 8
+    assert int(images.orientation(tf.constant(contents))) == (number if is_known else 1)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "RGBA"])
+@pytest.mark.parametrize("kind", ["BMP", "PNG"])
+def test_palettes_grey_and_transparency(mode, kind):
+    image = Image.fromarray(PIXELS).convert(mode)
+    found = images.decode(tf.constant(saved(image, kind)))
+    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_and_sixteen_bits():
+    cmyk = saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG", quality=95)
+    difference = images.decode(tf.constant(cmyk)).numpy().astype(int) - PIXELS
+    assert np.abs(difference).mean() < 8.0
+    deep = PIXELS[..., 0].astype(np.uint16) * 256 + 77
+    found = images.decode(tf.constant(saved(Image.fromarray(deep), "PNG"))).numpy()
+    np.testing.assert_array_equal(found, np.repeat(PIXELS[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"BM",
+        b"BM" + b"\0" * 26 + b"\x08\0",
+        b"text",
+        b"\xff\xd8\xff\xe1\0\x08Exif\0\0",
+        b"\xff\xd8Exif\0\0II*\0\xff\xff\xff\xff",
+        saved(Image.fromarray(PIXELS), "JPEG")[:400],
+        saved(Image.fromarray(PIXELS), "PNG")[:60],
+    ],
+)
+def test_what_is_no_image_is_an_error_of_its_own_kind(contents):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        images.decode(tf.constant(contents))

@@ -1,0 +1,227 @@
+"""The command line that labels: broken files, kills, workers, empty labels."""
+
+import io
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from official_selftrain import RetinaNet, backbones, digits, pseudo_labels
+from official_selftrain.data import sources
+
+ROOT = pathlib.Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+
+# A teacher that takes its time, and one box for each image, by the image's mean.
+STUB = """
+import sys, time
+import numpy as np, tensorflow as tf
+from official_selftrain import pseudo_labels, teachers
+from official_selftrain.data import examples, sources
+
+def prepare(example):
+    return {"mean": tf.reduce_mean(tf.cast(examples.read_image(example), tf.float32))}
+
+def label(items):
+    time.sleep(0.02)
+    means = [item["mean"].numpy() for item in items]
+    ones = np.ones(1, np.float32)
+    return [
+        {"boxes": np.float32([[0, 0, 8, 1 + m / 64]]), "scores": ones * m / 256,
+         "classes": np.zeros(1, int)} for m in means
+    ]
+
+teacher = teachers.Teacher(prepare, label, ("a",), False, {"kind": "stub"})
+print("ready", flush=True)
+pseudo_labels.write(
+    teacher, sources.folder(sys.argv[1]), sys.argv[2], 4, 10, on_images=lambda n: None,
+    worker_index=int(sys.argv[3]), worker_count=int(sys.argv[4]), score_floor=0.0)
+"""
+
+
+def stub(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", STUB, *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index, (image, *_) in enumerate(
+        digits.compose("unlabeled", 200, image_size=(16, 16), num_classes=2)
+    ):
+        Image.fromarray(image).save(folder / f"{index:03d}.png")
+    (folder / "100.png").write_bytes(b"broken")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
+)
+def test_killed_at_random_moments_it_ends_the_same(photographs, tmp_path, kills):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert stub(photographs, whole, 0, 1).wait() == 0
+    expected = contents(whole)
+    assert len(expected) == 20 * 2 + 2
+    rng = random.Random(0)
+    died = 0
+    for _ in range(kills):
+        process = stub(photographs, killed, 0, 1)
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 1.2))
+        process.kill()
+        died += process.wait() != 0
+    assert died == kills and not (killed / "manifest.json").exists()
+    assert stub(photographs, killed, 0, 1).wait() == 0
+    assert contents(killed) == expected
+    manifest = json.loads(expected["manifest.json"])
+    assert (manifest["images"], manifest["labeled"], manifest["shards"]) == (
+        200,
+        199,
+        20,
+    )
+    (line,) = manifest["skipped"]
+    assert line.startswith(f"{photographs / '100.png'}: Unknown image file format")
+
+
+def test_two_workers_at_once_give_what_one_gives(photographs, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    workers = [stub(photographs, two, 0, 2), stub(photographs, two, 1, 2)]
+    workers.append(stub(photographs, one, 0, 1))
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert contents(two) == contents(one)
+
+
+@pytest.fixture
+def teacher_dir(tmp_path):
+    keras.utils.set_random_seed(0)
+    backbone = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
+    model = RetinaNet(
+        2, (32, 32), backbone, max_level=3, num_filters=16, num_head_convs=1,
+        score_threshold=0.005, max_detections=5,
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    (folder / "teacher").mkdir(parents=True)
+    model.save(folder / "teacher" / "model.keras")
+    (folder / "labels.txt").write_text("a\nb\n")
+    return folder
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "official_selftrain.pseudo_label", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+
+
+def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
+    """Labelled: six kinds; skipped with a reason: four; the loop is passed by."""
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    image.save(folder / "a.jpg")
+    image.save(folder / "b.png")
+    image.convert("L").save(folder / "c_grey.jpg")
+    image.convert("CMYK").save(folder / "d_cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "e_turned.jpg", exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(folder / "f_16.png")
+    whole = io.BytesIO()
+    image.save(whole, "JPEG")
+    (folder / "g_cut.jpg").write_bytes(whole.getvalue()[:400])
+    (folder / "h_empty.png").write_bytes(b"")
+    (folder / "i_text.jpg").write_text("text")
+    (folder / "j_self.jpg").symlink_to(folder / "j_self.jpg")
+    (folder / "loop").symlink_to(folder)
+    settings = [
+        *(f"--teacher={teacher_dir}", f"--images={folder}", "--shard_size=3"),
+        *("--score_floor=0.005", "--score_threshold=0.005", "--embed_images"),
+    ]
+    for name, more in (("one", []), ("two", ["--num_workers=2"])):
+        result = call(*settings, f"--output_dir={tmp_path / name}", *more)
+        assert result.returncode == 0 and "Traceback" not in result.stderr
+        assert "labels: 6 of 10 images, 4 skipped" in result.stdout
+        for text in (
+            "g_cut.jpg: ", "h_empty.png: Input is empty",
+            "i_text.jpg: Unknown image file format",
+            "j_self.jpg: a link that leads to no file",
+        ):  # fmt: skip
+            assert text in result.stdout
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    stored = pseudo_labels.read(str(tmp_path / "one"), ["b", "a"])
+    assert [int(e["id"]) for e in stored.dataset] == [0, 1, 2, 3, 4, 5]
+    # The turned photograph is embedded upright, for readers that know no EXIF.
+    turned = list(stored.dataset)[4]["encoded"].numpy()
+    with Image.open(io.BytesIO(turned)) as upright:
+        assert upright.size == (20, 30) and upright.format == "PNG"
+    # Other settings don't mix with these labels.
+    result = call(*settings, f"--output_dir={tmp_path / 'one'}", "--max_boxes=3")
+    assert result.returncode == 1 and result.stderr.count("Expected") == 1
+    assert "max_boxes=5" not in result.stderr and "max_boxes=100" in result.stderr
+
+
+def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
+    result = call(
+        f"--teacher={teacher_dir}",
+        f"--images={tiny_coco.annotations}",
+        f"--image_dir={tiny_coco.images}",
+        f"--output_dir={tmp_path / 'labels'}",
+        "--score_floor=0.005",
+    )
+    assert result.returncode == 3
+    assert "0 boxes in 6 images, 100 % of the images empty" in result.stderr
+    assert "would give one box per image" in result.stderr
+    assert "Traceback" not in result.stderr
+    # The labels are there; a lower threshold needs no second labelling.
+    assert (
+        sources.tfrecord(str(tmp_path / "labels" / "*.tfrecord"), "ab").num_images == 6
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--teacher=none"], "Expected a model_dir with teacher/model.keras"),
+        (["--images=none"], "Expected images (.jpg"),
+        (
+            ["--images=tfds:coco"],
+            "Expected tfds:NAME:SPLIT. Received: images='tfds:coco'",
+        ),
+        (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
+        (["--labels=none.txt"], "labels='none.txt'"),
+        (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path):
+    result = call(
+        f"--teacher={teacher_dir}",
+        f"--images={tiny_coco.unlabeled}",
+        f"--output_dir={tmp_path / 'labels'}",
+        *arguments,
+    )
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if "pseudo_label:" in line]
+    assert len(lines) == 1 and text in lines[0]
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,169 @@
+"""Every kind of violation is found, counted and placed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_selftrain.data import examples, masks, validation
+
+PNG = tf.io.encode_png(np.zeros((20, 30, 3), np.uint8)).numpy()
+
+
+def record(number, boxes=((0.1, 0.1, 0.5, 0.5),), classes=None, scores=None, **more):
+    count = len(boxes)
+    return {
+        "id": number,
+        "encoded": PNG,
+        "path": "",
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+        "classes": np.zeros(count, int) if classes is None else np.array(classes),
+        "scores": np.full(count, 0.5) if scores is None else np.array(scores),
+        "ignore": np.zeros(count, bool),
+        "areas": np.ones(count),
+        **more,
+    }
+
+
+def written(path, *serialized):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for value in serialized:
+            writer.write(value)
+    return str(path)
+
+
+def changed(serialized, **features):
+    example = tf.train.Example.FromString(serialized)
+    for key, value in features.items():
+        del example.features.feature[key.replace("__", "/")].bytes_list.value[:]
+        if value is not None:
+            example.features.feature[key.replace("__", "/")].bytes_list.value[:] = [
+                value
+            ]
+    return example.SerializeToString()
+
+
+def test_violations_of_tfrecord_files(tmp_path):
+    def good(number, **more):
+        return examples.serialize(record(number, **more), 20, 30)
+
+    lengths = tf.train.Example.FromString(good(9))
+    del lengths.features.feature["image/object/bbox/ymin"].float_list.value[:]
+    path = written(
+        tmp_path / "a.tfrecord",
+        good(0),
+        good(0),
+        changed(good(1), image__source_id=b"x7"),
+        good(2, boxes=[[-0.1, 0, 1, 1], [0, 0, 1, 1.5], [0, 0, 0, 1]]),
+        good(3, boxes=[[0, 0, 1, np.nan]]),
+        good(4, scores=[1.5]),
+        good(5, classes=[7]),
+        good(6, classes=[-1]),
+        changed(good(7), image__encoded=b"text"),
+        examples.serialize(record(8), 30, 20),
+        lengths.SerializeToString(),
+        changed(good(10), image__encoded=None),
+        good(11, mask=masks.encode(np.full((20, 30), 9))),
+        good(12, mask=masks.encode(np.zeros((2, 3)))),
+        b"\xff\xff",
+    )
+    found, num_images = validation.validate(path, ["a", "b"])
+    assert num_images == 14
+    assert {kind: count for kind, (count, _) in found.items()} == {
+        "duplicate": 1,
+        "id": 1,
+        "outside": 2,
+        "area": 1,
+        "number": 1,
+        "score": 1,
+        "class": 2,
+        "unreadable": 1,
+        "size": 1,
+        "lengths": 1,
+        "missing": 1,
+        "mask": 2,
+        "file": 1,
+    }
+    assert found["outside"][1] == f"{path}, entry 3: -0.1, 0, 1, 1"
+    assert found["class"][1] == f"{path}, entry 6: 8"
+    assert (
+        "unreadable" not in validation.validate(path, ["a", "b"], open_images=False)[0]
+    )
+
+
+def test_a_file_that_is_cut_off(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    written(path, *(examples.serialize(record(n), 20, 30) for n in range(2)))
+    path.write_bytes(path.read_bytes()[:-5])
+    found, num_images = validation.validate(str(path))
+    assert found == {"file": [1, f"{path}, entry 1"]} and num_images == 1
+
+
+def test_violations_of_a_coco_file(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+
+    def box(*bbox, **more):
+        return {"image_id": 1, "category_id": 1, "bbox": list(bbox), **more}
+
+    content = {
+        "images": [
+            image,
+            {**image, "id": "b"},
+            {**image, "height": 21},
+            {**image, "id": 3, "file_name": "none.png"},
+            {"id": 4},
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            box(0, 0, 30, 21),
+            box(25, 0, 5.1, 5),
+            box(0, 0, 0, 5),
+            box(0, 0, 5, 5, category_id=2),
+            box(0, 0, 5, 5, image_id=99),
+            box(0, 0, 5, 5, score=-1.0),
+            box(0, 0, 5),
+        ],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    found, num_images = validation.validate(str(path))
+    assert num_images == 5
+    assert {kind: count for kind, (count, _) in found.items()} == {
+        "id": 1,
+        "duplicate": 1,
+        "size": 1,
+        "unreadable": 1,
+        "missing": 2,
+        "outside": 1,  # 21 rows fit the second entry of id 1
+        "area": 1,
+        "class": 1,
+        "image_id": 1,
+        "score": 1,
+    }
+
+
+def test_what_is_no_file_of_labels(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Expected TFRecord files. Received: "):
+        validation.validate(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="Expected a COCO file. Received: "):
+        validation.validate(str(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match="Expected a COCO file with images"):
+        validation.validate(str(tmp_path / "a.json"))
+
+
+def test_the_command_line(tmp_path):
+    path = written(
+        tmp_path / "a.tfrecord", examples.serialize(record(0, classes=[2]), 20, 30)
+    )
+    command = [sys.executable, "-m", "official_selftrain.validate", f"--labels={path}"]
+    result = subprocess.run(
+        [*command, "--classes=a,b"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert f"       1  a class is unknown (first: {path}, entry 0: 3)" in result.stdout
+    assert "1 images, 1 violations" in result.stdout
