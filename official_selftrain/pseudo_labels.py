@@ -9,12 +9,12 @@ import collections
 import contextlib
 import dataclasses
 import glob as globbing
-import importlib.metadata
 import itertools
 import json
 import math
 import os
 import socket
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -90,7 +90,7 @@ def write(
         )
     num_shards = math.ceil(source.num_images / shard_size)
     settings = {
-        "version": _version(),
+        "version": sys.modules[__package__].__version__,
         "teacher": teacher.origin,
         "class_names": teacher.class_names,
         "has_masks": teacher.has_masks,
@@ -411,10 +411,3 @@ def _write_json(path, content):
     with replacing(path) as partial, open(partial, "w") as file:
         json.dump(content, file, indent=2)
         file.write("\n")
-
-
-def _version():
-    try:
-        return importlib.metadata.version("official_selftrain")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -65,7 +65,7 @@ def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for index, (image, *_) in enumerate(
-        digits.compose("unlabeled", 200, image_size=(16, 16), num_classes=2)
+        digits.compose("unlabeled", 200, image_size=(32, 32), num_classes=2)
     ):
         Image.fromarray(image).save(folder / f"{index:03d}.png")
     (folder / "100.png").write_bytes(b"broken")
@@ -204,13 +204,15 @@ def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
     ("arguments", "text"),
     [
         (["--teacher=none"], "Expected a model_dir with teacher/model.keras"),
-        (["--images=none"], "Expected images (.jpg"),
+        pytest.param(
+            ["--images=none"], "Expected images (.jpg", marks=pytest.mark.slow
+        ),
         (
             ["--images=tfds:coco"],
             "Expected tfds:NAME:SPLIT. Received: images='tfds:coco'",
         ),
         (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
-        (["--labels=none.txt"], "labels='none.txt'"),
+        pytest.param(["--labels=none.txt"], "'none.txt'", marks=pytest.mark.slow),
         (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
     ],
 )
@@ -225,3 +227,37 @@ def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path
     lines = [line for line in result.stderr.splitlines() if "pseudo_label:" in line]
     assert len(lines) == 1 and text in lines[0]
     assert "Traceback" not in result.stderr
+
+
+def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
+    """The truth as a teacher's results: everything is found, nothing is doubtful."""
+    content = json.loads(tiny_coco.annotations.read_text())
+    results = [
+        {key: entry[key] for key in ("image_id", "category_id", "bbox")}
+        | {"score": 0.97}
+        for entry in content["annotations"]
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    result = call(
+        f"--teacher={path}",
+        f"--images={tiny_coco.annotations}",
+        f"--image_dir={tiny_coco.images}",
+        f"--output_dir={tmp_path / 'labels'}",
+        f"--coco_json={tmp_path / 'labels.json'}",
+        "--report",
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "labels" / "report.json").read_text())
+    row = report["sweep"]["classes"]["all"]
+    assert row["precision"] == [1.0] * 19 and row["recall"] == [1.0] * 19
+    assert row["suggested"] == 0.95
+    # The categories had the ids 1, 3 and 90.
+    found = sources.coco(str(tmp_path / "labels.json"), "/")
+    truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
+    assert found.class_names == truth.class_names
+    for example, target in zip(found.dataset, truth.dataset, strict=True):
+        assert example["id"] == target["id"]
+        np.testing.assert_allclose(example["boxes"], target["boxes"], atol=1e-6)
+        np.testing.assert_array_equal(example["classes"], target["classes"])
+        np.testing.assert_allclose(example["scores"], 0.97)

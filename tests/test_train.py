@@ -427,3 +427,28 @@ def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch)
         assert copied.stat().st_mtime == path.stat().st_mtime
     page = (second / "report.html").read_text()
     assert "change mIoU by" in page and page.count("data:image/png;base64,") == 4
+
+
+def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
+    run(stages=["teacher", "pseudo_labels"])
+    labels = tmp_path / "labels"
+    (tmp_path / "run" / "pseudo_labels").rename(labels)
+    results = run(
+        f'experiment.run.labels_dir = "{labels}"',
+        "experiment.run.control = False",
+        'experiment.run.student_init = "random"',
+        "STUDENT_STEPS = 2",
+        model_dir=tmp_path / "other",
+        stages=["pseudo_labels", "student", "evaluation"],
+    )
+    assert set(results) == {"student", "pseudo_labels", "config"}
+    assert results["pseudo_labels"]["images"] == 12
+    assert results["pseudo_labels"]["precision"] is None  # nobody knows the truth
+    assert not (tmp_path / "other" / "pseudo_labels").exists()
+    assert (tmp_path / "other" / "labels.txt").read_text() == "0\n1\n"
+    with pytest.raises(FileNotFoundError, match="none/manifest.json. Make it with"):
+        run(
+            f'experiment.run.labels_dir = "{tmp_path / "none"}"',
+            model_dir=tmp_path / "third",
+            stages=["pseudo_labels"],
+        )
