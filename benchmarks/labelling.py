@@ -51,7 +51,8 @@ def main():
     arguments = parser.parse_args()
     count, rounds = (16, 2) if arguments.quick else (32, 3)
     scenes = digits.scenes("unlabeled", 16 * count, 0, SCENE)
-    gin.parse_config_file(str(ROOT / "gin" / "quickstart.gin"))
+    gin.add_config_file_search_path(str(ROOT / "gin"))
+    gin.parse_config_file("quickstart.gin")
     small = gin.get_bindings("experiment.run")["model"](
         num_classes=len(scenes.class_names), image_size=SCENE
     )

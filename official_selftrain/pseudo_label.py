@@ -153,6 +153,11 @@ def open_teacher(settings):
         )
     elif path.endswith(".json") and os.path.isfile(path):
         images = settings["images"]
+        if not (images.endswith(".json") or ".tfrecord" in os.path.basename(images)):
+            raise ValueError(
+                "Expected images with the ids that the results name, a COCO .json or "
+                f".tfrecord files. Received: images={images!r}"
+            )
         near = images if images.endswith(".json") else path
         teacher = teachers.results_teacher(path, *_classes(labels or near, first))
     else:

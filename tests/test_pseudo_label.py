@@ -212,16 +212,18 @@ def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
             "Expected tfds:NAME:SPLIT. Received: images='tfds:coco'",
         ),
         (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
+        (["--teacher={results}"], "images with the ids that the results name"),
         pytest.param(["--labels=none.txt"], "'none.txt'", marks=pytest.mark.slow),
         (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
     ],
 )
 def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path):
+    (tmp_path / "results.json").write_text("[]")
     result = call(
         f"--teacher={teacher_dir}",
         f"--images={tiny_coco.unlabeled}",
         f"--output_dir={tmp_path / 'labels'}",
-        *arguments,
+        *(a.format(results=tmp_path / "results.json") for a in arguments),
     )
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if "pseudo_label:" in line]

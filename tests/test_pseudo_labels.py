@@ -233,3 +233,52 @@ def test_scales_are_for_masks():
         teachers.labeler(FixedTeacher(), (0.5, 1.0))
     with pytest.raises(ValueError, match=r"labels are boxes. Received: .*flip=True"):
         teachers.labeler(FixedTeacher(), flip=True)
+
+
+def test_images_that_a_teacher_refuses_are_skipped(tiny_coco, tmp_path):
+    """One of four; a batch in which every image is refused is a mistake."""
+
+    def refusing(ids):
+        def label(items):
+            found = [int(item["id"]) for item in items]
+            if set(found) & ids:
+                raise teachers.Refused(f"no {found}")
+            box = np.float32([[0, 0, 8, 8]])
+            one = {"boxes": box, "scores": np.ones(1), "classes": np.zeros(1, int)}
+            return [one] * len(items)
+
+        return teachers.Teacher(
+            lambda example: {"id": example["id"]}, label, ("a",), False, {}
+        )
+
+    pool = sources.folder(str(tiny_coco.unlabeled))
+    manifest = pseudo_labels.write(refusing({2}), pool, str(tmp_path / "a"), 4)
+    (line,) = manifest["skipped"]
+    assert line.endswith("2.png: the teacher refuses it: no [2]")
+    assert manifest["labeled"] == 3
+    ids = [int(e["id"]) for e in pseudo_labels.read(str(tmp_path / "a")).dataset]
+    assert ids == [0, 1, 3]
+    with pytest.raises(teachers.Refused, match=r"no \[0, 1, 2, 3\]"):
+        pseudo_labels.write(refusing({0, 1, 2, 3}), pool, str(tmp_path / "b"), 4)
+
+
+def test_classes_of_read_labels_are_matched(tiny_coco, tmp_path):
+    pool = sources.folder(str(tiny_coco.unlabeled))
+    pseudo_labels.write(boxes_teacher(("a", "b")), pool, str(tmp_path))
+    found = pseudo_labels.read(str(tmp_path), ("b", "a"))
+    assert {int(e["classes"][0]) for e in found.dataset} == {0}  # it was 1, "b"
+    with pytest.raises(
+        ValueError, match=r"classes \['a', 'c'\]. Received: .*\['a', 'b'\]"
+    ):
+        pseudo_labels.read(str(tmp_path), ("a", "c"))
+
+
+def test_other_settings_do_not_mix(tiny_coco, tmp_path):
+    pool = sources.folder(str(tiny_coco.unlabeled))
+    pseudo_labels.write(boxes_teacher(("a", "b")), pool, str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"made with, class_names=\['a', 'b'\]. Received"
+    ):
+        pseudo_labels.write(boxes_teacher(("a", "c")), pool, str(tmp_path))
+    with pytest.raises(ValueError, match="score_floor in 0…1. Received: score_floor=2"):
+        pseudo_labels.write(boxes_teacher(), pool, str(tmp_path), score_floor=2)
