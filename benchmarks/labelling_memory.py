@@ -88,7 +88,11 @@ def label(images, output_dir):
         "classes": np.zeros(10, np.int32),
     }
     teacher = teachers.Teacher(
-        lambda example: {}, lambda items: [labels] * len(items), ("a",), False, {}
+        lambda *_: {},
+        lambda items: [labels] * len(items),
+        ("a",),
+        False,
+        {},
     )
     pseudo_labels.write(teacher, sources.folder(images), output_dir)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -217,8 +217,9 @@ def _labeled(teacher, source, shards, shard_size, batch_size):
 
     @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
-        size = {"size": tf.shape(examples.read_image(example))[:2]}
-        return position, {**size, **teacher.prepare(example)}
+        image = examples.read_image(example)
+        item = teacher.prepare(example, image)
+        return position, {**item, "size": tf.shape(image)[:2]}
 
     # What can't be read is missing here, and found out by its position.
     prepared = stream.map(prepare, tf.data.AUTOTUNE, deterministic=True)
@@ -294,12 +295,13 @@ def _cleaned(labels, size, score_floor, max_boxes):
 def _image_record(example, embed_images):
     record = {key: example[key] for key in ("encoded", "path", "id")}
     if example["encoded"] or embed_images:
-        contents = tf.constant(example["encoded"])
-        if not example["encoded"]:
-            contents = tf.io.read_file(example["path"])
-        if images.orientation(contents) > 1:
-            contents = tf.io.encode_png(images.decode(contents))
-        record["encoded"] = contents.numpy()
+        contents = example["encoded"]
+        if not contents:
+            contents = tf.io.read_file(example["path"]).numpy()
+        is_turned = images.EXIF in contents and images.orientation(contents) > 1
+        if is_turned:
+            contents = tf.io.encode_png(images.decode(contents)).numpy()
+        record["encoded"] = contents
     return record
 
 

@@ -51,21 +51,18 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
         )
     frame = None if takes_files or None in shape[1:3] else shape[1:3]
 
-    def prepare(example):
-        contents = examples.read_contents(example)
-        image = images.decode(contents)
-        size = tf.shape(image)[:2]
+    def prepare(example, image):
         if takes_files:
+            contents = examples.read_contents(example)
             upright = tf.equal(images.orientation(contents), 1)
             return {
                 "image": tf.cond(
                     upright, lambda: contents, lambda: tf.io.encode_png(image)
                 ),
-                "size": size,
             }
         if frame:
             image = tf.round(augment.fit(image, {}, frame)[0])
-        return {"image": tf.cast(image, signature.dtype), "size": size}
+        return {"image": tf.cast(image, signature.dtype)}
 
     def label(items):
         found = [None] * len(items)

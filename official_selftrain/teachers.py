@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.boxes import letterbox_scale
-from official_selftrain.data import augment, examples, masks
+from official_selftrain.data import augment, masks
 
 
 class Refused(ValueError):
@@ -29,7 +29,8 @@ class Teacher:
     """Whatever labels images.
 
     Attributes:
-        prepare: function example → dict of tensors, a graph of tf.data.
+        prepare: function (example, its decoded image) → dict of tensors, a graph of
+            tf.data; `size`, the image's, is added.
         label: function list of such dicts, their values eager tensors → list of
             labels: `boxes` float32 `[n, 4]` in pixels of the upright image,
             `classes` int `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`,
@@ -72,10 +73,9 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
         )
     label = labeler(model, scales, flip)
 
-    def prepare(example):
-        image = examples.read_image(example)
+    def prepare(example, image):
         frame, _, _ = augment.fit(image, {}, model.image_size)
-        return {"image": frame, "size": tf.shape(image)[:2]}
+        return {"image": frame}
 
     def label_batch(items):
         frames = tf.stack([item["image"] for item in items])
@@ -122,9 +122,8 @@ def results_teacher(path, class_names, class_ids):
         label = class_ids[result["category_id"]]
         found.setdefault(int(result["image_id"]), []).append((*row, label))
 
-    def prepare(example):
-        size = tf.shape(examples.read_image(example))[:2]
-        return {"id": example["id"], "size": size}
+    def prepare(example, image):
+        return {"id": example["id"]}
 
     def label_batch(items):
         rows = [found.get(int(item["id"]), []) for item in items]

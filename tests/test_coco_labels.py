@@ -32,7 +32,7 @@ def random_teacher():
             )
         return found
 
-    return teachers.Teacher(lambda example: {}, label, ("a", "b", "c"), False, {})
+    return teachers.Teacher(lambda *_: {}, label, ("a", "b", "c"), False, {})
 
 
 @pytest.fixture

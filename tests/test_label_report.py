@@ -152,7 +152,11 @@ def test_the_report_of_a_folder(tiny_coco, tmp_path):
         return found
 
     teacher = teachers.Teacher(
-        lambda example: {"id": example["id"]}, label, truth.class_names, False, {}
+        lambda example, _: {"id": example["id"]},
+        label,
+        truth.class_names,
+        False,
+        {},
     )
     path = str(tmp_path / "labels")
     pseudo_labels.write(teacher, truth, path, 4)

@@ -248,7 +248,7 @@ def test_images_that_a_teacher_refuses_are_skipped(tiny_coco, tmp_path):
             return [one] * len(items)
 
         return teachers.Teacher(
-            lambda example: {"id": example["id"]}, label, ("a",), False, {}
+            lambda example, image: {"id": example["id"]}, label, ("a",), False, {}
         )
 
     pool = sources.folder(str(tiny_coco.unlabeled))

@@ -172,9 +172,14 @@ def grpc_server(path):
     return server, port
 
 
+def item(teacher, example):
+    image = images.decode(example["encoded"])
+    return {**teacher.prepare(example, image), "size": tf.shape(image)[:2]}
+
+
 def prepared(teacher):
     pool = digits.scenes("unlabeled", 5, 0, (50, 70), num_classes=2)
-    return [teacher.prepare(example) for example in pool.dataset]
+    return [item(teacher, example) for example in pool.dataset]
 
 
 def assert_same(found, expected):
@@ -259,7 +264,7 @@ def labels_of(signature, sizes=((40, 80),), **settings):
         }
         for size in sizes
     ]
-    return teacher.label([teacher.prepare(example) for example in examples])
+    return teacher.label([item(teacher, example) for example in examples])
 
 
 def test_units_of_boxes():

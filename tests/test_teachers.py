@@ -12,7 +12,11 @@ from official_selftrain.data import masks
 
 def fixed_teacher(class_names, **labels):
     return teachers.Teacher(
-        lambda example: {}, lambda items: [labels] * len(items), class_names, False, {}
+        lambda *_: {},
+        lambda items: [labels] * len(items),
+        class_names,
+        False,
+        {},
     )
 
 

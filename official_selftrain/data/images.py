@@ -10,7 +10,7 @@ import tensorflow as tf
 
 # Cameras write their EXIF data in front of the pixels.
 _HEADER_BYTES = 2**16
-_EXIF = "Exif\0\0"
+EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 
 
@@ -50,7 +50,7 @@ def orientation(contents):
 
     def read():
         header = tf.strings.substr(contents, 0, _HEADER_BYTES)
-        parts = tf.strings.split(header, _EXIF, maxsplit=1)
+        parts = tf.strings.split(header, EXIF, maxsplit=1)
         # The part behind the marker is a TIFF file; zeros take the place of what
         # is cut off.
         tiff = tf.strings.join([parts[-1], b"\0" * 16])
