@@ -268,7 +268,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
         assert row["labeled_loss"] == pytest.approx(np.log(4), rel=0.5)
     assert results["pseudo_labels"]["images"] == 2
     manifest = json.loads((tmp_path / "run/pseudo_labels/manifest.json").read_text())
-    assert tuple(manifest["scales"]) == scales
+    assert tuple(manifest["settings"]["teacher"]["scales"]) == scales
     page = (tmp_path / "run" / "report.html").read_text()
     assert "As the student sees them" in page and "hatched: ignored" in page
 

@@ -13,7 +13,13 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import configuration, experiment, label_quality, pseudo_labels
+from official_selftrain import (
+    command_line,
+    configuration,
+    experiment,
+    label_quality,
+    pseudo_labels,
+)
 from official_selftrain.data import masks
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -216,7 +222,7 @@ def test_gin_files_that_cannot_be_read(tmp_path, content, text):
     """The errors are among those that the command line prints in one line."""
     path = tmp_path / "bad.gin"
     path.write_text(content)
-    with pytest.raises(configuration._MISTAKES, match=text):
+    with pytest.raises(command_line._MISTAKES, match=text):
         configuration.load_config([str(path)], [])
     with pytest.raises(FileNotFoundError, match="gin_file='.*/nowhere.gin'"):
         configuration.load_config([str(tmp_path / "nowhere.gin")], [])
@@ -407,7 +413,7 @@ def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch)
     )
     assert results["pseudo_labels"]["ignored"] == 0.0
     assert results["teacher"]["class_IoU"][0] > 0.0
-    stored = pseudo_labels.read(str(first / "pseudo_labels"), "abcd").dataset
+    stored = pseudo_labels.read(str(first / "pseudo_labels")).dataset
     sure = np.stack([masks.decode(example["confidence"]) for example in stored])
     score = float(sure.max() / 255)
     second = tmp_path / "second"
