@@ -1,18 +1,26 @@
 """Fit a model to one or two streams, with checkpoints and a history."""
 
-import csv
+import contextlib
 import json
 import math
 import os
-import time
+import signal
+import threading
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
 
+from official_selftrain import distribution, schedules, teachers, training_log
 from official_selftrain.data import augment as augmentations
 from official_selftrain.data import pipeline
 from official_selftrain.selftraining import SelfTrainer
+from official_selftrain.weight_average import WeightAverage
+
+# Exit code of a process that SIGTERM has stopped: run it again to continue.
+PREEMPTED = 143
+
+_KEPT_CHECKPOINTS = 5
+_MAX_OVERFLOWS = 20  # steps in a row that float16 may skip
 
 
 def fit(
@@ -34,20 +42,34 @@ def fit(
     fill_with_labeled=False,
     log_every=100,
     max_boxes=100,
+    accumulation=1,
+    ema_decay=None,
+    scaled_batch_size=None,
+    strategy=None,
+    jit_compile=False,
+    validate=None,
+    validate_every=None,
 ):
     """Train a model with checkpoints, and save it when it is done.
 
-    Called again after an interruption, it continues from the last checkpoint.
-    `output_dir` gets `model.keras`, `history.csv`, `fit.json`, checkpoints and
-    TensorBoard's files.
+    Called again after an interruption, it continues from the last checkpoint and
+    ends with the same weights: bit for bit, on the same CPU or GPUs without
+    non-deterministic operations. SIGTERM saves a checkpoint before it ends the
+    process.
+
+    `output_dir` gets `model.keras`, with `ema_decay` also `average.keras`,
+    `history.csv`, `validation.csv`, `fit.json`, TensorBoard's files, the last five
+    checkpoints and the one that was best in validation. Only the first of several
+    workers writes.
 
     Args:
-        model: model that obeys the contract of `official_selftrain.models`.
+        model: model that obeys the contract of `official_selftrain.models`, made in
+            the scope of `strategy`.
         labeled: `examples.Source`.
         pseudo: `examples.Source` or None.
         output_dir: str.
         steps: int.
-        batch_size: int, images of each stream in a step.
+        batch_size: int, images of each stream in a step, on all replicas together.
         optimizer: function `(learning_rate)` → `keras.optimizers.Optimizer`.
         schedule: function `(steps)` → learning rate or schedule.
         seed: int, of order and augmentation.
@@ -61,74 +83,199 @@ def fit(
             student has pseudo-labelled ones.
         log_every: int, steps between two checkpoints and lines of history.
         max_boxes: int, slots for the labels of an image.
+        accumulation: int, parts of a batch that go through the model one after the
+            other.
+        ema_decay: float or None, of a moving average of the weights.
+        scaled_batch_size: int or None; trains with this batch instead, and with steps
+            and learning rate scaled to it.
+        strategy: `tf.distribute.Strategy`; None: the current one.
+        jit_compile: bool, compile the step with XLA (one replica only).
+        validate: function (model) → float, higher is better, or None.
+        validate_every: int, steps between two validations, a multiple of `log_every`;
+            None: at every line of history.
 
     Returns:
         The trained model.
 
     Raises:
         TypeError: for an optimizer or schedule that isn't a function.
-        ValueError: for counts below 1, or a loss that isn't finite.
+        ValueError: for counts below 1, a batch that doesn't divide, or a loss that
+            isn't finite: with the step, the terms and the ids of the images.
+        SystemExit: `PREEMPTED`, after SIGTERM.
 
     Source: paper sections 3 and 4.
     """
     check_counts(
-        steps=steps, batch_size=batch_size, log_every=log_every, max_boxes=max_boxes
+        steps=steps,
+        batch_size=batch_size,
+        log_every=log_every,
+        max_boxes=max_boxes,
+        accumulation=accumulation,
     )
     for name, function in (("optimizer", optimizer), ("schedule", schedule)):
         if not callable(function):
             raise TypeError(
                 f"Expected {name}, a function. Received: {name}={function!r}"
             )
-    trainer = SelfTrainer(model, alpha, normalize, decay, l2, l2_names)
-    trainer.compile(optimizer=optimizer(learning_rate=schedule(steps=steps)))
-    trainer.optimizer.build(trainer.trainable_variables)
-    # Dropout's seeds aren't part of what Keras lets TensorFlow track.
-    seeds = [v.value for v in model.variables if "seed_generator" in v.path]
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(trainer=trainer, optimizer=trainer.optimizer, seeds=seeds),
-        os.path.join(output_dir, "checkpoints"),
-        max_to_keep=2,
-    )
-    manager.restore_or_initialize()
+    rate = schedule(steps=steps)
+    if scaled_batch_size is not None:
+        check_counts(scaled_batch_size=scaled_batch_size)
+        factor = scaled_batch_size / batch_size
+        rate = schedules.linear_scaling(rate, factor)
+        print(
+            f"{os.path.basename(output_dir)}: batch size {batch_size} → "
+            f"{scaled_batch_size}, {steps} → {math.ceil(steps / factor)} steps, "
+            f"learning rate × {factor:g}",
+            flush=True,
+        )
+        batch_size, steps = scaled_batch_size, math.ceil(steps / factor)
+    streams = 2 if pseudo or fill_with_labeled else 1
+    strategy = strategy or tf.distribute.get_strategy()
+    distribution.per_replica_batch_size(batch_size, strategy, accumulation)
+    if jit_compile and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "Expected one replica for jit_compile. Received: "
+            f"{strategy.num_replicas_in_sync} replicas, jit_compile=True"
+        )
+    log_every = min(log_every, steps)
+    validate_every = validate_every or log_every
+    if validate is not None and validate_every % log_every:
+        raise ValueError(
+            "Expected validate_every, a multiple of log_every. Received: "
+            f"validate_every={validate_every}, log_every={log_every}"
+        )
 
-    def streams(start):
-        def batches(source, stream_seed, size):
+    with strategy.scope():
+        trainer = SelfTrainer(
+            model,
+            alpha,
+            normalize,
+            decay,
+            l2,
+            l2_names,
+            accumulation,
+            dtype=model.dtype_policy,
+        )
+        trainer.compile(optimizer=optimizer(learning_rate=rate), jit_compile=False)
+        trainer.optimizer.build(trainer.trainable_variables)
+        average = None if ema_decay is None else WeightAverage(model, ema_decay)
+
+    worker, num_workers = distribution.worker(strategy)
+    checkpoints = _Checkpoints(output_dir, trainer, average)
+    done = checkpoints.restore()
+
+    def batches(num_workers, worker):
+        def stream(source, stream_seed, size):
             return pipeline.training_batches(
-                source, size, model.image_size, augment, stream_seed, start, max_boxes
+                source,
+                size,
+                model.image_size,
+                augment,
+                stream_seed,
+                done,
+                max_boxes,
+                strategy.num_replicas_in_sync,
+                num_workers,
+                worker,
             )
 
         if not pseudo:
-            return {"labeled": batches(labeled, 2 * seed, images_per_step)}
-        return {
-            "labeled": batches(labeled, 2 * seed, batch_size),
-            "pseudo": batches(pseudo, 2 * seed + 1, batch_size),
-        }
+            size = streams * batch_size
+            return tf.data.Dataset.zip({"labeled": stream(labeled, 2 * seed, size)})
+        return tf.data.Dataset.zip(
+            {
+                "labeled": stream(labeled, 2 * seed, batch_size),
+                "pseudo": stream(pseudo, 2 * seed + 1, batch_size),
+            }
+        )
 
-    images_per_step = batch_size * (2 if pseudo or fill_with_labeled else 1)
-    log_every = min(log_every, steps)
-    last_whole = steps - steps % log_every
-    while (done := int(trainer.optimizer.iterations)) < steps:
-        # To Keras, an epoch is the stretch between two checkpoints; the last
-        # one may be shorter.
-        end = last_whole if done < last_whole else steps
-        keeper = _Keeper(output_dir, manager, steps)
-        try:
-            trainer.fit(
-                tf.data.Dataset.zip(streams(done)),
-                initial_epoch=done // log_every,
-                epochs=math.ceil(end / log_every),
-                steps_per_epoch=min(log_every, end - done),
-                callbacks=[
-                    keeper,
-                    keras.callbacks.TensorBoard(
-                        os.path.join(output_dir, "tensorboard"), write_graph=False
-                    ),
-                ],
-                shuffle=False,
-                verbose=0,
+    @tf.function(jit_compile=jit_compile)
+    def step(batch, stop):
+        terms = strategy.run(_step, args=(trainer, batch, stop))
+        if average is not None:
+            average.update()
+        return distribution.local(strategy, terms)
+
+    if done < steps:
+        log = training_log.TrainingLog(
+            output_dir, steps, done, streams * batch_size, writes=worker == 0
+        )
+        predict = teachers.predictor(model)
+        overflows = 0
+        with (
+            contextlib.closing(log),
+            distribution.synchronized_batch_norm(model, strategy),
+            _Termination() as termination,
+        ):
+            data = iter(
+                strategy.distribute_datasets_from_function(
+                    lambda context: batches(
+                        context.num_input_pipelines, context.input_pipeline_id
+                    )
+                )
             )
-        finally:
-            keeper.close()
+            while done < steps:
+                batch = next(data)
+                stop = tf.constant(float(termination.asked))
+                terms = {k: float(v) for k, v in step(batch, stop).items()}
+                stopping = terms.pop("stop") > 0.0
+                done += 1
+                is_finite = math.isfinite(terms["loss"])
+                overflows = 0 if is_finite else overflows + 1
+                if not _skips_overflows(trainer) or overflows > _MAX_OVERFLOWS:
+                    training_log.check_finite(
+                        terms,
+                        distribution.local(strategy, batch),
+                        f"step {done} of {output_dir} (the last checkpoint is kept)",
+                    )
+                if is_finite:
+                    log.add(terms)
+                else:
+                    log.skip()
+                if done % log_every and done < steps and not stopping:
+                    continue
+                if done % log_every == 0 or done == steps:
+                    log.row(float(trainer.optimizer.learning_rate))
+                    log.pictures(
+                        distribution.local(strategy, batch), predict, labeled.class_names
+                    )
+                    if validate and (done % validate_every == 0 or done == steps):
+                        checkpoints.validated(done, validate(model), log)
+                checkpoints.save(done)
+                if stopping and done < steps:
+                    raise SystemExit(PREEMPTED)
+    if worker == 0:
+        _finish(model, average, output_dir, steps, streams * batch_size, alpha, pseudo)
+    return model
+
+
+def _step(trainer, batch, stop):
+    """Take a step in a replica; any worker's wish to stop reaches all of them."""
+    terms = trainer.step(batch)
+    terms["stop"] = distribution.sum_over_replicas(stop)
+    if "pseudo" in batch:
+        empty = tf.reduce_mean(_without_labels(batch["pseudo"]))
+        total = distribution.sum_over_replicas(empty)
+        terms["pseudo_empty"] = total / distribution.num_replicas()
+    return terms
+
+
+def _without_labels(labels):
+    """Return 1.0 for each image that nothing is known of, 0.0 for the others."""
+    if "mask" in labels:
+        known = tf.reduce_any(labels["mask"] != 255, axis=[1, 2])
+    else:
+        known = tf.reduce_any((labels["classes"] >= 0) & ~labels["ignore"], axis=1)
+    return 1.0 - tf.cast(known, tf.float32)
+
+
+def _skips_overflows(trainer):
+    return isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _finish(model, average, output_dir, steps, images_per_step, alpha, pseudo):
+    """Write the summary and the models."""
+    os.makedirs(output_dir, exist_ok=True)
     summary = {
         "steps": steps,
         "images": steps * images_per_step,
@@ -139,9 +286,82 @@ def fit(
         json.dump(summary, file, indent=2)
     # The model appears last and whole: it marks the training as finished.
     partial = os.path.join(output_dir, "partial.keras")
+    if average is not None:
+        with average.in_use():
+            model.save(partial)
+        os.replace(partial, os.path.join(output_dir, "average.keras"))
     model.save(partial)
     os.replace(partial, os.path.join(output_dir, "model.keras"))
-    return model
+
+
+class _Checkpoints:
+    """All that a training is, after a step; and what was best in validation."""
+
+    def __init__(self, output_dir, trainer, average):
+        # Dropout's seeds aren't part of what Keras lets TensorFlow track.
+        model = trainer.model
+        state = {
+            "model": model,
+            "normalizer": trainer.normalizer,
+            "optimizer": trainer.optimizer,
+            "seeds": [v.value for v in model.variables if "seed_generator" in v.path],
+        }
+        if average is not None:
+            state["average"] = average
+        strategy = tf.distribute.get_strategy()
+        self.output_dir = output_dir
+        self._average = average
+        self._checkpoint = tf.train.Checkpoint(**state)
+        self._last = self._manager("checkpoints", _KEPT_CHECKPOINTS)
+        self._best = self._manager("best", 1)
+        del strategy
+
+    def _manager(self, name, count):
+        return tf.train.CheckpointManager(
+            self._checkpoint, os.path.join(self.output_dir, name), max_to_keep=count
+        )
+
+    def restore(self):
+        """Go back to the last checkpoint and return its step, or 0."""
+        path = self._last.latest_checkpoint
+        if not path:
+            return 0
+        self._checkpoint.restore(path).assert_existing_objects_matched()
+        return int(path.rsplit("-", 1)[1])
+
+    def save(self, step):
+        """Save what is needed to continue."""
+        self._last.save(checkpoint_number=step)
+
+    def validated(self, step, value, log):
+        """Write what a validation gave; keep the best."""
+        path = os.path.join(self.output_dir, "validation.csv")
+        before = [r for r in _rows(path) if r["step"] < step]
+        training_log.append(path, {"step": step, "value": value})
+        log.scalars({"validation": value})
+        if not before or value > max(row["value"] for row in before):
+            self._best.save(checkpoint_number=step)
+
+
+class _Termination:
+    """Notice SIGTERM while a step runs, and leave it to the loop to stop."""
+
+    def __init__(self):
+        self.asked = False
+        # Python hears signals in its main thread only.
+        self._listens = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self):
+        if self._listens:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        self.asked = True
+
+    def __exit__(self, *exception):
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._before)
 
 
 def check_counts(**counts):
@@ -157,62 +377,6 @@ def check_counts(**counts):
             )
 
 
-class _Keeper(keras.callbacks.Callback):
-    """Show progress, keep history and checkpoints, stop at a non-finite loss."""
-
-    def __init__(self, output_dir, manager, steps):
-        super().__init__()
-        self.output_dir = output_dir
-        self.manager = manager
-        self.steps = steps
-        self.progress = None
-
-    def on_train_begin(self, logs=None):
-        self.progress = tqdm(
-            total=self.steps,
-            initial=self._step(),
-            desc=os.path.basename(self.output_dir),
-            unit="step",
-            mininterval=1.0,
-        )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.start = time.monotonic()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.progress.update()
-        if not math.isfinite(logs["loss"]):
-            terms = ", ".join(f"{name}={float(logs[name])}" for name in sorted(logs))
-            raise ValueError(
-                f"Expected a finite loss. Received: {terms} at step {self._step()} of "
-                f"{self.output_dir} (means since the last checkpoint, which is kept)"
-            )
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {
-            "step": self._step(),
-            "seconds": time.monotonic() - self.start,
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            **{name: float(value) for name, value in logs.items()},
-        }
-        path = os.path.join(self.output_dir, "history.csv")
-        is_new = not os.path.exists(path)
-        with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-        self.manager.save(checkpoint_number=self._step())
-        self.progress.set_postfix(loss=f"{row['loss']:.3f}")
-
-    def close(self):
-        if self.progress is not None:
-            self.progress.close()
-
-    def _step(self):
-        return int(self.model.optimizer.iterations)
-
-
 def read_history(output_dir):
     """Read the history of a training.
 
@@ -223,7 +387,8 @@ def read_history(output_dir):
         list of dicts of floats: `step`, `seconds`, `learning_rate` and the logs
         of `SelfTrainer`, means over the steps since the row before.
     """
-    with open(os.path.join(output_dir, "history.csv"), newline="") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    # A training killed between a row and its checkpoint writes that row twice.
-    return list({row["step"]: row for row in rows}.values())
+    return _rows(os.path.join(output_dir, "history.csv"))
+
+
+def _rows(path):
+    return training_log.read(path) if os.path.exists(path) else []

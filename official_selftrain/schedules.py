@@ -120,3 +120,55 @@ class Stepwise(keras.optimizers.schedules.LearningRateSchedule):
             "warmup_learning_rate": self.warmup_learning_rate,
             "drops": self.drops,
         }
+
+
+def linear_scaling(schedule, factor):
+    """Return a schedule for a batch of another size.
+
+    Step t of the new training has seen as many images as step `factor · t` of the
+    old one and takes `factor` times its learning rate; warm-up and drops move along.
+
+    Args:
+        schedule: a `LearningRateSchedule` or a float.
+        factor: float above 0, new batch size over old.
+
+    Returns:
+        A `keras.optimizers.schedules.LearningRateSchedule`, or a float.
+
+    Source: Goyal et al. 2017 (linear scaling rule).
+    """
+    if isinstance(schedule, (int, float)):
+        return schedule * factor
+    return LinearScaling(schedule, factor)
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class LinearScaling(keras.optimizers.schedules.LearningRateSchedule):
+    """Another schedule, `factor` times as high and `factor` times as fast.
+
+    Args:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        factor: float.
+
+    Source: see `linear_scaling`.
+    """
+
+    def __init__(self, schedule, factor):
+        self.schedule = schedule
+        self.factor = factor
+
+    def __call__(self, step):
+        """Return the learning rate of a step, counted from 0."""
+        step = ops.cast(step, "float32") * self.factor
+        return self.factor * ops.cast(self.schedule(step), "float32")
+
+    def get_config(self):
+        """Return the constructor's arguments, the schedule serialised."""
+        serialized = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": serialized, "factor": self.factor}
+
+    @classmethod
+    def from_config(cls, config):
+        """Build a schedule from `get_config`'s result."""
+        inner = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(inner, config["factor"])

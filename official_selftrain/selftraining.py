@@ -1,7 +1,10 @@
 """The student's loss: labelled and pseudo-labelled images in one step."""
 
 import keras
+import tensorflow as tf
 from keras import ops
+
+from official_selftrain import distribution
 
 STREAMS = ("labeled", "pseudo")
 
@@ -93,6 +96,14 @@ class SelfTrainer(keras.Model):
     with a pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of
     the means). Clipping is the optimizer's `global_clipnorm`.
 
+    Under a `tf.distribute.Strategy` each replica has a part of the batch; positives,
+    losses and gradients are summed over all replicas before anything is divided,
+    averaged or clipped, so that the step is that of one device. `fitting.fit` drives
+    it; Keras' own `fit` only on one replica. The same holds of the parts of a batch
+    that `accumulation` takes one after the other, but for batch normalisation, which
+    sees one part at a time. A student's accumulation goes backwards twice, once for
+    each stream: how they are weighed is known after the last part only.
+
     Args:
         model: `keras.Model` that obeys the contract of
             `official_selftrain.models`.
@@ -101,10 +112,12 @@ class SelfTrainer(keras.Model):
         decay: float, of the moving averages.
         l2: float, factor of the L2 penalty.
         l2_names: endings of the names of the weights it covers.
+        accumulation: int, parts of a batch that go through the model one after the
+            other before the weights change: less memory for the same step.
 
     Raises:
         TypeError: if `model` has no `compute_losses`.
-        ValueError: for a negative alpha or l2.
+        ValueError: for a negative alpha or l2, an accumulation below 1.
 
     Source: paper section 3.2 and appendix B; L2 of the authors' code.
     """
@@ -117,6 +130,7 @@ class SelfTrainer(keras.Model):
         decay=0.9997,
         l2=0.0,
         l2_names=("kernel",),
+        accumulation=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -130,7 +144,13 @@ class SelfTrainer(keras.Model):
                 raise ValueError(
                     f"Expected {factor} of at least 0. Received: {factor}={value!r}"
                 )
+        if not isinstance(accumulation, int) or accumulation < 1:
+            raise ValueError(
+                "Expected accumulation, an integer of at least 1. "
+                f"Received: accumulation={accumulation!r}"
+            )
         self.model = model
+        self.accumulation = accumulation
         self.alpha = alpha
         self.normalize = normalize
         self.decay = decay
@@ -179,21 +199,144 @@ class SelfTrainer(keras.Model):
         Returns:
             float32 scalar.
         """
-        losses = {
-            stream: self.model.compute_losses(y_pred[stream], x[stream])["loss"]
-            for stream in self._streams(x)
+        shares = self._shares(x, y_pred, self._num_targets(x))
+        loss, terms = self._joint_loss(shares, training)
+        self._update_metrics(terms)
+        return loss
+
+    def train_step(self, *data):
+        """Take a step, as Keras' `fit` asks for it, and return the logs."""
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*data)
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
+        terms = self.step(batch)
+        self._loss_tracker.update_state(terms["loss"])
+        self._update_metrics(terms)
+        return self.compute_metrics(batch, None, None)
+
+    def step(self, batch):
+        """Change the weights by one step, on one replica or in each of several.
+
+        Args:
+            batch: this replica's part of a batch of one or two streams.
+
+        Returns:
+            dict of float32 scalars, the whole batch's: `loss`, `labeled_loss` and,
+            with a pseudo stream, `pseudo_loss`, `pseudo_scale`.
+
+        Raises:
+            ValueError: for an optimizer whose clipping or loss scaling isn't that of
+                one device under several replicas.
+        """
+        self._check_optimizer()
+        variables = self.model.trainable_variables
+        before = self._non_trainable_values()
+        counts = self._num_targets(batch)
+        if self.accumulation == 1:
+            with tf.GradientTape() as tape:
+                shares = self._shares(batch, self(batch, training=True), counts)
+                loss, terms = self._joint_loss(shares, training=True)
+                loss = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(loss, variables)
+        else:
+            gradients, terms = self._accumulated(batch, variables, counts)
+        gradients = self._clipped(gradients)
+        self._restore_non_finite(before)
+        self.optimizer.apply(gradients, variables)
+        return terms
+
+    def _accumulated(self, batch, variables, counts):
+        """Return gradients and terms of a batch that is taken part by part."""
+        streams = self._streams(batch)
+        sums = {s: [tf.zeros_like(v) for v in variables] for s in streams}
+        losses = dict.fromkeys(streams, 0.0)
+        for number in range(self.accumulation):
+            # A part waits for the one before it: that is what saves memory.
+            with tf.control_dependencies(tf.nest.flatten(sums)):
+                part = self._part(batch, number)
+            with tf.GradientTape(persistent=True) as tape:
+                shares = self._shares(part, self(part, training=True), counts)
+                scaled = {s: self.optimizer.scale_loss(v) for s, v in shares.items()}
+            for stream in streams:
+                gradients = tape.gradient(
+                    scaled[stream], variables, unconnected_gradients="zero"
+                )
+                sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
+                losses[stream] += shares[stream]
+        factors, terms = self._factors(losses, training=True)
+        with tf.GradientTape() as tape:
+            penalty = self._penalty()
+            scaled = self.optimizer.scale_loss(penalty)
+        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+        for stream in streams:
+            gradients = [
+                g + tf.cast(factors[stream], a.dtype) * a
+                for g, a in zip(gradients, sums[stream])
+            ]
+        terms["loss"] += penalty * distribution.num_replicas()
+        return gradients, terms
+
+    def _part(self, batch, number):
+        return tf.nest.map_structure(
+            lambda tensor: tf.split(tensor, self.accumulation)[number], batch
+        )
+
+    def _num_targets(self, batch):
+        """Return each stream's targets in the whole batch; None for a batch in one.
+
+        Of models that can't tell: the number of parts.
+        """
+        parts = distribution.num_replicas() * self.accumulation
+        if parts == 1:
+            return dict.fromkeys(self._streams(batch))
+        if not hasattr(self.model, "num_targets"):
+            return dict.fromkeys(self._streams(batch), float(parts))
+        return {
+            stream: distribution.sum_over_replicas(
+                self.model.num_targets(batch[stream])
+            )
+            for stream in self._streams(batch)
         }
-        total = losses["labeled"]
-        self.labeled_loss.update_state(total)
+
+    def _shares(self, batch, outputs, counts):
+        """Return what a part adds to the losses of the streams of its batch."""
+        shares = {}
+        for stream, count in counts.items():
+            if count is None:
+                found = self.model.compute_losses(outputs[stream], batch[stream])
+                shares[stream] = found["loss"]
+            elif hasattr(self.model, "num_targets"):
+                found = self.model.compute_losses(outputs[stream], batch[stream], count)
+                shares[stream] = found["loss"]
+            else:
+                found = self.model.compute_losses(outputs[stream], batch[stream])
+                shares[stream] = found["loss"] / count
+        return shares
+
+    def _factors(self, shares, training):
+        """Return what each stream's loss counts, and the whole batch's terms."""
+        losses = {
+            stream: distribution.sum_over_replicas(ops.stop_gradient(share))
+            for stream, share in shares.items()
+        }
+        terms = {f"{stream}_loss": loss for stream, loss in losses.items()}
+        factors = {"labeled": ops.ones(())}
         if "pseudo" in losses:
             if training:
                 self.normalizer.update(losses["labeled"], losses["pseudo"])
             scale = self.normalizer.scale() if self.normalize else ops.ones(())
-            total = total + self.alpha * scale * losses["pseudo"]
-            if self.normalize:
-                total = total / (1.0 + self.alpha)
-            self.pseudo_loss.update_state(losses["pseudo"])
-            self.pseudo_scale.update_state(scale)
+            total = 1.0 + self.alpha if self.normalize else 1.0
+            factors = {
+                "labeled": ops.ones(()) / total,
+                "pseudo": self.alpha * scale / total,
+            }
+            terms["pseudo_scale"] = scale
+        terms["loss"] = sum(factors[s] * loss for s, loss in losses.items())
+        return factors, terms
+
+    def _penalty(self):
+        """Return this replica's share of the L2 penalty and the layers' losses."""
+        total = sum(self.losses) + ops.zeros(())
         if self.l2:
             squares = [
                 ops.sum(ops.square(ops.cast(weight, "float32")))
@@ -201,7 +344,62 @@ class SelfTrainer(keras.Model):
                 if weight.name.endswith(self.l2_names)
             ]
             total = total + 0.5 * self.l2 * sum(squares)
-        return total + sum(self.losses)
+        return total / distribution.num_replicas()
+
+    def _joint_loss(self, shares, training):
+        """Return this replica's share of the loss, and the whole batch's terms."""
+        factors, terms = self._factors(shares, training)
+        penalty = self._penalty()
+        terms["loss"] += ops.stop_gradient(penalty) * distribution.num_replicas()
+        return sum(factors[s] * share for s, share in shares.items()) + penalty, terms
+
+    def _update_metrics(self, terms):
+        self.labeled_loss.update_state(terms["labeled_loss"])
+        if "pseudo_loss" in terms:
+            self.pseudo_loss.update_state(terms["pseudo_loss"])
+            self.pseudo_scale.update_state(terms["pseudo_scale"])
+
+    def _check_optimizer(self):
+        if distribution.num_replicas() == 1:
+            return
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError(
+                "Expected mixed_bfloat16 or float32 on several replicas. Received: "
+                "mixed_float16, whose loss scaling isn't safe there"
+            )
+        if self.optimizer.clipnorm or self.optimizer.clipvalue:
+            raise ValueError(
+                "Expected global_clipnorm as the clipping on several replicas. "
+                f"Received: clipnorm={self.optimizer.clipnorm}, "
+                f"clipvalue={self.optimizer.clipvalue}"
+            )
+
+    def _clipped(self, gradients):
+        """Clip by the norm of the whole batch's gradient.
+
+        Keras would clip each replica's own gradient, before it adds them up.
+        """
+        replicas = distribution.num_replicas()
+        if replicas == 1 or not self.optimizer.global_clipnorm:
+            return gradients
+        present = [g for g in gradients if g is not None]
+        present = distribution.sum_over_replicas(present)
+        present, _ = tf.clip_by_global_norm(present, self.optimizer.global_clipnorm)
+        # Keras sums over the replicas once more.
+        found = iter(present)
+        return [None if g is None else next(found) / replicas for g in gradients]
+
+    def _non_trainable_values(self):
+        """Return what an overflow of float16 must not spoil, with its values."""
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return []
+        kept = [*self.model.non_trainable_variables, *self.normalizer.variables]
+        return [(v, ops.copy(v)) for v in kept if "float" in v.dtype]
+
+    def _restore_non_finite(self, before):
+        for variable, value in before:
+            finite = ops.all(ops.isfinite(variable))
+            variable.assign(ops.where(finite, variable, value))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Return the logs; a teacher's have no pseudo terms."""
@@ -229,6 +427,7 @@ class SelfTrainer(keras.Model):
             "decay": self.decay,
             "l2": self.l2,
             "l2_names": self.l2_names,
+            "accumulation": self.accumulation,
         }
 
     @classmethod

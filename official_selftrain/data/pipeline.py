@@ -27,21 +27,28 @@ def training_batches(
     seed=0,
     start_step=0,
     max_boxes=100,
+    num_replicas=1,
+    num_workers=1,
+    worker=0,
 ):
     """Make an endless dataset of augmented batches.
 
     The source is shuffled anew in every epoch. Batch n depends only on the
     source, the seed and n: a dataset started at step n continues where one
-    started at 0 would be.
+    started at 0 would be. Each of several workers decodes and augments its own part
+    of every batch, and hands it out in one piece for each of its replicas.
 
     Args:
         source: `examples.Source`.
-        batch_size: int B.
+        batch_size: int, images of a step, a multiple of `num_replicas`.
         image_size: (height, width) of the frame.
         augment: function as described in `augment`.
         seed: int.
         start_step: int, the number of batches to leave out.
         max_boxes: int M; an image keeps its first M boxes.
+        num_replicas: int, pieces of a batch; B is `batch_size / num_replicas`.
+        num_workers: int, workers that share the pieces evenly.
+        worker: int, the index of this one.
 
     Returns:
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
@@ -68,8 +75,14 @@ def training_batches(
     dataset = tf.data.Dataset.zip(
         (tf.data.Dataset.counter(start), _shuffled(source, seed, start))
     )
+    if num_workers > 1:
+        share = batch_size // num_workers
+        dataset = dataset.filter(
+            lambda position, _: (position % batch_size) // share == worker
+        )
     dataset = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch_size // num_replicas, drop_remainder=True)
+    return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_batches(source, batch_size, image_size, max_boxes=100):

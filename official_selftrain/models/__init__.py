@@ -17,7 +17,16 @@ offers them can be trained, can label and can be evaluated here:
 `model.image_size`
     (height, width) of the frame that images are fitted into.
 
-A model whose labels are masks offers one thing more, for labelling:
+A model that is trained on several replicas, or with gradient accumulation, should
+offer one thing more. Without it, the parts of a batch count alike, which is right for
+losses that are means over images:
+
+`model.num_targets(labels)`
+    → float32 scalar, what the losses of a batch are divided by (positive anchors,
+    known pixels). `compute_losses(outputs, labels, num_targets)` divides by it
+    instead of the labels' own, so that the losses of a batch's parts add up.
+
+A model whose labels are masks offers another, for labelling:
 
 `model.multi_scale(scales, flip)`
     → function from images to probabilities float32 `[B, H, W, K]`.

@@ -209,7 +209,19 @@ class RetinaNet(keras.Model):
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
         )
 
-    def compute_losses(self, outputs, labels):
+    def num_targets(self, labels):
+        """Return the number of anchors that stand for a box.
+
+        Args:
+            labels: as for `compute_losses`.
+
+        Returns:
+            float32 scalar.
+        """
+        class_targets, _ = self._targets(labels)
+        return ops.sum(ops.cast(class_targets >= 0, "float32"))
+
+    def compute_losses(self, outputs, labels, num_targets=None):
         """Return the loss of a batch and its terms.
 
         The class loss is the focal loss summed over all anchors that aren't
@@ -224,6 +236,9 @@ class RetinaNet(keras.Model):
             labels: dict with `boxes` float32 `[B, M, 4]` in pixels of the
                 input, `classes` int32 `[B, M]` (-1 is padding) and `ignore`
                 bool `[B, M]`.
+            num_targets: float32 scalar, the positives of the batch that `outputs`
+                are a part of; the parts' losses then add up to the batch's. None:
+                they are the batch.
 
         Returns:
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
@@ -233,19 +248,12 @@ class RetinaNet(keras.Model):
 
         Source: Lin et al. 2017; normalisation of the authors' detection code.
         """
-        missing = [k for k in ("boxes", "classes", "ignore") if k not in labels]
-        if missing or labels["boxes"].shape[1] == 0:
-            raise ValueError(
-                "Expected labels with boxes [B, M, 4], classes and ignore [B, M], at "
-                f"least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
-                + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
-            )
-        class_targets, box_targets = anchors.assign_targets(
-            self.anchors, labels, self.match_threshold, self.unmatched_threshold
-        )
+        class_targets, box_targets = self._targets(labels)
         positive = ops.cast(class_targets >= 0, "float32")
         counted = ops.cast(class_targets != anchors.IGNORED, "float32")
-        normalizer = ops.sum(positive) + 1.0
+        if num_targets is None:
+            num_targets = ops.sum(positive)
+        normalizer = num_targets + 1.0
 
         one_hot = ops.one_hot(class_targets, self.num_classes, dtype="float32")
         class_loss = losses.focal_loss(
@@ -264,6 +272,19 @@ class RetinaNet(keras.Model):
             "class_loss": class_loss,
             "box_loss": box_loss,
         }
+
+    def _targets(self, labels):
+        """Return the class and box targets of every anchor."""
+        missing = [k for k in ("boxes", "classes", "ignore") if k not in labels]
+        if missing or labels["boxes"].shape[1] == 0:
+            raise ValueError(
+                "Expected labels with boxes [B, M, 4], classes and ignore [B, M], at "
+                f"least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
+                + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
+            )
+        return anchors.assign_targets(
+            self.anchors, labels, self.match_threshold, self.unmatched_threshold
+        )
 
     def predictions(self, outputs, sizes):
         """Decode outputs into detections.

@@ -117,7 +117,18 @@ class SemanticSegmenter(keras.Model):
         self.bn_sync = bn_sync
         self._policy = keras.config.dtype_policy().name
 
-    def compute_losses(self, outputs, labels):
+    def num_targets(self, labels):
+        """Return the number of output cells whose label is known.
+
+        Args:
+            labels: as for `compute_losses`.
+
+        Returns:
+            float32 scalar.
+        """
+        return ops.sum(self._targets(labels)[1])
+
+    def compute_losses(self, outputs, labels, num_targets=None):
         """Return the mean cross-entropy of the pixels that are known.
 
         The label of an output cell is that of the mask's pixel in its top left
@@ -127,6 +138,9 @@ class SemanticSegmenter(keras.Model):
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
             labels: dict with `mask` int `[B, H, W]`; what isn't in 0…K - 1, such as
                 `IGNORE_CLASS`, isn't known.
+            num_targets: float32 scalar, the known cells of the batch that `outputs`
+                are a part of; the parts' losses then add up to the batch's. None:
+                they are the batch.
 
         Returns:
             dict of a float32 scalar: `loss`, 0 where no pixel is known.
@@ -136,6 +150,16 @@ class SemanticSegmenter(keras.Model):
 
         Source: the authors' segmentation code (labels at the logits' size).
         """
+        mask, known = self._targets(labels)
+        logits = ops.cast(outputs["mask_logits"], "float32")
+        entropy = losses.cross_entropy(mask, logits)
+        total = ops.sum(entropy * known)
+        if num_targets is None:
+            num_targets = ops.sum(known)
+        return {"loss": total / ops.maximum(num_targets, 1.0)}
+
+    def _targets(self, labels):
+        """Return each output cell's label and, as 0 or 1, whether it is known."""
         if "mask" not in labels:
             raise ValueError(
                 "Expected labels with a mask for a SemanticSegmenter. Received: "
@@ -147,12 +171,8 @@ class SemanticSegmenter(keras.Model):
                 f"Expected a mask [B, {self.image_size[0]}, {self.image_size[1]}]. "
                 f"Received: shape={tuple(mask.shape)}"
             )
-        logits = ops.cast(outputs["mask_logits"], "float32")
         mask = mask[:, ::_LABEL_STRIDE, ::_LABEL_STRIDE]
-        known = ops.cast((mask >= 0) & (mask < self.num_classes), "float32")
-        entropy = losses.cross_entropy(mask, logits)
-        total = ops.sum(entropy * known)
-        return {"loss": total / ops.maximum(ops.sum(known), 1.0)}
+        return mask, ops.cast((mask >= 0) & (mask < self.num_classes), "float32")
 
     def predictions(self, outputs, sizes):
         """Decode outputs into masks.

@@ -1,0 +1,58 @@
+"""A moving average of a model's weights."""
+
+import contextlib
+
+import tensorflow as tf
+
+
+class WeightAverage(tf.Module):
+    """The exponential moving average of all weights that a model saves.
+
+    Batch normalisation's statistics are averaged too. After t updates the decay is
+    `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
+
+    Make it within the scope of the model's strategy.
+
+    Args:
+        model: `keras.Model`, built.
+        decay: float in 0…1, below 1.
+
+    Raises:
+        ValueError: for a decay outside 0…1.
+
+    Source: `tf.train.ExponentialMovingAverage`, which leaves the start to its user.
+    """
+
+    def __init__(self, model, decay):
+        super().__init__()
+        if not isinstance(decay, (int, float)) or not 0.0 <= decay < 1.0:
+            raise ValueError(
+                f"Expected ema_decay of at least 0, below 1. Received: ema_decay={decay!r}"
+            )
+        self.decay = decay
+        self._weights = [w.value for w in model.weights if "float" in w.dtype]
+        self.averages = [tf.Variable(w, trainable=False) for w in self._weights]
+        self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def update(self):
+        """Take the weights in; call it outside of the replicas' step."""
+        self.updates.assign_add(1)
+        count = tf.cast(self.updates, tf.float32)
+        decay = tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
+        for average, weight in zip(self.averages, self._weights):
+            share = tf.cast(1.0 - decay, average.dtype)
+            average.assign(average - share * (average - weight))
+
+    @contextlib.contextmanager
+    def in_use(self):
+        """Put the averages into the model for a while."""
+        raw = [tf.identity(weight) for weight in self._weights]
+        self._assign(self.averages)
+        try:
+            yield
+        finally:
+            self._assign(raw)
+
+    def _assign(self, values):
+        for weight, value in zip(self._weights, values):
+            weight.assign(tf.identity(value))
