@@ -89,16 +89,17 @@ def _tpu(address):
 
 
 def sum_over_replicas(value):
-    """Return the sum of a tensor over the replicas, in every one of them.
+    """Return the sum of a tensor, or of each of a list, in every replica.
 
-    No gradient passes through. Outside of a strategy it is the tensor itself.
+    No gradient passes through. Outside of a strategy it is the value itself.
     """
     if keras.backend.backend() != "tensorflow":
         return value  # JAX's arrays span its devices: nothing is left to sum
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return value
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(value))
+    value = tf.nest.map_structure(tf.stop_gradient, value)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def num_replicas():

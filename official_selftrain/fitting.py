@@ -49,6 +49,7 @@ def fit(
     jit_compile=False,
     validate=None,
     validate_every=None,
+    num_pictures=4,
 ):
     """Train a model with checkpoints, and save it when it is done.
 
@@ -93,6 +94,8 @@ def fit(
         validate: function (model) → float, higher is better, or None.
         validate_every: int, steps between two validations, a multiple of `log_every`;
             None: at every line of history.
+        num_pictures: int, images of each stream that TensorBoard shows: at the first,
+            the last and every tenth line of history.
 
     Returns:
         The trained model.
@@ -160,7 +163,7 @@ def fit(
         trainer.optimizer.build(trainer.trainable_variables)
         average = None if ema_decay is None else WeightAverage(model, ema_decay)
 
-    worker, num_workers = distribution.worker(strategy)
+    worker, _ = distribution.worker(strategy)
     checkpoints = _Checkpoints(output_dir, trainer, average)
     done = checkpoints.restore()
 
@@ -189,7 +192,7 @@ def fit(
             }
         )
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def step(batch, stop):
         terms = strategy.run(_step, args=(trainer, batch, stop))
         if average is not None:
@@ -228,20 +231,23 @@ def fit(
                         distribution.local(strategy, batch),
                         f"step {done} of {output_dir} (the last checkpoint is kept)",
                     )
-                if is_finite:
-                    log.add(terms)
-                else:
-                    log.skip()
+                log.add(terms if is_finite else None)
                 if done % log_every and done < steps and not stopping:
                     continue
                 if done % log_every == 0 or done == steps:
                     log.row(float(trainer.optimizer.learning_rate))
-                    log.pictures(
-                        distribution.local(strategy, batch), predict, labeled.class_names
-                    )
-                    if validate and (done % validate_every == 0 or done == steps):
+                    if num_pictures and _is_drawn(done, log_every, steps):
+                        log.pictures(
+                            distribution.local(strategy, batch),
+                            predict,
+                            labeled.class_names,
+                            num_pictures,
+                        )
+                    due = done % validate_every == 0 or done == steps
+                    if validate and due and worker == 0:
                         checkpoints.validated(done, validate(model), log)
-                checkpoints.save(done)
+                if worker == 0:
+                    checkpoints.save(done)
                 if stopping and done < steps:
                     raise SystemExit(PREEMPTED)
     if worker == 0:
@@ -267,6 +273,10 @@ def _without_labels(labels):
     else:
         known = tf.reduce_any((labels["classes"] >= 0) & ~labels["ignore"], axis=1)
     return 1.0 - tf.cast(known, tf.float32)
+
+
+def _is_drawn(step, log_every, steps):
+    return step in (log_every, steps) or step % (10 * log_every) == 0
 
 
 def _skips_overflows(trainer):
@@ -308,13 +318,10 @@ class _Checkpoints:
         }
         if average is not None:
             state["average"] = average
-        strategy = tf.distribute.get_strategy()
         self.output_dir = output_dir
-        self._average = average
         self._checkpoint = tf.train.Checkpoint(**state)
         self._last = self._manager("checkpoints", _KEPT_CHECKPOINTS)
         self._best = self._manager("best", 1)
-        del strategy
 
     def _manager(self, name, count):
         return tf.train.CheckpointManager(
@@ -336,7 +343,7 @@ class _Checkpoints:
     def validated(self, step, value, log):
         """Write what a validation gave; keep the best."""
         path = os.path.join(self.output_dir, "validation.csv")
-        before = [r for r in _rows(path) if r["step"] < step]
+        before = [r for r in training_log.read(path) if r["step"] < step]
         training_log.append(path, {"step": step, "value": value})
         log.scalars({"validation": value})
         if not before or value > max(row["value"] for row in before):
@@ -387,8 +394,4 @@ def read_history(output_dir):
         list of dicts of floats: `step`, `seconds`, `learning_rate` and the logs
         of `SelfTrainer`, means over the steps since the row before.
     """
-    return _rows(os.path.join(output_dir, "history.csv"))
-
-
-def _rows(path):
-    return training_log.read(path) if os.path.exists(path) else []
+    return training_log.read(os.path.join(output_dir, "history.csv"))

@@ -229,7 +229,7 @@ class SelfTrainer(keras.Model):
                 one device under several replicas.
         """
         self._check_optimizer()
-        variables = self.model.trainable_variables
+        variables = [v.value for v in self.model.trainable_variables]
         before = self._non_trainable_values()
         counts = self._num_targets(batch)
         if self.accumulation == 1:
@@ -259,7 +259,9 @@ class SelfTrainer(keras.Model):
                 scaled = {s: self.optimizer.scale_loss(v) for s, v in shares.items()}
             for stream in streams:
                 gradients = tape.gradient(
-                    scaled[stream], variables, unconnected_gradients="zero"
+                    scaled[stream],
+                    variables,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
                 )
                 sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
                 losses[stream] += shares[stream]
@@ -267,7 +269,9 @@ class SelfTrainer(keras.Model):
         with tf.GradientTape() as tape:
             penalty = self._penalty()
             scaled = self.optimizer.scale_loss(penalty)
-        gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+        gradients = tape.gradient(
+            scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         for stream in streams:
             gradients = [
                 g + tf.cast(factors[stream], a.dtype) * a

@@ -12,9 +12,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from official_selftrain import report
-from official_selftrain.data import masks
 
-_NUM_PICTURES = 4
 _DRAWN_SCORE = 0.5  # predictions below it aren't drawn
 _SCALES = (1e-3, 1e3)  # a ratio of the loss averages outside is warned about
 _MOSTLY = 0.5
@@ -55,12 +53,19 @@ class TrainingLog:
         self._sums, self._count, self._start = {}, 0, time.monotonic()
 
     def add(self, terms):
-        """Count a step's terms in, a dict of floats."""
+        """Count a step in.
+
+        Args:
+            terms: dict of floats; None for a step that left the weights as they were.
+        """
         self.step += 1
+        self._progress.update()
+        if terms is None:
+            self.warn("overflow", "float16 overflowed; such steps are left out")
+            return
         self._count += 1
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._progress.update()
 
     def row(self, learning_rate):
         """End a stretch of steps: write its means.
@@ -68,9 +73,9 @@ class TrainingLog:
         Args:
             learning_rate: float.
 
-        Returns:
-            dict of floats, the row of `history.csv`.
         """
+        if not self._count:
+            return
         seconds = time.monotonic() - self._start
         means = {name: total / self._count for name, total in self._sums.items()}
         row = {
@@ -89,7 +94,6 @@ class TrainingLog:
             scalars = {k: v for k, v in row.items() if k not in ("step", "seconds")}
             self.scalars({**scalars, "images_per_second": speed})
         self._begin()
-        return row
 
     def scalars(self, values):
         """Write a dict of floats for TensorBoard."""
@@ -99,23 +103,25 @@ class TrainingLog:
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
-    def pictures(self, batch, predict, class_names):
+    def pictures(self, batch, predict, class_names, count):
         """Draw images as the model sees them, with labels and predictions.
 
         Args:
             batch: dict of streams, each a dict of eager tensors.
-            predict: function `(images, sizes)` → predictions in the frame's pixels.
-            class_names: names, or None.
+            predict: function `(images, sizes)` → predictions.
+            class_names: names.
+            count: int, images of each stream.
         """
         if not self.writes:
             return
         with self._writer.as_default(step=self.step):
             for stream, labels in batch.items():
-                labels = {k: v[:_NUM_PICTURES] for k, v in labels.items()}
-                found = predict(labels["images"], labels["sizes"])
-                drawn = _drawn(labels, found)
-                names = class_names or [str(n) for n in range(masks.IGNORE_CLASS)]
-                figure = report.grid(drawn, names)
+                labels = {key: value[:count] for key, value in labels.items()}
+                images = labels["images"]
+                # The frame's pixels are what labels are in.
+                frame = tf.tile([images.shape[1:3]], [len(images), 1])
+                found = predict(images, frame)
+                figure = report.grid(_drawn(labels, found), class_names)
                 png = io.BytesIO()
                 figure.savefig(png, format="png", dpi=110)
                 picture = tf.io.decode_png(png.getvalue(), channels=3)[None]
@@ -152,36 +158,38 @@ class TrainingLog:
 
 
 def append(path, row):
-    """Add a row to a CSV file, which gets a header when it is new.
+    """Add a row to a CSV file, in the place of one of the same or a later step.
+
+    A training that was killed takes the steps since its last checkpoint again.
 
     Args:
         path: str.
-        row: dict.
+        row: dict of floats, with `step`.
     """
-    is_new = not os.path.exists(path)
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    rows = [r for r in read(path) if r["step"] < row["step"]]
+    with open(path + ".partial", "w", newline="") as file:
+        writer = csv.DictWriter(file, row, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+    os.replace(path + ".partial", path)
 
 
 def read(path):
-    """Read a CSV file of floats, the last row of each `step`.
+    """Read a CSV file of floats.
 
     Args:
         path: str.
 
     Returns:
-        list of dicts of floats.
+        list of dicts of floats; empty without the file.
     """
-    rows = {}
+    if not os.path.exists(path):
+        return []
     with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            # A kill can cut a row short; its steps are then taken again.
-            if None not in row.values() and "" not in row.values():
-                rows[float(row["step"])] = {k: float(v) for k, v in row.items()}
-    return list(rows.values())
+        return [
+            {name: float(value) for name, value in row.items() if value != ""}
+            for row in csv.DictReader(file)
+        ]
 
 
 def check_finite(terms, batch, where):
@@ -217,7 +225,9 @@ def _drawn(labels, found):
             sample["labels"]["model"] = {"mask": np.asarray(found["mask"][number])}
         else:
             keys = ("boxes", "classes", "scores", "ignore")
-            sample["labels"]["labels"] = {k: np.asarray(labels[k][number]) for k in keys}
+            sample["labels"]["labels"] = {
+                k: np.asarray(labels[k][number]) for k in keys
+            }
             boxes = {k: np.asarray(found[k][number]) for k in keys[:3]}
             boxes["ignore"] = np.zeros(len(boxes["boxes"]), bool)
             count = int(found["num_detections"][number])

@@ -27,7 +27,8 @@ class WeightAverage(tf.Module):
         super().__init__()
         if not isinstance(decay, (int, float)) or not 0.0 <= decay < 1.0:
             raise ValueError(
-                f"Expected ema_decay of at least 0, below 1. Received: ema_decay={decay!r}"
+                "Expected ema_decay of at least 0 and below 1. "
+                f"Received: ema_decay={decay!r}"
             )
         self.decay = decay
         self._weights = [w.value for w in model.weights if "float" in w.dtype]

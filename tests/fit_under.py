@@ -1,0 +1,72 @@
+"""Take five steps of a student under a strategy, in a process of its own.
+
+python tests/fit_under.py STRATEGY OUTPUT_DIR [key=value …]
+
+The settings are `fitting.fit`'s; `devices=2` splits the CPU, `frozen=1` keeps batch
+normalisation's statistics as they are. The last checkpoint holds what came out.
+"""
+
+import ast
+import functools
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+from official_selftrain import distribution, fitting, schedules
+from official_selftrain.data import augment, digits
+from official_selftrain.models import RetinaNet, backbones
+
+
+def main(name, output_dir, *settings):
+    """Fit and leave checkpoints in `output_dir`."""
+    settings = dict(setting.split("=", 1) for setting in settings)
+    settings = {key: ast.literal_eval(value) for key, value in settings.items()}
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * settings.pop("devices", 1)
+    tf.config.set_logical_device_configuration(cpu, parts)
+    strategy = distribution.strategy(name)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = RetinaNet(
+            num_classes=2,
+            image_size=(32, 32),
+            backbone=backbones.resnet(50, blocks=(1, 1), filters=(16, 16)),
+            min_level=3,
+            max_level=3,
+            num_filters=16,
+            num_head_convs=1,
+            anchor_size=2.0,
+        )
+    if settings.pop("frozen", False):
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+
+    def scenes(pool):
+        return digits.scenes(pool, 10, 0, (32, 32), num_classes=2, max_digits=3)
+
+    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9, global_clipnorm=0.5)
+    arguments = {
+        "steps": 5,
+        "batch_size": 4,
+        "optimizer": sgd,
+        "schedule": functools.partial(schedules.cosine, learning_rate=0.05),
+        "augment": functools.partial(augment.flip_and_jitter, flip_probability=0.0),
+        "alpha": 2.0,
+        "decay": 0.9,
+        "l2": 1e-2,
+        "max_boxes": 4,
+        "num_pictures": 0,
+        "ema_decay": 0.5,
+        "strategy": strategy,
+        **settings,
+    }
+    fitting.fit(model, scenes("labeled"), scenes("unlabeled"), output_dir, **arguments)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
