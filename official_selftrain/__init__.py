@@ -6,7 +6,8 @@ NeurIPS 2020, arXiv 2006.06882) for Keras 3 and TensorFlow.
 
 from official_selftrain import models
 from official_selftrain.data import augment, digits, examples, pipeline, sources
-from official_selftrain.experiment import evaluate_model, run
+from official_selftrain.evaluation import evaluate_model
+from official_selftrain.experiment import run
 from official_selftrain.fitting import fit
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
 from official_selftrain.selftraining import SelfTrainer

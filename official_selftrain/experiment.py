@@ -5,36 +5,30 @@ experiment runs again; one that was interrupted continues from its last
 checkpoint or shard.
 """
 
-import contextlib
 import functools
-import importlib.metadata
-import json
 import os
-import platform
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from official_selftrain import label_quality, pseudo_labels, report, teachers
-from official_selftrain.data import augment, examples, masks, pipeline, problems
-from official_selftrain.fitting import check_counts, read_history
+from official_selftrain import (
+    checks,
+    distribution,
+    evaluation,
+    label_quality,
+    pseudo_labels,
+    report,
+    teachers,
+)
+from official_selftrain.data import examples, problems
+from official_selftrain.evaluation import load_model, model_path, read_json
+from official_selftrain.fitting import check_counts
+
+_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
-
-_TRAINED = ("teacher", "student", "control")
-_NUM_SAMPLES = 8
-_DRAWN_SCORE = 0.5  # predictions below it aren't drawn
-_PACKAGES = (
-    "keras",
-    "tensorflow",
-    "tensorflow-cpu",
-    "keras-cv",
-    "pycocotools",
-    "numpy",
-    "gin-config",
-)
 
 
 def run(
@@ -59,6 +53,10 @@ def run(
     label_flip=False,
     labels_dir=None,
     max_empty_share=0.95,
+    strategy=None,
+    precision="float32",
+    rounds=1,
+    validate_every=None,
 ):
     """Run an experiment, or some of its stages.
 
@@ -91,6 +89,15 @@ def run(
             whatever teacher; None: this experiment's teacher labels `unlabeled`.
         max_empty_share: float in 0…1; labels of which a larger share of the images
             has none at the threshold are refused.
+        strategy: function () → `tf.distribute.Strategy`, such as
+            `distribution.strategy`, or None. Of several workers, which share
+            `model_dir`, the first labels, evaluates and writes.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        rounds: int. The student of a round is the teacher of the next, whose labels
+            and student lie in `model_dir/round_2` and so on; there is none after a
+            student that isn't better on the validation images than its teacher.
+        validate_every: int, steps between two validations in training (see
+            `fitting.fit`), or None for no validation before the end.
 
     Returns:
         dict, the content of `results.json`; empty before the first evaluation.
@@ -108,7 +115,10 @@ def run(
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"Expected seed of at least 0. Received: seed={seed!r}")
     check_counts(
-        label_batch_size=label_batch_size, shard_size=shard_size, max_boxes=max_boxes
+        label_batch_size=label_batch_size,
+        shard_size=shard_size,
+        max_boxes=max_boxes,
+        rounds=rounds,
     )
     examples.check_thresholds(score_threshold, ignore_threshold)
     _check_choice("stages", stages, STAGES)
@@ -118,49 +128,146 @@ def run(
             "Expected label_scales, numbers above 0. "
             f"Received: label_scales={label_scales!r}"
         )
+    checks.check_choice("precision", precision, _PRECISIONS)
+    strategy = strategy() if strategy else tf.distribute.get_strategy()
+    is_first = distribution.worker(strategy)[0] == 0
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
     makes_labels = labels_dir is None
-    labels_dir = labels_dir or os.path.join(model_dir, "pseudo_labels")
 
-    def train(stage, function, pseudo=None, **settings):
-        if os.path.exists(_model_path(model_dir, stage)):
+    def round_dir(number):
+        return model_dir if number == 1 else os.path.join(model_dir, f"round_{number}")
+
+    def teacher_dir(number):
+        if number == 1:
+            return os.path.join(model_dir, "teacher")
+        return os.path.join(round_dir(number - 1), "student")
+
+    def labels_of(number):
+        if number == 1 and not makes_labels:
+            return labels_dir
+        return os.path.join(round_dir(number), "pseudo_labels")
+
+    def load(folder):
+        _await(os.path.join(folder, "model.keras"), is_first)
+        return load_model(*os.path.split(folder))
+
+    def train(stage, function, pseudo=None, number=1, **settings):
+        stage_dir = os.path.join(round_dir(number), stage)
+        if os.path.exists(os.path.join(stage_dir, "model.keras")):
             print(f"{stage}: finished, kept", flush=True)
             return
         source = labeled()
         if not source.has_labels:
             raise ValueError("Expected labelled images. Received: no annotation at all")
-        os.makedirs(model_dir, exist_ok=True)
-        with open(os.path.join(model_dir, "labels.txt"), "w") as file:
-            file.writelines(f"{name}\n" for name in source.class_names)
+        if is_first:
+            os.makedirs(model_dir, exist_ok=True)
+            with open(os.path.join(model_dir, "labels.txt"), "w") as file:
+                file.writelines(f"{name}\n" for name in source.class_names)
         if not source.has_masks and (tuple(label_scales) != (1.0,) or label_flip):
             raise ValueError(
                 "Expected label_scales (1.0,), no label_flip where labels are boxes. "
                 f"Received: label_scales={label_scales}, label_flip={label_flip}"
             )
         keras.utils.set_random_seed(seed)
-        network = model(
-            num_classes=len(source.class_names), image_size=tuple(image_size)
-        )
+        with strategy.scope():
+            network = model(
+                num_classes=len(source.class_names), image_size=tuple(image_size)
+            )
         if stage != "teacher" and student_init == "teacher":
-            network.set_weights(load_model(model_dir, "teacher").get_weights())
-        with _unreadable_images_named(source):
+            network.set_weights(load(teacher_dir(number)).get_weights())
+        if validate_every:
+            settings["validate"] = validated
+            settings["validate_every"] = validate_every
+        with problems.unreadable_images_named(source):
             function(
                 network,
                 source,
                 pseudo,
-                os.path.join(model_dir, stage),
+                stage_dir,
                 # Student and control see the labelled images in the same order
                 # and with the same augmentation, the teacher in another.
                 seed=2 * seed + (stage != "teacher"),
                 max_boxes=max_boxes,
+                strategy=strategy,
                 **settings,
             )
 
-    def stored_labels():
-        stored = pseudo_labels.read(labels_dir, labeled().class_names)
+    def validated(network):
+        metrics = evaluation.evaluate_model(
+            network, checked_validation(), label_batch_size, max_boxes, "validation"
+        )
+        return metrics[report.headline(metrics)] or 0.0
+
+    def stored_labels(number=1):
+        stored = pseudo_labels.read(labels_of(number), labeled().class_names)
         known = unlabeled if makes_labels else None
-        quality = _quality(model_dir, stored, score_threshold, known)
+        quality = None
+        if is_first:
+            quality = _quality(round_dir(number), stored, score_threshold, known)
         return stored, quality
+
+    def taught_labels(number=1):
+        stored, quality = stored_labels(number)
+        if is_first:
+            label_quality.require_labels(quality, max_empty_share)
+        return examples.apply_threshold(stored, score_threshold, ignore_threshold)
+
+    def label(number):
+        manifest = os.path.join(labels_of(number), "manifest.json")
+        if not is_first:
+            _await(manifest)
+            return
+        if os.path.exists(manifest):
+            print("pseudo_labels: finished, kept", flush=True)
+        elif number == 1 and not makes_labels:
+            pseudo_labels.read_manifest(labels_dir)
+        else:
+            folder = teacher_dir(number)
+            by = teachers.keras_teacher(
+                load(folder),
+                labeled().class_names,
+                {
+                    "kind": "keras",
+                    "sha256": teachers.sha256(os.path.join(folder, "model.keras")),
+                    "scales": list(label_scales),
+                    "flip": label_flip,
+                },
+                label_scales,
+                label_flip,
+            )
+            written = pseudo_labels.write(
+                by,
+                unlabeled(),
+                labels_of(number),
+                label_batch_size,
+                shard_size,
+                score_floor=0.0,  # the model has its own
+            )
+            for line in written["skipped"]:
+                print(f"skipped {line}", flush=True)
+        taught_labels(number)
+
+    def figure(folder):
+        """Return what the model of a folder comes to on the validation images."""
+        if not is_first:
+            _await(os.path.join(folder, "metrics.json"))
+        metrics = evaluation.stored_metrics(
+            folder, checked_validation(), label_batch_size, max_boxes, title=folder
+        )
+        return metrics[report.headline(metrics)] or 0.0
+
+    def rises(number):
+        """Return whether the student of a round is better than its teacher."""
+        if number == 1 and not os.path.exists(model_path(model_dir, "teacher")):
+            return True  # another teacher made the labels
+        student = figure(os.path.join(round_dir(number), "student"))
+        before = figure(teacher_dir(number))
+        end = "" if student > before else ": no rise, no further round"
+        print(
+            f"round {number}: student {student:.2f}, teacher {before:.2f}{end}",
+            flush=True,
+        )
+        return student > before
 
     @functools.cache
     def checked_validation():
@@ -179,54 +286,40 @@ def run(
             )
         return source
 
-    if "teacher" in stages:
-        if "evaluation" in stages and not os.path.exists(
-            _model_path(model_dir, "teacher")
-        ):
-            checked_validation()  # a mistake in it shows before hours of training
-        train("teacher", teacher)
-    if "pseudo_labels" in stages:
-        if os.path.exists(os.path.join(labels_dir, "manifest.json")):
-            print("pseudo_labels: finished, kept", flush=True)
-        elif not makes_labels:
-            pseudo_labels.read_manifest(labels_dir)
-        else:
-            by = teachers.keras_teacher(
-                load_model(model_dir, "teacher"),
-                labeled().class_names,
-                {
-                    "kind": "keras",
-                    "sha256": teachers.sha256(_model_path(model_dir, "teacher")),
-                    "scales": list(label_scales),
-                    "flip": label_flip,
-                },
-                label_scales,
-                label_flip,
-            )
-            manifest = pseudo_labels.write(
-                by,
-                unlabeled(),
-                labels_dir,
-                label_batch_size,
-                shard_size,
-                score_floor=0.0,  # the model has its own
-            )
-            for line in manifest["skipped"]:
-                print(f"skipped {line}", flush=True)
-        label_quality.require_labels(stored_labels()[1], max_empty_share)
-    if "student" in stages:
-        stored, quality = stored_labels()
-        label_quality.require_labels(quality, max_empty_share)
-        taught = examples.apply_threshold(stored, score_threshold, ignore_threshold)
-        train("student", student, taught)
-    if "control" in stages and control:
-        train("control", student, fill_with_labeled=True)
-    if "evaluation" in stages:
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        if "teacher" in stages:
+            if "evaluation" in stages and not os.path.exists(
+                model_path(model_dir, "teacher")
+            ):
+                checked_validation()  # a mistake in it shows before hours of training
+            train("teacher", teacher)
+        for number in range(1, rounds + 1):
+            if number > 1:
+                if "student" not in stages or not rises(number - 1):
+                    break
+                os.makedirs(round_dir(number), exist_ok=True)
+            if "pseudo_labels" in stages:
+                label(number)
+            if "student" in stages:
+                train("student", student, taught_labels(number), number)
+        if "control" in stages and control:
+            train("control", student, fill_with_labeled=True)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if "evaluation" in stages and is_first:
         stored, quality = None, None
-        if os.path.exists(os.path.join(labels_dir, "manifest.json")):
+        if os.path.exists(os.path.join(labels_of(1), "manifest.json")):
             stored, quality = stored_labels()
             stored = examples.apply_threshold(stored, score_threshold, ignore_threshold)
-        return evaluate(
+        folders = [os.path.join(round_dir(n), "student") for n in range(1, rounds + 1)]
+        done = [f for f in folders if os.path.exists(os.path.join(f, "model.keras"))]
+        figures = [
+            {"round": number, "student": figure(folder), "labels": labels_of(number)}
+            for number, folder in enumerate(done if rounds > 1 else [], start=1)
+        ]
+        return evaluation.evaluate(
             model_dir,
             checked_validation,
             stored,
@@ -234,165 +327,21 @@ def run(
             seed,
             label_batch_size,
             max_boxes,
+            figures,
         )
-    return _read_json(os.path.join(model_dir, "results.json")) or {}
+    return read_json(os.path.join(model_dir, "results.json")) or {}
 
 
-def load_model(model_dir, stage):
-    """Load the finished model of a stage.
-
-    Args:
-        model_dir: str.
-        stage: `"teacher"`, `"student"` or `"control"`.
-
-    Returns:
-        The model.
-
-    Raises:
-        FileNotFoundError: if the stage isn't finished.
-    """
-    path = _model_path(model_dir, stage)
-    if not os.path.exists(path):
-        raise FileNotFoundError(
-            f"Expected {path}. Make it with the stage {stage}: "
-            f"python -m official_selftrain.train … --stages={stage}"
-        )
-    return keras.saving.load_model(path)
-
-
-def evaluate(
-    model_dir,
-    validation,
-    stored=None,
-    quality=None,
-    seed=0,
-    batch_size=16,
-    max_boxes=100,
-):
-    """Evaluate the finished models of an experiment and write its report.
-
-    Args:
-        model_dir: str.
-        validation: function () → `examples.Source` with labels.
-        stored: `examples.Source` of confident pseudo-labels, or None.
-        quality: dict of `label_quality.measure`, or None.
-        seed: int, reported.
-        batch_size: int.
-        max_boxes: int, slots for the labels of an image.
-
-    Returns:
-        dict, as written to `results.json`.
-
-    Raises:
-        FileNotFoundError: if no model is finished.
-    """
-    stages = [s for s in _TRAINED if os.path.exists(_model_path(model_dir, s))]
-    if not stages:
-        load_model(model_dir, "teacher")
-    path = os.path.join(model_dir, "results.json")
-    results = _read_json(path) or {}
-    if (
-        set(stages) <= set(results)
-        and results["pseudo_labels"] == quality
-        and os.path.exists(os.path.join(model_dir, "report.html"))
-    ):
-        print("evaluation: finished, kept", flush=True)
-        return results
-    source = validation()
-    samples = report.samples(source, _NUM_SAMPLES)
-    histories = {}
-    for stage in stages:
-        stage_dir = os.path.join(model_dir, stage)
-        network = load_model(model_dir, stage)
-        metrics_path = os.path.join(stage_dir, "metrics.json")
-        metrics = _read_json(metrics_path)
-        if metrics is None:
-            with _unreadable_images_named(source):
-                metrics = evaluate_model(network, source, batch_size, max_boxes, stage)
-            _write_json(metrics_path, metrics)
-        summary = _read_json(os.path.join(stage_dir, "fit.json"))
-        results[stage] = {**metrics, **summary}
-        histories[stage] = read_history(stage_dir)
-        _add_predictions(samples, stage, network)
-    results["pseudo_labels"] = quality
-    results["config"] = {
-        "seed": seed,
-        "alpha": results.get("student", {}).get("alpha"),
-        "versions": _versions(),
-    }
-    report.write(
-        os.path.join(model_dir, "report.html"),
-        results,
-        histories,
-        samples,
-        report.samples(stored, _NUM_SAMPLES) if stored else [],
-        source.class_names,
-    )
-    _write_json(path, results)
-    return results
-
-
-def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
-    """Evaluate a model on labelled images.
-
-    Args:
-        model: model that obeys the contract of `official_selftrain.models`.
-        source: `examples.Source` with labels.
-        batch_size: int.
-        max_boxes: int, slots for the labels of an image.
-        name: str, shown with the progress.
-
-    Returns:
-        dict of the model's metrics; for detection COCO's twelve, for segmentation
-        mean IoU, in percent.
-    """
-    predict = teachers.predictor(model)
-    metric = model.metric()
-    with tqdm(
-        total=source.num_images, desc=f"evaluation of {name}", unit="image"
-    ) as bar:
-        for batch in pipeline.evaluation_batches(
-            source, batch_size, model.image_size, max_boxes
-        ):
-            metric.update(predict(batch["images"], batch["sizes"]), batch)
-            bar.update(len(batch["ids"]))
-    return metric.result()
-
-
-def _add_predictions(samples, title, model):
-    """Add a model's labels to the samples of a report."""
-    label = teachers.labeler(model)
-    for sample in samples:
-        image = sample["image"]
-        frame, _, _ = augment.fit(image, {}, model.image_size)
-        labels = label(frame[None], np.array([image.shape[:2]], np.int32))[0]
-        if "mask" in labels:
-            sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}
-        else:
-            labels["ignore"] = np.zeros(len(labels["boxes"]), bool)
-            drawn = labels["scores"] >= _DRAWN_SCORE
-            sample["labels"][title] = {k: v[drawn] for k, v in labels.items()}
-
-
-@contextlib.contextmanager
-def _unreadable_images_named(source):
-    """Turn a decoding error of the pipeline into one that names the file."""
-    try:
-        yield
-    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        lines = problems.unreadable_images(source)
-        if not lines:
-            raise
-        raise ValueError(
-            f"Expected readable images. Received: {lines[0]} "
-            f"({len(lines)} of {source.num_images} images can't be read)"
-        ) from None
+def _await(path, is_there=False):
+    """Wait for a file that another worker writes."""
+    while not is_there and not os.path.exists(path):
+        time.sleep(1.0)
 
 
 def _quality(model_dir, stored, score_threshold, unlabeled):
     """Return the pseudo-labels' quality, measured once for a threshold."""
     path = os.path.join(model_dir, "quality.json")
-    quality = _read_json(path)
+    quality = read_json(path)
     if quality is None or quality["score_threshold"] != score_threshold:
         pool = unlabeled() if unlabeled else None
         # Labels of other classes say nothing about these.
@@ -405,16 +354,8 @@ def _quality(model_dir, stored, score_threshold, unlabeled):
         quality = label_quality.measure(
             stored, score_threshold, pool if known else None
         )
-        _write_json(path, quality)
+        evaluation.write_json(path, quality)
     return quality
-
-
-def _versions():
-    versions = {"python": platform.python_version()}
-    for package in ("official_selftrain", *_PACKAGES):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
 
 
 def _check_choice(name, values, known):
@@ -423,20 +364,3 @@ def _check_choice(name, values, known):
         raise ValueError(
             f"Expected {name} among {', '.join(known)}. Received: {unknown[0]!r}"
         )
-
-
-def _model_path(model_dir, stage):
-    return os.path.join(model_dir, stage, "model.keras")
-
-
-def _read_json(path):
-    if not os.path.exists(path):
-        return None
-    with open(path) as file:
-        return json.load(file)
-
-
-def _write_json(path, content):
-    with open(path + ".partial", "w") as file:
-        json.dump(content, file, indent=2)
-    os.replace(path + ".partial", path)

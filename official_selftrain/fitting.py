@@ -249,6 +249,7 @@ def fit(
                 if worker == 0:
                     checkpoints.save(done)
                 if stopping and done < steps:
+                    log.warn("stop", "terminated, saved; run it again to continue")
                     raise SystemExit(PREEMPTED)
     if worker == 0:
         _finish(model, average, output_dir, steps, streams * batch_size, alpha, pseudo)

@@ -22,7 +22,12 @@ tr:nth-child(even) { background: #f3f3f3 } img { max-width: 100% }
 # The figure that sums up a detector and a segmenter.
 HEADLINES = ("AP", "mIoU")
 
-_STAGES = ("teacher", "student", "control")
+# A model's weights, and their moving average where there is one.
+STAGES = tuple(
+    stage + kind
+    for stage in ("teacher", "student", "control")
+    for kind in ("", "_average")
+)
 _TABLE = (
     *("AP", "AP50", "AP75", "AR100"),
     *("mIoU", "accuracy"),
@@ -143,6 +148,7 @@ def write(path, results, histories, truth, pseudo, class_names):
     """
     body = [
         f"<h1>Self-training report</h1>{_summary(results)}{_results_table(results)}",
+        _rounds_table(results),
         _class_table(results, class_names),
         "<h2>Learning curves</h2>",
         picture(_curves(histories)),
@@ -200,15 +206,25 @@ def headline(metrics):
 
 
 def _results_table(results):
-    stages = [s for s in _STAGES if s in results]
+    stages = [s for s in STAGES if s in results]
     columns = [c for c in _TABLE if c in results[stages[0]]]
     rows = [[stage] + [_number(results[stage][c]) for c in columns] for stage in stages]
     return table(["", *columns], rows)
 
 
+def _rounds_table(results):
+    """Return what the student of each round came to."""
+    rounds = results.get("rounds")
+    if not rounds:
+        return ""
+    name = headline(results["student"])
+    rows = [[str(r["round"]), _number(r["student"])] for r in rounds]
+    return "<h2>Rounds</h2>" + table(["round", f"student's {name}"], rows)
+
+
 def _class_table(results, class_names):
     """Return the IoU of every class, and which classes have none."""
-    stages = [s for s in _STAGES if "class_IoU" in results.get(s, {})]
+    stages = [s for s in STAGES if "class_IoU" in results.get(s, {})]
     if not stages:
         return ""
     rows = [

@@ -4,8 +4,8 @@ python -m official_selftrain.train \\
     --gin_file=gin/quickstart.gin --model_dir=runs/quickstart
 
 Run the same command again to continue after an interruption: what is finished
-is kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130
-interrupted.
+is kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupted,
+143 stopped by SIGTERM; a training saves a checkpoint first.
 """
 
 import os
@@ -13,7 +13,7 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain import configuration, experiment
+from official_selftrain import configuration, experiment, report
 
 flags.adopt_module_key_flags(configuration)
 
@@ -39,7 +39,7 @@ def _train():
 
 
 def _print_results(results):
-    for stage in ("teacher", "student", "control"):
+    for stage in report.STAGES:
         if stage in results:
             figures = ", ".join(
                 f"{name} {results[stage][name]:.2f}"

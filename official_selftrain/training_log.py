@@ -166,7 +166,7 @@ def append(path, row):
         path: str.
         row: dict of floats, with `step`.
     """
-    rows = [r for r in read(path) if r["step"] < row["step"]]
+    rows = [r for r in _rows(path) if float(r["step"]) < row["step"]]
     with open(path + ".partial", "w", newline="") as file:
         writer = csv.DictWriter(file, row, restval="", extrasaction="ignore")
         writer.writeheader()
@@ -183,13 +183,17 @@ def read(path):
     Returns:
         list of dicts of floats; empty without the file.
     """
+    return [
+        {name: float(value) for name, value in row.items() if value != ""}
+        for row in _rows(path)
+    ]
+
+
+def _rows(path):
     if not os.path.exists(path):
         return []
     with open(path, newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value != ""}
-            for row in csv.DictReader(file)
-        ]
+        return list(csv.DictReader(file))
 
 
 def check_finite(terms, batch, where):

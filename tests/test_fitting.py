@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from official_selftrain import fitting, schedules, training_log
 from official_selftrain.data import augment, digits, sources
@@ -178,3 +179,128 @@ def test_folder_of_images_can_be_the_pseudo_stream(tiny_coco, tmp_path):
     fit(tmp_path / "student", steps=2, pseudo=pool)
     (row,) = fitting.read_history(str(tmp_path / "student"))
     assert np.isfinite(row["pseudo_loss"]) and row["pseudo_loss"] > 0
+
+
+def test_scaled_batch_says_what_it_did(tmp_path, capsys):
+    """From 4 to 1 images: four times the steps, a quarter of the rate."""
+    fit(tmp_path / "teacher", steps=2, batch_size=4, scaled_batch_size=1)
+    said = "teacher: batch size 4 → 1, 2 → 8 steps, learning rate × 0.25"
+    assert said in capsys.readouterr().out
+    rows = fitting.read_history(str(tmp_path / "teacher"))
+    assert [row["step"] for row in rows] == [2.0, 4.0, 6.0, 8.0]
+    # A cosine from 0.01 over two steps, at its quarters.
+    expected = [0.25 * 0.01 * 0.5 * (1 + np.cos(np.pi * t / 8)) for t in (2, 4, 6, 8)]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected, abs=1e-8)
+    summary = json.loads((tmp_path / "teacher" / "fit.json").read_text())
+    assert summary["steps"] == 8 and summary["images"] == 8
+
+
+def test_the_average_is_saved_beside_the_weights(tmp_path):
+    model = fit(tmp_path / "teacher", steps=3, ema_decay=0.999)
+    raw = keras.saving.load_model(tmp_path / "teacher" / "model.keras")
+    average = keras.saving.load_model(tmp_path / "teacher" / "average.keras")
+    assert_equal_weights(model, raw)
+    differing = [
+        not np.array_equal(a, b) for a, b in zip(weights(raw), weights(average))
+    ]
+    names = [w.path for w, d in zip(raw.weights, differing, strict=True) if d]
+    assert any("moving_mean" in name for name in names)
+    assert any("kernel" in name for name in names)
+
+
+def test_validation_keeps_the_best_checkpoint(tmp_path):
+    values = iter([3.0, 7.0, 5.0])
+    folder = tmp_path / "teacher"
+    fit(folder, steps=6, validate=lambda model: next(values))
+    assert training_log.read(str(folder / "validation.csv")) == [
+        {"step": 2.0, "value": 3.0},
+        {"step": 4.0, "value": 7.0},
+        {"step": 6.0, "value": 5.0},
+    ]
+    assert [path.name for path in folder.glob("best/*.index")] == ["ckpt-4.index"]
+    with pytest.raises(ValueError, match="validate_every=3, log_every=2"):
+        fit(tmp_path / "other", steps=6, validate=float, validate_every=3)
+
+
+def test_five_checkpoints_are_kept(tmp_path):
+    fit(tmp_path / "teacher", steps=7, log_every=1)
+    kept = {path.stem for path in tmp_path.glob("teacher/checkpoints/*.index")}
+    assert kept == {"ckpt-3", "ckpt-4", "ckpt-5", "ckpt-6", "ckpt-7"}
+
+
+def test_the_images_of_a_bad_batch_are_named(tmp_path):
+    """The pseudo stream's loss is made infinite at step 2."""
+
+    class Bad(RetinaNet):
+        def compute_losses(self, outputs, labels, num_targets=None):
+            losses = super().compute_losses(outputs, labels, num_targets)
+            bad = keras.ops.any(labels["ids"] == 3) & keras.ops.any(labels["ids"] == 2)
+            return {"loss": keras.ops.where(bad, np.inf, losses["loss"])}
+
+    model = Bad.from_config(tiny_model().get_config())
+    with pytest.raises(ValueError, match="labeled images (2, 3|3, 2)") as error:
+        fit(tmp_path / "teacher", steps=40, model=model, log_every=1)
+    text = str(error.value)
+    assert "labeled_loss=inf" in text and "the last checkpoint is kept" in text
+
+
+def test_a_pseudo_stream_without_labels_is_warned_about(tiny_coco, tmp_path, capsys):
+    pool = sources.folder(str(tiny_coco.unlabeled))
+    fit(tmp_path / "student", steps=2, pseudo=pool)
+    assert "Received: 100 % of the images without any" in capsys.readouterr().err
+
+
+def test_losses_of_very_different_size_are_warned_about(capsys, tmp_path):
+    log = training_log.TrainingLog(str(tmp_path / "student"), 4, 0, 2)
+    for scale in (999.0, 1001.0, 2000.0):
+        log.add({"loss": 1.0, "pseudo_scale": scale})
+        log.row(0.1)
+    log.close()
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == 1 and "step 2" in said[0] and "1e+03" in said[0]
+
+
+def test_tensorboard_gets_scalars_and_pictures(tmp_path):
+    fit(tmp_path / "student", steps=2, pseudo=scenes("unlabeled"), num_pictures=2)
+    (path,) = tmp_path.glob("student/tensorboard/events*")
+    found = {
+        value.tag: tf.make_ndarray(value.tensor)
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    row = fitting.read_history(str(tmp_path / "student"))[-1]
+    for name in ("loss", "labeled_loss", "pseudo_loss", "pseudo_scale"):
+        assert float(found[name]) == pytest.approx(row[name], rel=1e-6)
+    assert float(found["learning_rate"]) == pytest.approx(row["learning_rate"])
+    for stream in ("labeled", "pseudo"):
+        width, height, png = found[stream][0], found[stream][1], found[stream][2]
+        picture = tf.io.decode_png(png)
+        assert picture.shape == (int(height), int(width), 3)
+        assert len(np.unique(picture)) > 10
+    assert {"images_per_second", "pseudo_empty"} <= set(found)
+
+
+def test_an_overflow_of_float16_is_skipped(tmp_path, capsys):
+    """A scale of the loss beyond float16 makes the first gradients infinite."""
+    model = half_precision_model("mixed_float16")
+    before = weights(model)
+
+    def optimizer(learning_rate):
+        sgd = keras.optimizers.SGD(learning_rate)
+        return keras.optimizers.LossScaleOptimizer(sgd, initial_scale=2.0**40)
+
+    fit(tmp_path / "teacher", steps=30, model=model, optimizer=optimizer, log_every=1)
+    rates = [r["learning_rate"] for r in fitting.read_history(tmp_path / "teacher")]
+    skipped = rates.count(0.01)  # the schedule stands still in skipped steps
+    assert 3 <= skipped <= 28
+    assert all(np.isfinite(w).all() for w in weights(model))
+    assert any(not np.array_equal(a, b) for a, b in zip(before, weights(model)))
+
+
+def half_precision_model(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return tiny_model()
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -60,17 +60,18 @@ FLOORS = {
     "signatures": 8,
     "label_report": 9,
     "coco_labels": 9,
-    "experiment": 10,
-    "command_line": 11,
-    "configuration": 12,
-    "train": 13,
-    "preview": 13,
-    "describe": 13,
-    "pseudo_label": 13,
-    "validate": 13,
-    "": 13,
+    "evaluation": 10,
+    "experiment": 11,
+    "command_line": 12,
+    "configuration": 13,
+    "train": 14,
+    "preview": 14,
+    "describe": 14,
+    "pseudo_label": 14,
+    "validate": 14,
+    "": 14,
 }
-COMMAND_LINE = 11
+COMMAND_LINE = 12
 
 # Packages that only these modules may import.
 OWNERS = {

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -48,3 +49,17 @@ def test_stepwise_by_hand():
         ValueError, match=r"drops in order.*drops=\(\(0.9, 0.1\), \(0.5"
     ):
         schedules.stepwise(9, 0.1, drops=((0.9, 0.1), (0.5, 0.01)))
+
+
+def test_linear_scaling_takes_the_same_path_image_by_image():
+    """A quarter of the batch: a quarter of the rate, four times the steps."""
+    old = schedules.cosine(100, 0.8, warmup_steps=20, warmup_learning_rate=0.1)
+    new = schedules.linear_scaling(old, 0.25)
+    # In the middle of the warm-up and half-way down the cosine.
+    assert float(new(40)) == pytest.approx(0.25 * 0.45, rel=1e-5)
+    assert float(new(4 * 60)) == pytest.approx(0.25 * 0.4, rel=1e-5)
+    assert schedules.linear_scaling(0.5, 0.25) == 0.125
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(new)
+    )
+    assert float(again(240)) == float(new(240))

@@ -1,5 +1,6 @@
 """Which images of a source can't be used, and why."""
 
+import contextlib
 import re
 
 import tensorflow as tf
@@ -18,6 +19,28 @@ def unreadable_images(source):
     """
     found = ((example, problem(example, source)) for example in source.dataset)
     return [f"{name(example)}: {reason}" for example, reason in found if reason]
+
+
+@contextlib.contextmanager
+def unreadable_images_named(source):
+    """Turn a decoding error of the pipeline into one that names the image.
+
+    Args:
+        source: `examples.Source` that the pipeline reads.
+
+    Raises:
+        ValueError: with the first image that can't be used, and how many can't.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+        lines = unreadable_images(source)
+        if not lines:
+            raise
+        raise ValueError(
+            f"Expected readable images. Received: {lines[0]} "
+            f"({len(lines)} of {source.num_images} images can't be read)"
+        ) from None
 
 
 def name(example):
