@@ -1,11 +1,15 @@
-"""Measure what targets, matching and loss add to a training step.
+"""Measure what a training step costs beside a simpler one.
 
 python benchmarks/train_step.py
 
 ResNet-50 FPN RetinaNet at 256 x 256, a batch of 4. In turn are timed: the bare
 network, forward and backward from the sum of its outputs; the same with targets,
-matching and loss; and targets, matching and loss alone. The last line of the output
-is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer steps.
+matching and loss; and targets, matching and loss alone. Then a student's whole step
+with 2 labelled and 2 pseudo-labelled images and a supervised one with 4 labelled
+images; and, on the CPU split in two, a step of both halves and one of the whole. Peak
+memory is that of a process which takes one kind of step only. The last line of the
+output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer
+steps.
 """
 
 import argparse
@@ -15,6 +19,8 @@ import pathlib
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,7 +29,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain import RetinaNet, anchors, backbones
+from official_selftrain import RetinaNet, SelfTrainer, anchors, backbones, distribution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE, BATCH, SLOTS = 256, 4, 100
@@ -34,8 +40,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--only", help="take one kind of step, print its peak memory")
     arguments = parser.parse_args()
     rounds = 5 if arguments.quick else 15
+    if arguments.only == "two_devices":
+        return print(json.dumps(two_devices(rounds)))
+    if arguments.only:
+        step = whole_step(arguments.only)
+        for _ in range(3):
+            step()
+        return print(peak_memory_gb())
     model = RetinaNet(80, (SIZE, SIZE), backbones.resnet(50))
     images, labels = batch()
     outputs = model(images, training=True)
@@ -64,11 +78,18 @@ def main():
         "step_over_bare": median_ratio(times["step"], times["bare"]),
         "loss_over_step": median_ratio(times["loss"], times["step"]),
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_memory_gb()
+    kinds = ("student", "supervised")
+    whole = time_in_turn({kind: whole_step(kind) for kind in kinds}, rounds)
+    ratios["student_over_supervised"] = median_ratio(*(whole[kind] for kind in kinds))
+    memory = [json.loads(alone(kind, arguments.quick)) for kind in kinds]
+    ratios["student_over_supervised_memory"] = memory[0] / memory[1]
+    ratios["two_devices_over_one"] = json.loads(alone("two_devices", arguments.quick))
     num_anchors = len(anchors.anchor_boxes((640, 640), 3, 7, 4.0, 3, (1.0, 2.0, 0.5)))
     figures = {
         **{f"{name}, s": statistics.median(values) for name, values in times.items()},
         "peak_memory_gb": peak,
+        **{f"{kind}'s peak_memory_gb": gb for kind, gb in zip(kinds, memory)},
         # One float32 overlap for each pair; the comparison's other tensors fuse.
         "matching_mb_per_image_at_640_with_100_boxes": num_anchors * 100 * 4 / 1e6,
     }
@@ -87,6 +108,64 @@ def main():
     if arguments.record:
         with open(ROOT / "benchmarks" / "results" / "train_step.jsonl", "a") as file:
             file.write(line + "\n")
+
+
+def whole_step(kind, strategy=None):
+    """Return a function that takes a student's or a supervised step."""
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        trainer = SelfTrainer(RetinaNet(80, (SIZE, SIZE), backbones.resnet(50)))
+        sgd = keras.optimizers.SGD(1e-4, momentum=0.9, global_clipnorm=10.0)
+        trainer.compile(optimizer=sgd)
+        trainer.optimizer.build(trainer.trainable_variables)
+    images, labels = batch()
+    labeled = {"images": images, **labels}
+    data = {"labeled": labeled}
+    if kind == "student":
+        data = {
+            "labeled": {key: value[: BATCH // 2] for key, value in labeled.items()},
+            "pseudo": {key: value[BATCH // 2 :] for key, value in labeled.items()},
+        }
+    count = strategy.num_replicas_in_sync
+
+    def part(context):
+        number = context.replica_id_in_sync_group
+        return tf.nest.map_structure(lambda t: tf.split(t, count)[number], data)
+
+    parts = strategy.experimental_distribute_values_from_function(part)
+
+    @tf.function(autograph=False)
+    def step():
+        return distribution.local(strategy, strategy.run(trainer.step, args=(parts,)))
+
+    return step
+
+
+def two_devices(rounds):
+    """Return the time of a step on two halves of the CPU over one on all of it."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    halves = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, halves)
+    mirrored = whole_step("student", distribution.strategy("mirrored"))
+    times = time_in_turn({"two": mirrored, "one": whole_step("student")}, rounds)
+    return median_ratio(times["two"], times["one"])
+
+
+def alone(kind, quick):
+    """Return the last line of this script run for one kind of step."""
+    command = [
+        sys.executable,
+        __file__,
+        "--only",
+        kind,
+        *(["--quick"] if quick else []),
+    ]
+    return subprocess.check_output(command, text=True).splitlines()[-1]
+
+
+def peak_memory_gb():
+    """Return this process' peak memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def batch():

@@ -3,7 +3,8 @@
 python tests/fit_under.py STRATEGY OUTPUT_DIR [key=value …]
 
 The settings are `fitting.fit`'s; `devices=2` splits the CPU, `frozen=1` keeps batch
-normalisation's statistics as they are. The last checkpoint holds what came out.
+normalisation's statistics as they are, `dropout=0.3` drops features out. The last
+checkpoint holds what came out.
 """
 
 import ast
@@ -30,11 +31,17 @@ def main(name, output_dir, *settings):
     tf.config.set_logical_device_configuration(cpu, parts)
     strategy = distribution.strategy(name)
     keras.utils.set_random_seed(0)
+    dropout = settings.pop("dropout", 0.0)
     with strategy.scope():
+        backbone = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
+        features = {
+            level: keras.layers.Dropout(dropout)(feature)
+            for level, feature in backbone.output.items()
+        }
         model = RetinaNet(
             num_classes=2,
             image_size=(32, 32),
-            backbone=backbones.resnet(50, blocks=(1, 1), filters=(16, 16)),
+            backbone=keras.Model(backbone.input, features, name="backbone"),
             min_level=3,
             max_level=3,
             num_filters=16,

@@ -7,7 +7,7 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import configuration, experiment, label_quality
+from official_selftrain import configuration, experiment, fitting, label_quality
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
@@ -169,7 +169,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path):
     for stage, images in (("teacher", 4), ("student", 8)):
         summary = json.loads((tmp_path / "run" / stage / "fit.json").read_text())
         assert (summary["steps"], summary["images"]) == (2, images)
-        (row,) = experiment.read_history(str(tmp_path / "run" / stage))
+        (row,) = fitting.read_history(str(tmp_path / "run" / stage))
         assert all(np.isfinite(value) for value in row.values())
         # Class scores of 0.01 on 3,069 anchors: a focal loss well above zero.
         assert row["labeled_loss"] > 0.1
@@ -263,7 +263,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
     results = run_on_tiny_voc(name, params, tiny_voc, tmp_path / "run", monkeypatch)
     for stage in ("teacher", "student"):
         assert results[stage]["steps"] == 2 and 0.0 <= results[stage]["mIoU"] <= 100.0
-        (row,) = experiment.read_history(str(tmp_path / "run" / stage))
+        (row,) = fitting.read_history(str(tmp_path / "run" / stage))
         # Four classes, nothing learnt yet.
         assert row["labeled_loss"] == pytest.approx(np.log(4), rel=0.5)
     assert results["pseudo_labels"]["images"] == 2

@@ -16,9 +16,13 @@ import pytest
 from official_selftrain import (
     command_line,
     configuration,
+    evaluation,
     experiment,
+    fitting,
     label_quality,
     pseudo_labels,
+    teachers,
+    training_log,
 )
 from official_selftrain.data import masks
 
@@ -386,7 +390,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
         gin_file=config,
         stages=stages,
     )
-    rows = experiment.read_history(str(tmp_path / "run" / stages[-1]))
+    rows = fitting.read_history(str(tmp_path / "run" / stages[-1]))
     assert all(abs(row["loss"]) < 1e6 for row in rows)
 
 
@@ -458,3 +462,82 @@ def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
             model_dir=tmp_path / "third",
             stages=["pseudo_labels"],
         )
+
+
+def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatch):
+    """Teacher 1, students 3, 5 and 5: the third round is the last."""
+    values = {"teacher": 1.0, "student": 3.0}
+    values.update({"round_2/student": 5.0, "round_3/student": 5.0})
+    folder = tmp_path / "run"
+    stored = evaluation.stored_metrics
+
+    def metrics(stage_dir, *args, **kwargs):
+        found = stored(stage_dir, *args, **kwargs)
+        return {**found, "AP": values[os.path.relpath(stage_dir, folder)]}
+
+    monkeypatch.setattr(evaluation, "stored_metrics", metrics)
+    params = ["ROUNDS = 5", "experiment.run.control = False", "TEACHER_STEPS = 2"]
+    results = run(*params, "STUDENT_STEPS = 2")
+    assert [(r["round"], r["student"]) for r in results["rounds"]] == [
+        (1, 3.0),
+        (2, 5.0),
+        (3, 5.0),
+    ]
+    for name, teacher in (
+        (".", "teacher"),
+        ("round_2", "student"),
+        ("round_3", "round_2/student"),
+    ):
+        manifest = pseudo_labels.read_manifest(str(folder / name / "pseudo_labels"))
+        made_by = teachers.sha256(str(folder / teacher / "model.keras"))
+        assert manifest["settings"]["teacher"]["sha256"] == made_by
+        assert (folder / name / "student" / "model.keras").exists()
+    assert not (folder / "round_4").exists()
+    assert "Rounds" in (folder / "report.html").read_text()
+
+
+def test_averages_and_validation_of_an_experiment(run, tmp_path):
+    results = run(
+        "EMA_DECAY = 0.9",
+        "VALIDATE_EVERY = 2",
+        "TEACHER_STEPS = 2",
+        "STUDENT_STEPS = 2",
+        "experiment.run.control = False",
+    )
+    assert {"teacher", "teacher_average", "student", "student_average"} <= set(results)
+    assert "student_average" in (tmp_path / "run" / "report.html").read_text()
+    for stage in ("teacher", "student"):
+        (row,) = training_log.read(str(tmp_path / "run" / stage / "validation.csv"))
+        assert row == {"step": 2.0, "value": results[stage]["AP"]}
+
+
+@pytest.mark.slow
+def test_bfloat16_learns_like_float32(tmp_path, run, monkeypatch):
+    """The quickstart's first 50 steps, in means of 10: within 2 %."""
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate_model", stop)
+    curves = []
+    for precision in ("float32", "mixed_bfloat16"):
+        with pytest.raises(KeyboardInterrupt):
+            run(
+                f'PRECISION = "{precision}"',
+                "VALIDATE_EVERY = 50",
+                "fitting.fit.log_every = 10",
+                "fitting.fit.num_pictures = 0",
+                model_dir=tmp_path / precision,
+                stages=["teacher"],
+                gin_file=ROOT / "gin" / "quickstart.gin",
+            )
+        rows = fitting.read_history(str(tmp_path / precision / "teacher"))
+        curves.append([row["loss"] for row in rows])
+    print(curves)
+    assert len(curves[0]) == 5
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
+
+
+def test_a_precision_that_is_none(run):
+    with pytest.raises(ValueError, match="nearest: float32.*'float16'"):
+        run('PRECISION = "float16"')
