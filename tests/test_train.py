@@ -511,33 +511,6 @@ def test_averages_and_validation_of_an_experiment(run, tmp_path):
         assert row == {"step": 2.0, "value": results[stage]["AP"]}
 
 
-@pytest.mark.slow
-def test_bfloat16_learns_like_float32(tmp_path, run, monkeypatch):
-    """The quickstart's first 50 steps, in means of 10: within 2 %."""
-
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(evaluation, "evaluate_model", stop)
-    curves = []
-    for precision in ("float32", "mixed_bfloat16"):
-        with pytest.raises(KeyboardInterrupt):
-            run(
-                f'PRECISION = "{precision}"',
-                "VALIDATE_EVERY = 50",
-                "fitting.fit.log_every = 10",
-                "fitting.fit.num_pictures = 0",
-                model_dir=tmp_path / precision,
-                stages=["teacher"],
-                gin_file=ROOT / "gin" / "quickstart.gin",
-            )
-        rows = fitting.read_history(str(tmp_path / precision / "teacher"))
-        curves.append([row["loss"] for row in rows])
-    print(curves)
-    assert len(curves[0]) == 5
-    assert curves[1] == pytest.approx(curves[0], rel=0.02)
-
-
 def test_a_precision_that_is_none(run):
     with pytest.raises(ValueError, match="nearest: float32.*'float16'"):
         run('PRECISION = "float16"')
