@@ -4,6 +4,8 @@ VENV ?= .venv
 EXTRA ?= cpu
 MODEL_DIR ?= runs/quickstart
 MIN_FREE_GB ?= 4
+# Test files run side by side; PARALLEL= runs them one after the other.
+PARALLEL ?= -n 2 --dist worksteal
 
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
@@ -25,10 +27,10 @@ quickstart: $(STAMP)
 	    --gin_file=gin/quickstart.gin --model_dir=$(MODEL_DIR)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10
+	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 $(PARALLEL)
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 -m ""
+	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 $(PARALLEL) -m ""
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -53,6 +53,7 @@ setup(
             "hypothesis",
             "pytest",
             "pytest-cov",
+            "pytest-xdist",  # two processes halve the tests' time
             "ruff",
             "scikit-image",
         ],

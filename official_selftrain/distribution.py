@@ -111,18 +111,16 @@ def num_replicas():
 
 def worker(strategy):
     """Return (index, number) of this process among those of a strategy."""
-    resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
+    resolver = strategy.cluster_resolver
     return resolver.task_id, len(resolver.cluster_spec().as_dict()["worker"])
 
 
 def local(strategy, value):
     """Return this process' first replica's part of each tensor of a nest."""
     return tf.nest.map_structure(
-        lambda v: strategy.experimental_local_results(v)[0],
-        value,
-        expand_composites=False,
+        lambda v: strategy.experimental_local_results(v)[0], value
     )
 
 

@@ -121,8 +121,9 @@ def run(
         rounds=rounds,
     )
     examples.check_thresholds(score_threshold, ignore_threshold)
-    _check_choice("stages", stages, STAGES)
-    _check_choice("student_init", [student_init], ("teacher", "random"))
+    for stage in stages:
+        checks.check_choice("stages", stage, STAGES)
+    checks.check_choice("student_init", student_init, ("teacher", "random"))
     if np.ndim(label_scales) != 1 or not np.all(np.greater(label_scales, 0.0)):
         raise ValueError(
             "Expected label_scales, numbers above 0. "
@@ -356,11 +357,3 @@ def _quality(model_dir, stored, score_threshold, unlabeled):
         )
         evaluation.write_json(path, quality)
     return quality
-
-
-def _check_choice(name, values, known):
-    unknown = [value for value in values if value not in known]
-    if unknown:
-        raise ValueError(
-            f"Expected {name} among {', '.join(known)}. Received: {unknown[0]!r}"
-        )

@@ -204,6 +204,9 @@ def fit(
             output_dir, steps, done, streams * batch_size, writes=worker == 0
         )
         predict = teachers.predictor(model)
+        skips_overflows = isinstance(
+            trainer.optimizer, keras.optimizers.LossScaleOptimizer
+        )
         overflows = 0
         with (
             contextlib.closing(log),
@@ -225,7 +228,7 @@ def fit(
                 done += 1
                 is_finite = math.isfinite(terms["loss"])
                 overflows = 0 if is_finite else overflows + 1
-                if not _skips_overflows(trainer) or overflows > _MAX_OVERFLOWS:
+                if not skips_overflows or overflows > _MAX_OVERFLOWS:
                     training_log.check_finite(
                         terms,
                         distribution.local(strategy, batch),
@@ -278,10 +281,6 @@ def _without_labels(labels):
 
 def _is_drawn(step, log_every, steps):
     return step in (log_every, steps) or step % (10 * log_every) == 0
-
-
-def _skips_overflows(trainer):
-    return isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _finish(model, average, output_dir, steps, images_per_step, alpha, pseudo):

@@ -86,6 +86,7 @@ def test_killed_at_random_moments_it_ends_the_same(kills, uninterrupted, tmp_pat
         killed += 1
         writing += any("temp" in name for name in os.listdir(tmp_path / "checkpoints"))
     assert killed == kills
+    assert writing > 0 or kills < 10  # a single write may end before its kill
     finish(tmp_path)
     assert_bit_identical(tmp_path, uninterrupted)
 
