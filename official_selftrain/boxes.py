@@ -214,8 +214,11 @@ def non_max_suppression(
 
     def pick(step, state):
         scores, picked, picked_scores = state
-        best = ops.argmax(scores, axis=1)
         best_score = ops.max(scores, axis=1)
+        # The first of the best, as argmax; Keras' own uses operations that OpenVINO
+        # doesn't know.
+        is_highest = scores == best_score[:, None]
+        best = ops.min(ops.where(is_highest, candidates, num_candidates - 1), axis=1)
         best_box = ops.take_along_axis(boxes, best[:, None, None], axis=1)
         overlap = iou(best_box, boxes)[:, 0]
         if soft_sigma > 0.0:

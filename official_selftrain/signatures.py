@@ -217,11 +217,38 @@ def _grpc(url, name):
 
     def call(key, dtype, batch, outputs):
         request = messages["PredictRequest"]()
-        request.inputs[key].CopyFrom(tf.make_tensor_proto(batch, dtype, shape=None))
+        _set(request.inputs[key], tf.make_tensor_proto(batch, dtype))
         answer = ask("Predict", "PredictResponse", request)
         return {key: tf.make_ndarray(value) for key, value in answer.outputs.items()}
 
     return signatures, str(answer.model_spec.version.value), call
+
+
+def prediction_log(name, signature, key, value):
+    """Return a request as TF Serving's logs keep it, and its warm-up reads it.
+
+    Args:
+        name: str, of the model.
+        signature: str.
+        key: str, of the input.
+        value: array or list of bytes.
+
+    Returns:
+        bytes, a `tensorflow.serving.PredictionLog`.
+
+    Source: TF Serving's SavedModel warm-up.
+    """
+    log = _messages()["PredictionLog"]()
+    request = log.predict_log.request
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    _set(request.inputs[key], tf.make_tensor_proto(value))
+    return log.SerializeToString()
+
+
+def _set(message, value):
+    """Copy a tensor into a message of another pool."""
+    message.ParseFromString(value.SerializeToString())
 
 
 def _http(url, body=None):
@@ -302,6 +329,8 @@ def _messages():
             ("model_spec", 1, spec),
             ("metadata", 2, [anything]),
         ],
+        "PredictLog": [("request", 1, ".tensorflow.serving.PredictRequest")],
+        "PredictionLog": [("predict_log", 6, ".tensorflow.serving.PredictLog")],
         "SignatureDefMap": [("signature_def", 1, [signature])],
     }
     for name, fields in layout.items():
@@ -317,14 +346,24 @@ def _messages():
             added.type = field.TYPE_STRING if kind is str else field.TYPE_MESSAGE
             if kind is not str:
                 added.type_name = kind
-    pool = descriptor_pool.Default()
-    pool.Add(file)
+    # A pool of its own: the default one may hold tensorflow-serving-api's messages.
+    pool = descriptor_pool.DescriptorPool()
+    for descriptor in (meta_graph_pb2, any_pb2, wrappers_pb2):
+        _add_file(pool, descriptor.DESCRIPTOR)
+    pool.AddSerializedFile(file.SerializeToString())
     return {
         name: message_factory.GetMessageClass(
             pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
         )
         for name in layout
     }
+
+
+def _add_file(pool, descriptor):
+    """Add a file of messages to a pool, after those that it needs."""
+    for needed in descriptor.dependencies:
+        _add_file(pool, needed)
+    pool.AddSerializedFile(descriptor.serialized_pb)
 
 
 def _add_map(message, field, kind):

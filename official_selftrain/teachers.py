@@ -336,19 +336,35 @@ def _masks(probabilities, mask_pngs, images, sizes):
     ]
 )
 def _mask_pngs(probabilities, covered, size):
-    """Return mask and confidence of an image, as PNGs of its size.
+    """Return mask and confidence of an image, as PNGs of its size."""
+    mask, confidence = masks_of_size(probabilities[None], covered, size)
+    confidence = tf.cast(tf.round(255.0 * confidence), tf.uint8)
+    return (
+        tf.io.encode_png(mask[0, ..., None]),
+        tf.io.encode_png(confidence[0, ..., None]),
+    )
+
+
+def masks_of_size(probabilities, covered, size):
+    """Return the most probable class of every pixel of images of one size.
 
     Class by class, so that a large photograph needs no tensor of all classes.
+
+    Args:
+        probabilities: float32 `[B, H, W, K]`, of the model's frame.
+        covered: int32 `[2]`, the part of the frame that the images cover.
+        size: int32 `[2]`, height h and width w of the images in pixels.
+
+    Returns:
+        uint8 `[B, h, w]` and float32 `[B, h, w]` in 0…1, their probability.
     """
-    seen = probabilities[: covered[0], : covered[1]]
-    mask = tf.zeros(size, tf.uint8)
-    highest = tf.fill(size, -1.0)
-    for label in tf.range(tf.shape(seen)[2]):
-        score = tf.image.resize(seen[..., label, None], size)[..., 0]
+    seen = probabilities[:, : covered[0], : covered[1]]
+    shape = tf.concat([tf.shape(seen)[:1], size], axis=0)
+    mask = tf.zeros(shape, tf.uint8)
+    highest = tf.fill(shape, -1.0)
+    for label in tf.range(seen.shape[3] or tf.shape(seen)[3]):
+        score = tf.gather(seen, label[None], axis=3)
+        score = tf.image.resize(score, size)[..., 0]
         mask = tf.where(score > highest, tf.cast(label, tf.uint8), mask)
         highest = tf.maximum(score, highest)
-    confidence = tf.cast(tf.round(255.0 * tf.minimum(highest, 1.0)), tf.uint8)
-    return (
-        tf.io.encode_png(mask[..., None]),
-        tf.io.encode_png(confidence[..., None]),
-    )
+    return mask, tf.minimum(highest, 1.0)

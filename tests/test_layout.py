@@ -59,6 +59,7 @@ FLOORS = {
     "served": 8,
     "signatures": 8,
     "label_report": 9,
+    "serving": 9,
     "coco_labels": 9,
     "evaluation": 10,
     "experiment": 11,

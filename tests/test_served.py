@@ -149,7 +149,7 @@ def grpc_server(path):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
         answer = messages["PredictResponse"]()
         for name, value in outputs.items():
-            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
+            signatures._set(answer.outputs[name], tf.make_tensor_proto(value.numpy()))
         return answer
 
     def handler(function, request):

@@ -14,11 +14,12 @@ EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 
 
-def decode(contents):
+def decode(contents, max_pixels=None):
     """Return the pixels of an image file.
 
     Args:
         contents: string tensor, the file's bytes.
+        max_pixels: int; a file that says to have more isn't decoded. None: no limit.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
@@ -26,6 +27,13 @@ def decode(contents):
     Raises:
         tf.errors.InvalidArgumentError: when it is run, for anything else.
     """
+    if max_pixels:
+        pixels = tf.reduce_prod(tf.cast(size(contents), tf.int64))
+        expected = f"Expected an image of at most {max_pixels:,} pixels. Received:"
+        with tf.control_dependencies(
+            [tf.debugging.Assert(pixels <= max_pixels, [expected, pixels])]
+        ):
+            contents = tf.identity(contents)
     image = tf.cond(
         _is_palette_bmp(contents),
         lambda: _decode_palette_bmp(contents),
@@ -34,6 +42,51 @@ def decode(contents):
     image = tf.ensure_shape(image, (None, None, 3))
     number = orientation(contents)
     return tf.cond(number > 1, lambda: _upright(image, number), lambda: image)
+
+
+def size(contents):
+    """Return the size that an image file's header states, without decoding it.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        int32 `[2]`, height and width before the image is turned upright; (0, 0) for
+        what is no JPEG, PNG, GIF or BMP.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it is run, for a JPEG without a header.
+
+    Source: the formats' specifications.
+    """
+    # In a shorter file zeros take the place of the header's end.
+    header = tf.strings.join([tf.strings.substr(contents, 0, 26), b"\0" * 26])
+    values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int32)
+
+    def starts_with(*magics):
+        return tf.reduce_any([tf.equal(tf.strings.substr(header, 0, len(m)), m)
+                              for m in magics])  # fmt: skip
+
+    def numbers(start, weights):
+        """Return two integers, one after the other."""
+        count = len(weights)
+        parts = tf.reshape(values[start : start + 2 * count], (2, count))
+        return tf.reduce_sum(parts * tf.constant(weights), axis=1)
+
+    big, little = [2**24, 2**16, 2**8, 1], [1, 2**8, 2**16, 2**24]
+    return tf.case(
+        [
+            (
+                starts_with(b"\xff\xd8"),
+                lambda: tf.io.extract_jpeg_shape(contents)[:2],
+            ),
+            (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, big)[::-1]),
+            (starts_with(b"GIF8"), lambda: numbers(6, little[:2])[::-1]),
+            # A BMP of negative height lies the other way up.
+            (starts_with(b"BM"), lambda: tf.abs(numbers(18, little)[::-1])),
+        ],
+        default=lambda: tf.zeros(2, tf.int32),
+    )
 
 
 def orientation(contents):
