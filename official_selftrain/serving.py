@@ -78,25 +78,27 @@ def export(
         )
     # TF Serving passes over folders whose names aren't numbers.
     partial = os.path.join(folder, f"partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(folder, exist_ok=True)
-    module = _Module(model)
-    tf.saved_model.save(module, partial, signatures_of(model, **kwargs))
-    texts = {"labels.txt": "".join(f"{n}\n" for n in class_names), **dict(assets)}
-    for file_name, text in texts.items():
-        with open(os.path.join(partial, "assets", file_name), "w") as file:
-            file.write(text)
-    if warmup is not None:
-        _write_warmup(partial, name, warmup)
-    while True:
-        number = version or max(versions(folder), default=0) + 1
-        path = os.path.join(folder, str(number))
-        try:
-            os.rename(partial, path)
-            return path
-        except OSError:  # another export was faster
-            if version is not None or not os.path.exists(path):
-                raise
+    try:
+        module = _Module(model)
+        tf.saved_model.save(module, partial, signatures_of(model, **kwargs))
+        labels = "".join(f"{class_name}\n" for class_name in class_names)
+        for file_name, text in {"labels.txt": labels, **dict(assets)}.items():
+            with open(os.path.join(partial, "assets", file_name), "w") as file:
+                file.write(text)
+        if warmup is not None:
+            _write_warmup(partial, name, warmup)
+        while True:
+            number = version or max(versions(folder), default=0) + 1
+            path = os.path.join(folder, str(number))
+            try:
+                os.rename(partial, path)
+                return path
+            except OSError:  # another export was faster
+                if version is not None or not os.path.exists(path):
+                    raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def versions(folder):
@@ -190,7 +192,8 @@ def _fit(batch, frame):
     below = (count, missing[0], frame[1], 3)
     fitted = tf.concat([fitted, tf.broadcast_to(geometry.PAD_PIXEL, right)], axis=2)
     fitted = tf.concat([fitted, tf.broadcast_to(geometry.PAD_PIXEL, below)], axis=1)
-    return tf.ensure_shape(fitted, (None, *frame, 3))
+    fitted.set_shape((None, *frame, 3))  # TFLite doesn't know tf.ensure_shape
+    return fitted
 
 
 def _detection(model, normalized):

@@ -360,11 +360,11 @@ def masks_of_size(probabilities, covered, size):
     """
     seen = probabilities[:, : covered[0], : covered[1]]
     shape = tf.concat([tf.shape(seen)[:1], size], axis=0)
-    mask = tf.zeros(shape, tf.uint8)
+    mask = tf.zeros(shape, tf.int32)  # TFLite can't choose between bytes
     highest = tf.fill(shape, -1.0)
     for label in tf.range(seen.shape[3] or tf.shape(seen)[3]):
         score = tf.gather(seen, label[None], axis=3)
         score = tf.image.resize(score, size)[..., 0]
-        mask = tf.where(score > highest, tf.cast(label, tf.uint8), mask)
+        mask = tf.where(score > highest, label, mask)
         highest = tf.maximum(score, highest)
-    return mask, tf.minimum(highest, 1.0)
+    return tf.cast(mask, tf.uint8), tf.minimum(highest, 1.0)

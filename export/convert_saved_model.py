@@ -1,0 +1,100 @@
+"""Convert a SavedModel into another format, and compare the two.
+
+python export/convert_saved_model.py exported/quickstart/1 \\
+    --format=openvino --output=quickstart.xml --images=photos
+
+The signature `image_tensor` becomes an ONNX file (tf2onnx; run by ONNX Runtime), an
+OpenVINO one (.xml and .bin) or a TFLite one. The images go through both models. Prints
+the largest differences. Exit codes: 0 done and equal within 1e-3 pixels and 1e-4 of a
+score, 1 otherwise. Needs `pip install official_selftrain[formats]`.
+"""
+
+import argparse
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from run_saved_model import image_paths
+
+LIMITS = {"detection_boxes": 1e-3, "detection_scores": 1e-4, "confidence": 1e-4}
+
+
+def main():
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("saved_model")
+    parser.add_argument("--format", required=True, choices=sorted(CONVERSIONS))
+    parser.add_argument("--output", required=True, help="the file to be written")
+    parser.add_argument("--images", required=True, help="a folder or glob of images")
+    arguments = parser.parse_args()
+    paths = image_paths(arguments.images)
+    if not paths:
+        sys.exit(f"Expected images. Received: images={arguments.images!r}, empty")
+    loaded = tf.saved_model.load(arguments.saved_model)
+    function = loaded.signatures["image_tensor"]
+    run = CONVERSIONS[arguments.format](loaded, function, arguments.output)
+    worst = {}
+    for path in paths:
+        pixels = tf.io.decode_image(
+            tf.io.read_file(path), channels=3, expand_animations=False
+        )[None]
+        found = run(pixels.numpy())
+        for name, expected in function(images=pixels).items():
+            difference = np.abs(np.float64(found[name]) - expected.numpy().astype(float))
+            worst[name] = max(worst.get(name, 0.0), difference.max(initial=0.0))
+    for name, difference in sorted(worst.items()):
+        print(f"largest difference of {name}: {difference:.2g}")
+    # Whatever isn't listed counts or names something.
+    is_right = all(value <= LIMITS.get(name, 0.0) for name, value in worst.items())
+    print(f"{len(paths)} images: {'equal' if is_right else 'NOT equal'}")
+    return 0 if is_right else 1
+
+
+def to_onnx(loaded, function, output):
+    """Write an ONNX file; return a function that runs it."""
+    import onnxruntime
+    import tf2onnx
+
+    spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")]
+    whole = tf.function(lambda images: function(images=images), input_signature=spec)
+    tf2onnx.convert.from_function(whole, spec, opset=18, output_path=output)
+    session = onnxruntime.InferenceSession(output)
+    names = [out.name for out in session.get_outputs()]
+    return lambda pixels: dict(zip(names, session.run(None, {"images": pixels})))
+
+
+def to_openvino(loaded, function, output):
+    """Write OpenVINO's files; return a function that runs them."""
+    import openvino
+
+    # Weights stay float32, and so does arithmetic, which by default is that of the
+    # processor's bfloat16.
+    openvino.save_model(
+        openvino.convert_model(function), output, compress_to_fp16=False
+    )
+    core = openvino.Core()
+    model = core.compile_model(output, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(pixels):
+        found = model([pixels])
+        return {out.get_any_name(): found[out] for out in model.outputs}
+
+    return run
+
+
+def to_tflite(loaded, function, output):
+    """Write a TFLite file; return a function that runs it."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], loaded)
+    with open(output, "wb") as file:
+        file.write(converter.convert())
+    runner = tf.lite.Interpreter(output).get_signature_runner()
+    return lambda pixels: runner(images=pixels)
+
+
+CONVERSIONS = {"onnx": to_onnx, "openvino": to_openvino, "tflite": to_tflite}
+
+if __name__ == "__main__":
+    sys.exit(main())

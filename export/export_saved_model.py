@@ -1,0 +1,152 @@
+"""Export a trained model as a SavedModel for TF Serving.
+
+python export/export_saved_model.py \\
+    --model_dir=runs/quickstart --stage=student --export_dir=exported
+
+Writes `exported/quickstart/1/` with the signatures that export/README.md describes, the
+next version when called again, and beside it `models.config` and
+`batching_parameters.txt` for the server. Exit codes: 0 done, 1 a mistake in the call.
+"""
+
+import json
+import os
+import re
+import shutil
+
+import keras
+import tensorflow as tf
+from absl import app, flags
+
+from official_selftrain import command_line, serving, teachers
+from official_selftrain.evaluation import load_model, model_path
+
+flags.adopt_module_key_flags(command_line)
+
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "Of the experiment.", required=True
+)
+_STAGE = flags.DEFINE_enum(
+    "stage", "student", ("teacher", "student", "control"), "Which of its models."
+)
+_AVERAGE = flags.DEFINE_bool("average", False, "The moving average of its weights.")
+_EXPORT_DIR = flags.DEFINE_string(
+    "export_dir", None, "Where a server looks for its models.", required=True
+)
+_NAME = flags.DEFINE_string("name", None, "At the server; model_dir's name by default.")
+_VERSION = flags.DEFINE_integer(
+    "version", None, "The next by default.", lower_bound=1
+)
+_BOXES = flags.DEFINE_enum(
+    "boxes", "pixels", ("pixels", "normalized"), "What boxes are measured in."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", serving.MAX_PIXELS, "Larger images are refused.", lower_bound=1
+)
+_WARMUP_IMAGE = flags.DEFINE_string(
+    "warmup_image", None, "A file that the server warms up with; grey by default."
+)
+# What a detector does with its boxes; by default as it was trained.
+_SUPPRESSION = {
+    "score_threshold": flags.DEFINE_float(
+        "score_threshold", None, "Detections have a score above it.", 0.0, 1.0
+    ),
+    "nms_threshold": flags.DEFINE_float(
+        "nms_threshold", None, "IoU above which boxes are suppressed.", 0.0, 1.0
+    ),
+    "soft_nms_sigma": flags.DEFINE_float(
+        "soft_nms_sigma", None, "Above 0: Soft-NMS instead.", 0.0
+    ),
+    "max_detections": flags.DEFINE_integer(
+        "max_detections", None, "Detections per image.", 1
+    ),
+}
+
+
+def main(argv):
+    """Run the command line."""
+    return command_line.exit_code("export_saved_model", argv, _export)
+
+
+def _export():
+    model_dir, stage = os.path.normpath(_MODEL_DIR.value), _STAGE.value
+    model = load_model(model_dir, stage)
+    path = model_path(model_dir, stage)
+    if _AVERAGE.value:
+        path = os.path.join(os.path.dirname(path), "average.keras")
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"Expected {path}. Make it by training with EMA_DECAY"
+            )
+        model = keras.saving.load_model(path)
+    suppression = {
+        name: flag.value
+        for name, flag in _SUPPRESSION.items()
+        if flag.value is not None
+    }
+    for name, value in suppression.items():
+        if not hasattr(model, name):
+            raise ValueError(
+                f"Expected {name} for a detector only. Received: {name}={value} for a "
+                f"{type(model).__name__}"
+            )
+        setattr(model, name, value)
+    class_names, _ = teachers.read_classes(os.path.join(model_dir, "labels.txt"))
+    with open(os.path.join(model_dir, "operative.gin")) as file:
+        config = file.read()
+    origin = {
+        "model": path,
+        "sha256": teachers.sha256(path),
+        "boxes": _BOXES.value,
+        "max_pixels": _MAX_PIXELS.value,
+        **suppression,
+        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
+    }
+    name = _NAME.value or os.path.basename(model_dir)
+    written = serving.export(
+        model,
+        _EXPORT_DIR.value,
+        name,
+        class_names,
+        _VERSION.value,
+        {"operative.gin": config, "export.json": json.dumps(origin, indent=2)},
+        _warmup(model.image_size),
+        normalized=_BOXES.value == "normalized",
+        max_pixels=_MAX_PIXELS.value,
+    )
+    _add_to_server(_EXPORT_DIR.value, name)
+    print(f"export: {written}")
+
+
+def _warmup(image_size):
+    if _WARMUP_IMAGE.value:
+        with open(_WARMUP_IMAGE.value, "rb") as file:
+            return file.read()
+    grey = tf.fill((*image_size, 3), tf.constant(128, tf.uint8))
+    return tf.io.encode_jpeg(grey).numpy()
+
+
+def _add_to_server(export_dir, name):
+    """Add a model to the server's files, leaving alone what is there."""
+    batching = os.path.join(export_dir, "batching_parameters.txt")
+    if not os.path.exists(batching):
+        template = os.path.join(os.path.dirname(__file__), "batching_parameters.txt")
+        shutil.copyfile(template, batching)
+    path = os.path.join(export_dir, "models.config")
+    text = "model_config_list {\n}\n"
+    if os.path.exists(path):
+        with open(path) as file:
+            text = file.read()
+    if re.search(rf'name:\s*"{re.escape(name)}"', text):
+        return
+    entry = (
+        f'  config {{\n    name: "{name}"\n    base_path: "/models/{name}"\n'
+        '    model_platform: "tensorflow"\n  }\n'
+    )
+    head, brace, tail = text.rpartition("}")
+    with open(path + ".partial", "w") as file:
+        file.write(head + entry + brace + tail)
+    os.replace(path + ".partial", path)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,132 @@
+"""Compare a SavedModel with the Keras model it was made of.
+
+python export/verify_saved_model.py exported/quickstart/1 --images=photos
+
+The images go through the SavedModel in a fresh process that imports TensorFlow only, in
+batches, and through the Keras model as labelling does it, one by one. Prints the largest
+differences. Exit codes: 0 no box differs by more than 1e-3 pixels and no score by more
+than 1e-4, 1 otherwise or after a mistake in the call.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from run_saved_model import image_paths
+
+from official_selftrain import command_line, teachers
+from official_selftrain.boxes import letterbox_scale
+from official_selftrain.data import augment, images
+
+flags.adopt_module_key_flags(command_line)
+
+_IMAGES = flags.DEFINE_string(
+    "images", None, "A folder or glob of images.", required=True
+)
+_MODEL = flags.DEFINE_string(
+    "model", None, "The .keras file; by default the one it was exported from."
+)
+LIMITS = {"boxes": 1e-3, "scores": 1e-4, "classes": 0.0, "mask": 0.0}
+
+
+def main(argv):
+    """Run the command line."""
+    if len(argv) != 2:
+        print("verify_saved_model: Expected one SavedModel folder.", file=sys.stderr)
+        return 1
+    return command_line.exit_code(
+        "verify_saved_model", argv[:1], lambda: _verify(argv[1])
+    )
+
+
+def _verify(path):
+    with open(os.path.join(path, "assets", "export.json")) as file:
+        origin = json.load(file)
+    paths = image_paths(_IMAGES.value)
+    if not paths:
+        raise FileNotFoundError(f"Expected images. Received: {_IMAGES.value!r}, empty")
+    model = keras.saving.load_model(_MODEL.value or origin["model"])
+    for name in ("score_threshold", "nms_threshold", "soft_nms_sigma"):
+        if name in origin:
+            setattr(model, name, origin[name])
+    model.max_detections = origin.get(
+        "max_detections", getattr(model, "max_detections", None)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "found.npz")
+        script = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
+        command = [sys.executable, script, path, f"--images={_IMAGES.value}"]
+        done = subprocess.run([*command, f"--output={output}"], check=False)
+        if done.returncode:
+            return 1
+        with np.load(output) as file:
+            found = dict(file)
+    is_segmenter = hasattr(model, "multi_scale")
+    expect = _expected_masks(model) if is_segmenter else teachers.predictor(model)
+    worst = {}
+    for number, image_path in enumerate(paths):
+        image = images.decode(tf.io.read_file(image_path))
+        outputs = {
+            name.partition("/")[2]: value
+            for name, value in found.items()
+            if name.startswith(f"{number}/")
+        }
+        frame, _, _ = augment.fit(image, {}, model.image_size)
+        size = tf.shape(image)[:2]
+        expected = expect(frame[None], size[None])
+        compare = _masks if is_segmenter else _boxes
+        if origin["boxes"] == "normalized" and not is_segmenter:
+            outputs["detection_boxes"] *= np.tile(size.numpy(), 2)
+        for name, difference in compare(outputs, expected, size.numpy()).items():
+            worst[name] = max(worst.get(name, 0.0), difference)
+    for name, difference in worst.items():
+        print(f"largest difference of {name}: {difference:.2g}")
+    is_right = all(worst[name] <= LIMITS[name] for name in worst)
+    print(f"{len(paths)} images: {'equal' if is_right else 'NOT equal'}")
+    return 0 if is_right else 1
+
+
+def _expected_masks(model):
+    probabilities = tf.function(model.multi_scale())
+
+    def expect(frames, sizes):
+        covered = tf.cast(sizes, tf.float32) * letterbox_scale(sizes, model.image_size)
+        covered = tf.cast(tf.round(covered), tf.int32)
+        found = probabilities(frames)
+        return teachers.masks_of_size(found, covered[0], sizes[0])
+
+    return expect
+
+
+def _masks(outputs, expected, size):
+    height, width = size
+    return {
+        name: _largest(outputs[key][:height, :width], value[0])
+        for name, key, value in zip(
+            ("mask", "scores"), ("mask", "confidence"), expected
+        )
+    }
+
+
+def _boxes(outputs, expected, size):
+    return {
+        "boxes": _largest(outputs["detection_boxes"], expected["boxes"][0]),
+        "scores": _largest(outputs["detection_scores"], expected["scores"][0]),
+        "classes": _largest(outputs["detection_classes"], expected["classes"][0] + 1),
+    }
+
+
+def _largest(values, others):
+    """Return the largest difference; infinite where one isn't a number."""
+    difference = np.abs(np.float64(values) - np.float64(others)).max(initial=0.0)
+    return float(np.nan_to_num(difference, nan=np.inf))
+
+
+if __name__ == "__main__":
+    app.run(main)
