@@ -1,11 +1,14 @@
 """Ask a model server about a photograph, and draw the answer.
 
 python export/client.py --url=http://localhost:8501/v1/models/quickstart \\
-    --image=photo.jpg --labels=exported/quickstart/1/assets/labels.txt --output=drawn.png
-python export/client.py --url=grpc://localhost:8500/quickstart --image=photo.jpg …
+    --labels=exported/quickstart/1/assets/labels.txt \\
+    --image=photo.jpg --output=drawn.png
+python export/client.py --url=grpc://localhost:8500/quickstart \\
+    --image=photo.jpg --output=drawn.png
 
-Prints the detections of at least `--score_threshold`, or the shares of the classes. Needs
-numpy, pillow and, for gRPC, `tensorflow-serving-api`; nothing else of this project.
+Prints the detections of at least `--score_threshold`, or the shares of the classes.
+Needs numpy, pillow and, for gRPC, `tensorflow-serving-api`; nothing else of this
+project.
 Exit codes: 0 done, 1 when the server refuses or doesn't answer.
 """
 
@@ -26,7 +29,9 @@ COLORS = ("red", "lime", "deepskyblue", "orange", "magenta", "yellow", "cyan")
 def main():
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--url", required=True, help="http://… or grpc://host:port/NAME")
+    parser.add_argument(
+        "--url", required=True, help="http://… or grpc://host:port/NAME"
+    )
     parser.add_argument("--image", required=True, help="a JPEG, PNG, BMP or GIF file")
     parser.add_argument("--output", required=True, help="the drawing")
     parser.add_argument("--labels", help="labels.txt, a class name on each line")

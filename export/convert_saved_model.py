@@ -4,9 +4,9 @@ python export/convert_saved_model.py exported/quickstart/1 \\
     --format=openvino --output=quickstart.xml --images=photos
 
 The signature `image_tensor` becomes an ONNX file (tf2onnx; run by ONNX Runtime), an
-OpenVINO one (.xml and .bin) or a TFLite one. The images go through both models. Prints
-the largest differences. Exit codes: 0 done and equal within 1e-3 pixels and 1e-4 of a
-score, 1 otherwise. Needs `pip install official_selftrain[formats]`.
+OpenVINO one (.xml and .bin) or a TFLite one (run by LiteRT). The images go through both
+models. Prints the largest differences. Exit codes: 0 done and equal within 1e-3 pixels
+and 1e-4 of a score, 1 otherwise. Needs `pip install official_selftrain[formats]`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from run_saved_model import image_paths
 
+# Whatever is not listed counts or names something and has to be equal.
 LIMITS = {"detection_boxes": 1e-3, "detection_scores": 1e-4, "confidence": 1e-4}
 
 
@@ -43,11 +44,12 @@ def main():
         )[None]
         found = run(pixels.numpy())
         for name, expected in function(images=pixels).items():
-            difference = np.abs(np.float64(found[name]) - expected.numpy().astype(float))
+            difference = np.abs(
+                np.float64(found[name]) - expected.numpy().astype(float)
+            )
             worst[name] = max(worst.get(name, 0.0), difference.max(initial=0.0))
     for name, difference in sorted(worst.items()):
         print(f"largest difference of {name}: {difference:.2g}")
-    # Whatever isn't listed counts or names something.
     is_right = all(value <= LIMITS.get(name, 0.0) for name, value in worst.items())
     print(f"{len(paths)} images: {'equal' if is_right else 'NOT equal'}")
     return 0 if is_right else 1
@@ -87,10 +89,13 @@ def to_openvino(loaded, function, output):
 
 def to_tflite(loaded, function, output):
     """Write a TFLite file; return a function that runs it."""
+    # TensorFlow's own interpreter corrupts memory when the images' size changes.
+    from ai_edge_litert.interpreter import Interpreter
+
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], loaded)
     with open(output, "wb") as file:
         file.write(converter.convert())
-    runner = tf.lite.Interpreter(output).get_signature_runner()
+    runner = Interpreter(output).get_signature_runner()
     return lambda pixels: runner(images=pixels)
 
 

@@ -22,9 +22,7 @@ from official_selftrain.evaluation import load_model, model_path
 
 flags.adopt_module_key_flags(command_line)
 
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Of the experiment.", required=True
-)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Of the experiment.", required=True)
 _STAGE = flags.DEFINE_enum(
     "stage", "student", ("teacher", "student", "control"), "Which of its models."
 )
@@ -33,9 +31,7 @@ _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "Where a server looks for its models.", required=True
 )
 _NAME = flags.DEFINE_string("name", None, "At the server; model_dir's name by default.")
-_VERSION = flags.DEFINE_integer(
-    "version", None, "The next by default.", lower_bound=1
-)
+_VERSION = flags.DEFINE_integer("version", None, "The next by default.", lower_bound=1)
 _BOXES = flags.DEFINE_enum(
     "boxes", "pixels", ("pixels", "normalized"), "What boxes are measured in."
 )

@@ -3,7 +3,7 @@
 | signature | input | images |
 |---|---|---|
 | `serving_default` | `image_bytes` string `[B]` | files of any size and kind |
-| `image_tensor` | `images` uint8 `[B, H, W, 3]` | RGB, all of one size, whatever it is |
+| `image_tensor` | `images` uint8 `[B, H, W, 3]` | RGB, all of one size |
 | `tf_example` | `examples` string `[B]` | in `tf.train.Example`s, `image/encoded` |
 | `raw` | `frames` float32 `[B, H, W, 3]` | RGB of 0…255 in the model's frame |
 
@@ -12,8 +12,8 @@ ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
 `[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of what
 the boxes are in, and scale 1 and offset 0 from the one to the other. A segmenter gives
-`mask` uint8 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes are
-padded at the bottom and right with 255 and 0.
+`mask` uint8 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
+are padded at the bottom and right with 255 and 0.
 
 `raw` gives a detector's `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
 `raw_detection_scores` `[B, A, K]`, before any suppression, and a segmenter's
@@ -80,7 +80,10 @@ def export(
     partial = os.path.join(folder, f"partial-{os.getpid()}")
     os.makedirs(folder, exist_ok=True)
     try:
-        module = _Module(model)
+        # The model itself would be saved with a second copy of every variable, which
+        # nothing but TensorFlow's Python loader restores.
+        module = tf.Module()
+        module.weights = [variable.value for variable in model.variables]
         tf.saved_model.save(module, partial, signatures_of(model, **kwargs))
         labels = "".join(f"{class_name}\n" for class_name in class_names)
         for file_name, text in {"labels.txt": labels, **dict(assets)}.items():
@@ -106,14 +109,6 @@ def versions(folder):
     if not os.path.isdir(folder):
         return []
     return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
-
-
-class _Module(tf.Module):
-    """What keeps a model's variables in its SavedModel."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
 
 
 def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
