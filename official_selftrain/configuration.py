@@ -115,6 +115,16 @@ def _node(scope, selector):
     return f"%{scope}" if selector == "gin.macro" else selector
 
 
+def _of_experiment(config):
+    """Return the lines that tell experiments apart: not what may change in between.
+
+    A training goes on with the same weights on other devices, and a finished one may
+    get further rounds.
+    """
+    free = ("STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy.")
+    return [line for line in config.splitlines() if not line.startswith(free)]
+
+
 def claim_model_dir(model_dir):
     """Write `operative.gin` into `model_dir`, or check that it is the same.
 
@@ -133,8 +143,8 @@ def claim_model_dir(model_dir):
     # A run that ended before it made anything doesn't bind the next one.
     if os.path.exists(path) and os.listdir(model_dir) != ["operative.gin"]:
         with open(path) as file:
-            known = file.read().splitlines()
-        changes = difflib.unified_diff(known, config.splitlines(), lineterm="", n=0)
+            known = _of_experiment(file.read())
+        changes = difflib.unified_diff(known, _of_experiment(config), lineterm="", n=0)
         for line in list(changes)[2:]:
             if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
                 there = "has" if line[0] == "-" else "lacks"
@@ -142,7 +152,6 @@ def claim_model_dir(model_dir):
                     f"Expected the settings that {model_dir} was made with (it {there} "
                     f"{line[1:].strip()!r}). Received: others; choose another model_dir"
                 )
-        return
     os.makedirs(model_dir, exist_ok=True)
     with open(path + ".partial", "w") as file:
         file.write(config)

@@ -124,6 +124,13 @@ def local(strategy, value):
     )
 
 
+def whole_batch(strategy, batch):
+    """Return all that this process has of a batch, a nest of tensors."""
+    return tf.nest.map_structure(
+        lambda v: tf.concat(strategy.experimental_local_results(v), axis=0), batch
+    )
+
+
 def per_replica_batch_size(batch_size, strategy, accumulation=1):
     """Return how many images of each stream go through a replica at once.
 

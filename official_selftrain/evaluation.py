@@ -97,6 +97,11 @@ def evaluate(
     for stage in stages:
         stage_dir = os.path.join(model_dir, stage)
         summary = read_json(os.path.join(stage_dir, "fit.json"))
+        if summary is None:
+            raise FileNotFoundError(
+                f"Expected {stage_dir}/fit.json beside model.keras. Make it anew: "
+                f"remove {stage_dir} and run the stage {stage} again"
+            )
         for name in ("average", "model"):
             if os.path.exists(os.path.join(stage_dir, f"{name}.keras")):
                 title = stage if name == "model" else f"{stage}_average"

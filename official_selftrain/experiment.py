@@ -120,6 +120,8 @@ def run(
         max_boxes=max_boxes,
         rounds=rounds,
     )
+    if validate_every is not None:
+        check_counts(validate_every=validate_every)
     examples.check_thresholds(score_threshold, ignore_threshold)
     for stage in stages:
         checks.check_choice("stages", stage, STAGES)
@@ -317,7 +319,7 @@ def run(
         folders = [os.path.join(round_dir(n), "student") for n in range(1, rounds + 1)]
         done = [f for f in folders if os.path.exists(os.path.join(f, "model.keras"))]
         figures = [
-            {"round": number, "student": figure(folder), "labels": labels_of(number)}
+            {"round": number, "student": figure(folder)}
             for number, folder in enumerate(done if rounds > 1 else [], start=1)
         ]
         return evaluation.evaluate(

@@ -58,10 +58,10 @@ def fit(
     non-deterministic operations. SIGTERM saves a checkpoint before it ends the
     process.
 
-    `output_dir` gets `model.keras`, with `ema_decay` also `average.keras`,
-    `history.csv`, `validation.csv`, `fit.json`, TensorBoard's files, the last five
-    checkpoints and the one that was best in validation. Only the first of several
-    workers writes.
+    `output_dir` gets `model.keras`, with `ema_decay` also `average.keras`, with
+    `validate` also `best.keras` and `validation.csv`; `history.csv`, `fit.json`,
+    TensorBoard's files and the last five checkpoints. Only the first of several workers
+    writes.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`, made in
@@ -140,13 +140,14 @@ def fit(
             "Expected one replica for jit_compile. Received: "
             f"{strategy.num_replicas_in_sync} replicas, jit_compile=True"
         )
-    log_every = min(log_every, steps)
-    validate_every = validate_every or log_every
+    validate_every = log_every if validate_every is None else validate_every
+    check_counts(validate_every=validate_every)
     if validate is not None and validate_every % log_every:
         raise ValueError(
             "Expected validate_every, a multiple of log_every. Received: "
             f"validate_every={validate_every}, log_every={log_every}"
         )
+    log_every = min(log_every, steps)
 
     with strategy.scope():
         trainer = SelfTrainer(
@@ -199,6 +200,7 @@ def fit(
             average.update()
         return distribution.local(strategy, terms)
 
+    stopping = False
     if done < steps:
         log = training_log.TrainingLog(
             output_dir, steps, done, streams * batch_size, writes=worker == 0
@@ -226,12 +228,13 @@ def fit(
                 terms = {k: float(v) for k, v in step(batch, stop).items()}
                 stopping = terms.pop("stop") > 0.0
                 done += 1
-                is_finite = math.isfinite(terms["loss"])
+                # The norm tells of weights that are about to be spoiled.
+                is_finite = math.isfinite(terms["loss"] + terms["gradient_norm"])
                 overflows = 0 if is_finite else overflows + 1
                 if not skips_overflows or overflows > _MAX_OVERFLOWS:
                     training_log.check_finite(
                         terms,
-                        distribution.local(strategy, batch),
+                        distribution.whole_batch(strategy, batch),
                         f"step {done} of {output_dir} (the last checkpoint is kept)",
                     )
                 log.add(terms if is_finite else None)
@@ -248,14 +251,19 @@ def fit(
                         )
                     due = done % validate_every == 0 or done == steps
                     if validate and due and worker == 0:
-                        checkpoints.validated(done, validate(model), log)
+                        _keep_best(model, output_dir, done, validate(model), log)
                 if worker == 0:
                     checkpoints.save(done)
                 if stopping and done < steps:
-                    log.warn("stop", "terminated, saved; run it again to continue")
+                    log.suspend()
                     raise SystemExit(PREEMPTED)
+                log.resume()
+            # The models' files are all that is missing.
+            stopping = stopping or termination.asked
     if worker == 0:
         _finish(model, average, output_dir, steps, streams * batch_size, alpha, pseudo)
+    if stopping:
+        raise SystemExit(PREEMPTED)
     return model
 
 
@@ -294,18 +302,32 @@ def _finish(model, average, output_dir, steps, images_per_step, alpha, pseudo):
     }
     with open(os.path.join(output_dir, "fit.json"), "w") as file:
         json.dump(summary, file, indent=2)
-    # The model appears last and whole: it marks the training as finished.
-    partial = os.path.join(output_dir, "partial.keras")
     if average is not None:
         with average.in_use():
-            model.save(partial)
-        os.replace(partial, os.path.join(output_dir, "average.keras"))
+            _save(model, output_dir, "average.keras")
+    # Comes last: it marks the training as finished.
+    _save(model, output_dir, "model.keras")
+
+
+def _save(model, output_dir, name):
+    """Save a model, whole or not at all."""
+    partial = os.path.join(output_dir, "partial.keras")
     model.save(partial)
-    os.replace(partial, os.path.join(output_dir, "model.keras"))
+    os.replace(partial, os.path.join(output_dir, name))
+
+
+def _keep_best(model, output_dir, step, value, log):
+    """Keep the model if no validation before gave more; write what this one gave."""
+    path = os.path.join(output_dir, "validation.csv")
+    before = [r["value"] for r in training_log.read(path) if r["step"] < step]
+    if not before or value > max(before):
+        _save(model, output_dir, "best.keras")
+    training_log.append(path, {"step": step, "value": value})
+    log.scalars({"validation": value})
 
 
 class _Checkpoints:
-    """All that a training is, after a step; and what was best in validation."""
+    """All that a training is, after a step."""
 
     def __init__(self, output_dir, trainer, average):
         # Dropout's seeds aren't part of what Keras lets TensorFlow track.
@@ -318,36 +340,32 @@ class _Checkpoints:
         }
         if average is not None:
             state["average"] = average
-        self.output_dir = output_dir
         self._checkpoint = tf.train.Checkpoint(**state)
-        self._last = self._manager("checkpoints", _KEPT_CHECKPOINTS)
-        self._best = self._manager("best", 1)
-
-    def _manager(self, name, count):
-        return tf.train.CheckpointManager(
-            self._checkpoint, os.path.join(self.output_dir, name), max_to_keep=count
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint,
+            os.path.join(output_dir, "checkpoints"),
+            max_to_keep=_KEPT_CHECKPOINTS,
         )
 
     def restore(self):
-        """Go back to the last checkpoint and return its step, or 0."""
-        path = self._last.latest_checkpoint
-        if not path:
-            return 0
-        self._checkpoint.restore(path).assert_existing_objects_matched()
-        return int(path.rsplit("-", 1)[1])
+        """Go back to the last checkpoint that can be read; return its step, or 0."""
+        paths = self._manager.checkpoints[::-1]
+        for path in paths:
+            try:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+                return int(path.rsplit("-", 1)[1])
+            except tf.errors.OpError as error:
+                print(f"warning: {path} can't be read: {error.message}", flush=True)
+        if paths:
+            raise ValueError(
+                "Expected a checkpoint that can be read, or none. Received: "
+                f"{', '.join(paths)}"
+            )
+        return 0
 
     def save(self, step):
         """Save what is needed to continue."""
-        self._last.save(checkpoint_number=step)
-
-    def validated(self, step, value, log):
-        """Write what a validation gave; keep the best."""
-        path = os.path.join(self.output_dir, "validation.csv")
-        before = [r for r in training_log.read(path) if r["step"] < step]
-        training_log.append(path, {"step": step, "value": value})
-        log.scalars({"validation": value})
-        if not before or value > max(row["value"] for row in before):
-            self._best.save(checkpoint_number=step)
+        self._manager.save(checkpoint_number=step)
 
 
 class _Termination:
@@ -378,7 +396,7 @@ def check_counts(**counts):
         ValueError: for the first one that isn't.
     """
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
                 f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
             )

@@ -92,9 +92,9 @@ class SelfTrainer(keras.Model):
     step altogether. `L2 = l2 · Σ‖v‖² / 2`.
 
     It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate` and `save`
-    work as usual. The logs hold `loss` (all of L), `labeled_loss` (L_h) and,
-    with a pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of
-    the means). Clipping is the optimizer's `global_clipnorm`.
+    work as usual. The logs hold `loss` (all of L), `labeled_loss` (L_h) and, with a
+    pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means).
+    Clipping is the optimizer's `global_clipnorm`.
 
     Under a `tf.distribute.Strategy` each replica has a part of the batch; positives,
     losses and gradients are summed over all replicas before anything is divided,
@@ -221,8 +221,9 @@ class SelfTrainer(keras.Model):
             batch: this replica's part of a batch of one or two streams.
 
         Returns:
-            dict of float32 scalars, the whole batch's: `loss`, `labeled_loss` and,
-            with a pseudo stream, `pseudo_loss`, `pseudo_scale`.
+            dict of float32 scalars, the whole batch's: `loss`, `labeled_loss`,
+            `gradient_norm` (before clipping) and, with a pseudo stream,
+            `pseudo_loss`, `pseudo_scale`.
 
         Raises:
             ValueError: for an optimizer whose clipping or loss scaling isn't that of
@@ -240,7 +241,7 @@ class SelfTrainer(keras.Model):
             gradients = tape.gradient(loss, variables)
         else:
             gradients, terms = self._accumulated(batch, variables, counts)
-        gradients = self._clipped(gradients)
+        gradients, terms["gradient_norm"] = self._clipped(gradients)
         self._restore_non_finite(before)
         self.optimizer.apply(gradients, variables)
         return terms
@@ -253,7 +254,10 @@ class SelfTrainer(keras.Model):
         for number in range(self.accumulation):
             # A part waits for the one before it: that is what saves memory.
             with tf.control_dependencies(tf.nest.flatten(sums)):
-                part = self._part(batch, number)
+                part = tf.nest.map_structure(
+                    lambda v, number=number: tf.split(v, self.accumulation)[number],
+                    batch,
+                )
             with tf.GradientTape(persistent=True) as tape:
                 shares = self._shares(part, self(part, training=True), counts)
                 scaled = {s: self.optimizer.scale_loss(v) for s, v in shares.items()}
@@ -279,11 +283,6 @@ class SelfTrainer(keras.Model):
             ]
         terms["loss"] += penalty * distribution.num_replicas()
         return gradients, terms
-
-    def _part(self, batch, number):
-        return tf.nest.map_structure(
-            lambda tensor: tf.split(tensor, self.accumulation)[number], batch
-        )
 
     def _num_targets(self, batch):
         """Return each stream's targets in the whole batch; None for a batch in one.
@@ -328,13 +327,15 @@ class SelfTrainer(keras.Model):
         if "pseudo" in losses:
             if training:
                 self.normalizer.update(losses["labeled"], losses["pseudo"])
-            scale = self.normalizer.scale() if self.normalize else ops.ones(())
-            total = 1.0 + self.alpha if self.normalize else 1.0
-            factors = {
-                "labeled": ops.ones(()) / total,
-                "pseudo": self.alpha * scale / total,
-            }
+            scale = self.normalizer.scale()
             terms["pseudo_scale"] = scale
+            factors["pseudo"] = self.alpha
+            if self.normalize:
+                total = 1.0 + self.alpha
+                factors = {
+                    "labeled": ops.ones(()) / total,
+                    "pseudo": self.alpha * scale / total,
+                }
         terms["loss"] = sum(factors[s] * loss for s, loss in losses.items())
         return factors, terms
 
@@ -379,19 +380,25 @@ class SelfTrainer(keras.Model):
             )
 
     def _clipped(self, gradients):
-        """Clip by the norm of the whole batch's gradient.
+        """Clip by the norm of the whole batch's gradient; return that norm too.
 
         Keras would clip each replica's own gradient, before it adds them up.
         """
         replicas = distribution.num_replicas()
-        if replicas == 1 or not self.optimizer.global_clipnorm:
-            return gradients
         present = [g for g in gradients if g is not None]
         present = distribution.sum_over_replicas(present)
-        present, _ = tf.clip_by_global_norm(present, self.optimizer.global_clipnorm)
+        norm = tf.linalg.global_norm(present)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            norm /= self.optimizer.scale_loss(tf.ones(()))
+        if replicas == 1:
+            return gradients, norm
+        if self.optimizer.global_clipnorm:
+            limit = self.optimizer.global_clipnorm
+            present, _ = tf.clip_by_global_norm(present, limit, norm)
         # Keras sums over the replicas once more.
         found = iter(present)
-        return [None if g is None else next(found) / replicas for g in gradients]
+        gradients = [None if g is None else next(found) / replicas for g in gradients]
+        return gradients, norm
 
     def _non_trainable_values(self):
         """Return what an overflow of float16 must not spoil, with its values."""

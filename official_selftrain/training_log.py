@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import sys
@@ -48,9 +49,33 @@ class TrainingLog:
             disable=not writes,
         )
         self._begin()
+        self._stretch = os.path.join(output_dir, "stretch.json")
+        if os.path.exists(self._stretch):
+            with open(self._stretch) as file:
+                stretch = json.load(file)
+            if stretch["step"] == step:
+                self._sums, self._count = stretch["sums"], stretch["count"]
+                self._start -= stretch["seconds"]
 
     def _begin(self):
         self._sums, self._count, self._start = {}, 0, time.monotonic()
+
+    def suspend(self):
+        """Keep what the next row needs of the steps since the last one."""
+        self.warn("stop", "terminated, saved; run it again to continue")
+        if self.writes:
+            stretch = {
+                "step": self.step,
+                "sums": self._sums,
+                "count": self._count,
+                "seconds": time.monotonic() - self._start,
+            }
+            with open(self._stretch, "w") as file:
+                json.dump(stretch, file)
+
+    def resume(self):
+        """Don't count the time since the last row: no step was taken in it."""
+        self._start = time.monotonic()
 
     def add(self, terms):
         """Count a step in.
@@ -197,10 +222,10 @@ def _rows(path):
 
 
 def check_finite(terms, batch, where):
-    """Check that a step's loss is finite.
+    """Check that a step's loss and gradient are finite.
 
     Args:
-        terms: dict of floats, with `loss`.
+        terms: dict of floats, with `loss` and `gradient_norm`.
         batch: dict of streams, of which `ids` are named.
         where: str, the step and what is kept.
 
@@ -208,15 +233,18 @@ def check_finite(terms, batch, where):
         ValueError: with the terms and the images of the streams that aren't finite,
             or of all where only their sum isn't.
     """
-    if math.isfinite(terms["loss"]):
+    if math.isfinite(terms["loss"] + terms["gradient_norm"]):
         return
     text = ", ".join(f"{name}={terms[name]:g}" for name in sorted(terms))
-    bad = [s for s in batch if not math.isfinite(terms.get(f"{s}_loss", math.nan))]
+    streams = [stream for stream in batch if f"{stream}_loss" in terms]
+    bad = [s for s in streams if not math.isfinite(terms[f"{s}_loss"])]
     images = "; ".join(
         f"{stream} images {', '.join(map(str, np.asarray(batch[stream]['ids'])))}"
-        for stream in bad or batch
+        for stream in bad or streams
     )
-    raise ValueError(f"Expected a finite loss. Received: {text} at {where}; {images}")
+    raise ValueError(
+        f"Expected a finite loss and gradient. Received: {text} at {where}; {images}"
+    )
 
 
 def _drawn(labels, found):

@@ -30,7 +30,7 @@ class WeightAverage(tf.Module):
                 "Expected ema_decay of at least 0 and below 1. "
                 f"Received: ema_decay={decay!r}"
             )
-        self.decay = decay
+        self.decay = float(decay)
         self._weights = [w.value for w in model.weights if "float" in w.dtype]
         self.averages = [tf.Variable(w, trainable=False) for w in self._weights]
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)

@@ -3,7 +3,8 @@
 python tests/fit_under.py STRATEGY OUTPUT_DIR [key=value …]
 
 The settings are `fitting.fit`'s; `devices=2` splits the CPU, `frozen=1` keeps batch
-normalisation's statistics as they are, `dropout=0.3` drops features out. The last
+normalisation's statistics as they are, `dropout=0.3` drops features out, `clipnorm=1`
+clips gradients one by one, `bad=3` makes the loss of image 3 infinite. The last
 checkpoint holds what came out.
 """
 
@@ -31,6 +32,7 @@ def main(name, output_dir, *settings):
     tf.config.set_logical_device_configuration(cpu, parts)
     strategy = distribution.strategy(name)
     keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(settings.pop("precision", "float32"))
     dropout = settings.pop("dropout", 0.0)
     with strategy.scope():
         backbone = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
@@ -38,7 +40,8 @@ def main(name, output_dir, *settings):
             level: keras.layers.Dropout(dropout)(feature)
             for level, feature in backbone.output.items()
         }
-        model = RetinaNet(
+        kind = bad_for(settings.pop("bad")) if "bad" in settings else RetinaNet
+        model = kind(
             num_classes=2,
             image_size=(32, 32),
             backbone=keras.Model(backbone.input, features, name="backbone"),
@@ -56,7 +59,9 @@ def main(name, output_dir, *settings):
     def scenes(pool):
         return digits.scenes(pool, 10, 0, (32, 32), num_classes=2, max_digits=3)
 
-    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9, global_clipnorm=0.5)
+    clip = {"clipnorm": settings.pop("clipnorm")} if "clipnorm" in settings else {}
+    clip = clip or {"global_clipnorm": 0.5}
+    sgd = functools.partial(keras.optimizers.SGD, momentum=0.9, **clip)
     arguments = {
         "steps": 5,
         "batch_size": 4,
@@ -73,6 +78,18 @@ def main(name, output_dir, *settings):
         **settings,
     }
     fitting.fit(model, scenes("labeled"), scenes("unlabeled"), output_dir, **arguments)
+
+
+def bad_for(image_id):
+    """Return a detector whose loss is infinite where an image is in the batch."""
+
+    class Bad(RetinaNet):
+        def compute_losses(self, outputs, labels, num_targets=None):
+            losses = super().compute_losses(outputs, labels, num_targets)
+            bad = keras.ops.any(labels["ids"] == image_id)
+            return {"loss": keras.ops.where(bad, float("inf"), losses["loss"])}
+
+    return Bad
 
 
 if __name__ == "__main__":

@@ -117,11 +117,22 @@ def test_the_parts_of_a_batch_add_up(tmp_path):
     [
         (["batch_size=5"], "a multiple of 2 (2 replicas, accumulation 1). Received: "),
         (["jit_compile=True"], "Received: 2 replicas, jit_compile=True"),
+        (["clipnorm=1.0"], "Received: clipnorm=1.0, clipvalue=None"),
+        (["precision='mixed_float16'"], "on several replicas. Received: mixed_float16"),
     ],
 )
 def test_what_two_replicas_cannot_do(settings, text, tmp_path):
     process = start("mirrored", tmp_path, "devices=2", *settings)
     assert text in process.communicate(timeout=300)[1]
+
+
+def test_the_images_of_all_replicas_are_named(tmp_path):
+    """Image 3 makes the loss infinite, in whichever half of a batch it lies."""
+    settings = ["devices=2", "bad=3", "alpha=0.0", "steps=40"]
+    errors = start("mirrored", tmp_path, *settings).communicate(timeout=300)[1]
+    line = next(x for x in errors.splitlines() if "finite loss and gradient" in x)
+    ids = line.rsplit("labeled images ", 1)[1].split(";")[0].split(", ")
+    assert len(ids) == 4 and "3" in ids
 
 
 def test_strategies_that_cannot_be_made(monkeypatch):

@@ -511,6 +511,20 @@ def test_averages_and_validation_of_an_experiment(run, tmp_path):
         assert row == {"step": 2.0, "value": results[stage]["AP"]}
 
 
+def test_what_may_change_between_two_runs(run):
+    """Devices and the number of rounds; nothing else."""
+    run("TEACHER_STEPS = 2", stages=["teacher"])
+    run("TEACHER_STEPS = 2", 'TPU_ADDRESS = "x"', "ROUNDS = 2", stages=["teacher"])
+    with pytest.raises(ValueError, match="it has 'TEACHER_STEPS = 2'"):
+        run("TEACHER_STEPS = 3", stages=["teacher"])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "True", '"x"', "2.0"])
+def test_validations_that_are_none(run, value):
+    with pytest.raises(ValueError, match="validate_every, an integer of at least 1"):
+        run(f"VALIDATE_EVERY = {value}")
+
+
 def test_a_precision_that_is_none(run):
     with pytest.raises(ValueError, match="nearest: float32.*'float16'"):
         run('PRECISION = "float16"')

@@ -55,6 +55,15 @@ def test_averages_are_in_the_model_for_a_while_only():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_decay_of_0_follows_the_weights():
+    model = small_model()
+    average = WeightAverage(model, 0)
+    for weight in model.weights:
+        weight.assign(np.full(weight.shape, 3.0))
+    average.update()
+    np.testing.assert_array_equal(average.averages[0], np.full((2, 1), 3.0))
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, "slow"])
 def test_decays_that_are_none(decay):
     with pytest.raises(ValueError, match=f"Received: ema_decay={decay!r}"):
