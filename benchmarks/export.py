@@ -1,0 +1,115 @@
+"""Measure what a SavedModel adds to the network and its suppression.
+
+python benchmarks/export.py
+
+A ResNet-50 RetinaNet at 640 x 640 is exported. In turn, in one process: its signatures
+`image_tensor` (pixels of 640 x 480, resized within) and `serving_default` (the same as
+JPEG files), and the bare Keras forward pass with the same NMS on frames in memory. One
+image at a time gives the latencies' median and 99th percentile, eight at a time the
+throughput. The last line of the output is JSON; `--record` appends it to
+benchmarks/results/. `--quick` takes fewer rounds.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn import datasets
+
+from official_selftrain import RetinaNet, backbones, serving, teachers
+from official_selftrain.data import augment
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SIZE, CLASSES = (640, 640), 80
+
+
+def main():
+    """Time the signatures and print a JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    rounds = {1: 10, 8: 2} if arguments.quick else {1: 100, 8: 10}
+    keras.utils.set_random_seed(0)
+    model = RetinaNet(CLASSES, SIZE, backbones.resnet(50))
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(number) for number in range(CLASSES)]
+        path = serving.export(model, folder, "model", names)
+        loaded = tf.saved_model.load(path).signatures
+        seconds = {
+            count: time_in_turn(runs(model, loaded, count), rounds[count])
+            for count in rounds
+        }
+    ratios, figures = {}, {}
+    for name in ("image_tensor", "serving_default"):
+        for quantile, values in (("p50", 50), ("p99", 99)):
+            ratios[f"{name}_over_bare_{quantile}"] = quantile_of(
+                seconds[1][name], values
+            ) / quantile_of(seconds[1]["bare"], values)
+        one, bare = (quantile_of(seconds[8][key], 50) for key in (name, "bare"))
+        ratios[f"{name}_over_bare_batch_8"] = one / bare
+    for name, values in seconds[1].items():
+        for quantile in (50, 99):
+            figures[f"{name}, ms p{quantile}"] = 1e3 * quantile_of(values, quantile)
+    for name, values in seconds[8].items():
+        figures[f"{name}, images/s batch 8"] = 8 / quantile_of(values, 50)
+    for name, value in {**ratios, **figures}.items():
+        print(f"{name:40s}{value:10.3f}")
+    line = json.dumps(
+        {
+            "benchmark": "export",
+            "ratios": ratios,
+            "figures": figures,
+            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+            "device": f"{os.cpu_count()} cores, {platform.machine()}",
+        }
+    )
+    print(line)
+    if arguments.record:
+        with open(ROOT / "benchmarks" / "results" / "export.jsonl", "a") as file:
+            file.write(line + "\n")
+
+
+def runs(model, loaded, count):
+    """Return functions that answer for `count` images."""
+    photo = tf.image.resize(datasets.load_sample_image("china.jpg"), (480, 640))
+    pixels = tf.cast(tf.repeat(photo[None], count, axis=0), tf.uint8)
+    files = tf.constant([tf.io.encode_jpeg(image).numpy() for image in pixels])
+    frames = tf.stack([augment.fit(image, {}, SIZE)[0] for image in pixels])
+    sizes = tf.constant([[480, 640]] * count)
+    predict = teachers.predictor(model)
+    return {
+        "bare": lambda: predict(frames, sizes),
+        "image_tensor": lambda: loaded["image_tensor"](images=pixels),
+        "serving_default": lambda: loaded["serving_default"](image_bytes=files),
+    }
+
+
+def time_in_turn(functions, rounds):
+    """Return seconds of each function, round by round, after two to warm up."""
+    times = {name: [] for name in functions}
+    for number in range(rounds + 2):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            tf.nest.flatten(function())[0].numpy()  # waits for the device
+            if number >= 2:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def quantile_of(values, percent):
+    """Return a percentile of a list."""
+    return float(np.percentile(values, percent))
+
+
+if __name__ == "__main__":
+    main()
