@@ -9,6 +9,16 @@ from absl import flags, logging
 from official_selftrain import command_line
 
 _ROOT = "experiment.run"
+# Settings of it that neither a teacher nor its labels depend on.
+_AFTER_LABELS = (
+    "student",
+    "score_threshold",
+    "ignore_threshold",
+    "student_init",
+    "control",
+    "max_empty_share",
+    "rounds",
+)
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", None, "The experiment. Repeatable; later files win.", required=True
@@ -113,6 +123,38 @@ def _check_references():
 
 def _node(scope, selector):
     return f"%{scope}" if selector == "gin.macro" else selector
+
+
+def teacher_settings():
+    """Return the settings that a teacher and its labels follow from.
+
+    Two experiments for which they are the same can share both.
+
+    Returns:
+        str: all settings but those of the scope `student`, of what becomes of the
+        labels, and of macros that only these use.
+    """
+    settings, macros = {}, {}
+    for (scope, selector), values in gin.config._CONFIG.items():
+        if selector == "gin.macro":
+            macros[f"%{scope}"] = values["value"]
+        elif scope.split("/")[0] != "student":
+            is_root = selector.endswith(_ROOT)
+            kept = {
+                name: value
+                for name, value in values.items()
+                if not (is_root and name in _AFTER_LABELS)
+            }
+            settings[f"{scope}/{selector}"] = kept
+    used, queue = set(), [settings]
+    while queue:
+        for reference in gin.config.iterate_references(queue.pop()):
+            name = _node("/".join(reference.scopes), reference.configurable.selector)
+            if name in macros and name not in used:
+                used.add(name)
+                queue.append(macros[name])
+    settings.update({name: macros[name] for name in used})
+    return "\n".join(f"{name}: {settings[name]!r}" for name in sorted(settings))
 
 
 def _of_experiment(config):

@@ -238,6 +238,7 @@ def run(
                 label_scales,
                 label_flip,
             )
+            start = time.monotonic()
             written = pseudo_labels.write(
                 by,
                 unlabeled(),
@@ -245,6 +246,12 @@ def run(
                 label_batch_size,
                 shard_size,
                 score_floor=0.0,  # the model has its own
+            )
+            # Beside the labels, which are the same however long they took; of a run
+            # that was interrupted, what came after.
+            evaluation.write_json(
+                os.path.join(round_dir(number), "labelling.json"),
+                {"seconds": time.monotonic() - start},
             )
             for line in written["skipped"]:
                 print(f"skipped {line}", flush=True)

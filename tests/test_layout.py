@@ -63,11 +63,13 @@ FLOORS = {
     "coco_labels": 9,
     "evaluation": 10,
     "experiment": 11,
+    "studies": 11,
     "command_line": 12,
     "configuration": 13,
     "train": 14,
     "preview": 14,
     "describe": 14,
+    "study": 14,
     "pseudo_label": 14,
     "validate": 14,
     "": 14,
@@ -79,7 +81,7 @@ OWNERS = {
     "keras_cv": {"models.backbones"},
     "tensorflow_datasets": {"data.sources"},
     "pycocotools": {"metrics"},
-    "gin": {"configuration", "describe", "preview", "train"},
+    "gin": {"configuration", "describe", "preview", "study", "train"},
     "absl": {name for name, floor in FLOORS.items() if floor >= COMMAND_LINE and name},
 }
 
@@ -147,7 +149,7 @@ def test_floors(path):
         (
             "fitting",
             "import gin",
-            "only ['configuration', 'describe', 'preview', 'train'] may",
+            "only ['configuration', 'describe', 'preview', 'study', 'train'] may",
         ),
         ("losses", "import keras_cv.models", "only ['models.backbones'] may"),
         ("helpers", "", "has no floor"),

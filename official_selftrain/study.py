@@ -1,0 +1,109 @@
+"""Run a grid of experiments; write the table and the figure of what they come to.
+
+python -m official_selftrain.study \\
+    --gin_file=gin/study/loss_normalization.gin --model_dir=runs/loss_normalization
+
+Every cell is an experiment in a process of its own; cells whose teachers follow from
+the same settings share teacher and labels. Run the same command again after an
+interruption: finished cells are kept. A training that diverges is a value of the table;
+a cell that fails is named there and tried again by the next call. `model_dir` gets
+`table.md`, `cells.csv` and `figure.png`. Exit codes: 0 done, 1 a mistake in the call or
+a cell that failed, 130 interrupted.
+"""
+
+import fcntl
+import hashlib
+import os
+
+import gin
+from absl import app, flags
+
+from official_selftrain import command_line, configuration, studies
+
+flags.adopt_module_key_flags(configuration)
+
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "Where everything is kept.", required=True
+)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at a time.", lower_bound=1)
+
+
+def main(argv):
+    """Run the command line."""
+    return command_line.exit_code("study", argv, _study)
+
+
+def _study():
+    if len(configuration.GIN_FILE.value) != 1:
+        raise ValueError(
+            f"Expected one gin file. Received: {len(configuration.GIN_FILE.value)}"
+        )
+    (path,), params = configuration.GIN_FILE.value, configuration.GIN_PARAM.value
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
+    gin.parse_config_files_and_bindings([path], params)
+    plan = studies.grid(**gin.get_bindings("studies.grid"))
+    model_dir = _MODEL_DIR.value
+    cells = _cells(plan, os.path.dirname(os.path.abspath(path)), model_dir)
+    os.makedirs(model_dir, exist_ok=True)
+    with open(os.path.join(model_dir, "lock"), "w") as lock:
+        # The cells' processes hold it too, so that none of a killed study is doubled.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"Expected a model_dir that no study works in. Received: {model_dir!r}"
+            ) from None
+        studies.run(cells, _JOBS.value, lock.fileno())
+    failed = studies.report(model_dir, plan, cells)
+    with open(os.path.join(model_dir, "table.md")) as file:
+        print(file.read())
+    return 1 if failed else 0
+
+
+def _cells(plan, folder, model_dir):
+    """Return what is to be done for every row, column and seed."""
+    cells = []
+    for row, (stage, *of_row) in plan["rows"].items():
+        for column, of_column in plan["columns"].items():
+            for seed in plan["seeds"]:
+                lines = [*plan["settings"], *of_column, *of_row, f"SEED = {seed}"]
+                files = [plan["experiment"], *(x for x in lines if _is_file(x))]
+                files = [os.path.normpath(os.path.join(folder, x)) for x in files]
+                params = [line for line in lines if not _is_file(line)]
+                gin.clear_config()
+                configuration.load_config(files, params)
+                teacher = _hash(configuration.teacher_settings())
+                whole = _hash(gin.config_str())
+                gin.clear_config()
+                has_student = stage != "teacher"
+                name = f"{teacher}/{whole}" if has_student else teacher
+                cells.append(
+                    {
+                        "row": row,
+                        "column": column,
+                        "seed": seed,
+                        "stage": stage,
+                        "command": [
+                            *(f"--gin_file={file}" for file in files),
+                            *(f"--gin_param={param}" for param in params),
+                        ],
+                        "teacher_dir": os.path.join(model_dir, "teachers", teacher),
+                        "run_dir": os.path.join(model_dir, "runs", name)
+                        if has_student
+                        else os.path.join(model_dir, "teachers", teacher),
+                    }
+                )
+    return cells
+
+
+def _is_file(line):
+    return line.endswith(".gin") and "=" not in line
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,205 @@
+"""Studies: the table by hand, sharing, divergence as a value, continuing."""
+
+import csv
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import gin
+import numpy as np
+import pytest
+from PIL import Image
+
+from official_selftrain import configuration, studies
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ROOT / "tests" / "tiny.gin"
+
+
+@pytest.fixture(autouse=True)
+def clean_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+def cell(value, text=""):
+    costs = {
+        f"{stage}_{cost}": None
+        for stage in ("teacher", "student", "control")
+        for cost in ("steps", "images", "seconds")
+    }
+    costs |= {"teacher_seconds": 30.0, "labelling_seconds": 6.0}
+    return {"AP": value, "status": "done", "text": text, **costs}
+
+
+def test_the_table_by_hand():
+    """Rows 10, 14 and 11, 17: 12 ± 2.83, 14 ± 4.24 and a mean gain of 2."""
+    rows = {"Rand": ("teacher",), "self-training": ("student",)}
+    plan = studies.grid("x.gin", rows, {"S1": (), "S2": ()}, (0, 1), title="Table")
+    nan = "NaN at step 7"
+    found = {
+        ("Rand", "S1", 0): cell(10.0),
+        ("Rand", "S1", 1): cell(14.0),
+        ("self-training", "S1", 0): cell(11.0),
+        ("self-training", "S1", 1): cell(17.0),
+        ("Rand", "S2", 0): cell(None, nan),
+        ("Rand", "S2", 1): cell(None, nan),
+        ("self-training", "S2", 0): cell(20.0),
+        ("self-training", "S2", 1): cell(None, nan),
+    }
+    assert studies.table(plan, found).splitlines()[:6] == [
+        "Table (AP, 2 seeds)",
+        "",
+        "| | S1 | S2 |",
+        "|---|---|---|",
+        "| Rand | 12.0 ± 2.8 | NaN at step 7 |",
+        "| self-training | 14.0 ± 4.2 (+2.0) | 20.0; 1 of 2: NaN at step 7 |",
+    ]
+    costs = studies.table(plan, found).splitlines()[-1]
+    assert costs == "| self-training |  |  | 30 | 6 |  |  |  |  |  |  |"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"rows": {"a": ("techer",)}}, "nearest: teacher.*stage='techer'"),
+        ({"seeds": ()}, r"rows, columns and seeds.*seeds=\(\)"),
+        ({"columns": {}}, r"columns=\{\}"),
+    ],
+)
+def test_grids_that_are_none(arguments, text):
+    grid = {"experiment": "x.gin", "rows": {"a": ("teacher",)}, "columns": {"b": ()}}
+    with pytest.raises(ValueError, match=text):
+        studies.grid(**{**grid, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("param", "is_same"),
+    [
+        ("ALPHA = 7.0", True),
+        ("STUDENT_STEPS = 9", True),
+        ("SCORE_THRESHOLD = 0.3", True),
+        ("student/fitting.fit.normalize = False", True),
+        ("student/schedules.cosine.learning_rate = 2.0", True),
+        ('experiment.run.student_init = "random"', True),
+        ("SEED = 1", False),
+        ("TEACHER_STEPS = 9", False),
+        ("schedules.cosine.learning_rate = 2.0", False),
+        ("unlabeled/digits.scenes.num_images = 9", False),
+        ("retinanet.RetinaNet.num_filters = 16", False),
+        ("experiment.run.label_batch_size = 2", False),
+    ],
+)
+def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
+    found = []
+    for params in ([], [param]):
+        gin.clear_config()
+        configuration.load_config([str(TINY)], params)
+        found.append(configuration.teacher_settings())
+    assert (found[0] == found[1]) is is_same
+
+
+STUDY = """
+from __gin__ import dynamic_registration
+
+from official_selftrain import studies
+
+studies.grid.title = "Tiny"
+studies.grid.experiment = "{experiment}"
+studies.grid.settings = (
+    "experiment.run.control = False", "TEACHER_STEPS = 4", "STUDENT_STEPS = 4",
+)
+studies.grid.rows = {{
+    "teacher": ("teacher",),
+    "self-training": ("student", "other.gin"),
+}}
+studies.grid.columns = {{
+    "small": ("ALPHA = 1.0",),
+    "large": ("student/schedules.cosine.learning_rate = 1e30",),
+}}
+"""
+
+
+def start(path, model_dir, *flags):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "official_selftrain.study"]
+    return subprocess.Popen(
+        [*command, f"--gin_file={path}", f"--model_dir={model_dir}", *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_study_that_is_killed_goes_on(tmp_path):
+    path, model_dir = tmp_path / "study.gin", tmp_path / "study"
+    path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
+    (tmp_path / "other.gin").write_text("SCORE_THRESHOLD = 0.005\n")
+    process = start(path, model_dir)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(model_dir.glob("teachers/*/outcome.json")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    teachers = list(model_dir.glob("teachers/*"))
+    assert len(teachers) == 1  # all four cells share it
+    made = (teachers[0] / "outcome.json").stat().st_mtime_ns
+    # What is left of the killed study's processes may still hold its folder.
+    while time.monotonic() < deadline:
+        process = start(path, model_dir, "--jobs=2")
+        output, errors = process.communicate()
+        if "no study works in" not in errors:
+            break
+        assert process.returncode == 1
+        time.sleep(1.0)
+    assert process.returncode == 0, errors
+    assert (teachers[0] / "outcome.json").stat().st_mtime_ns == made
+    runs = sorted(model_dir.glob("runs/*/*"))
+    assert len(runs) == 2
+    assert all((run / "teacher").is_symlink() for run in runs)
+    rows = {
+        (row["row"], row["column"]): row
+        for row in csv.DictReader((model_dir / "cells.csv").read_text().splitlines())
+    }
+    large = rows["self-training", "large"]
+    assert (large["status"], large["AP"]) == ("diverged", "")
+    assert large["text"] in ("NaN at step 2", "NaN at step 3")
+    small = rows["self-training", "small"]
+    assert small["status"] == "done" and 0.0 <= float(small["AP"]) <= 100.0
+    assert [small[f"teacher_{k}"] for k in ("steps", "images")] == ["4", "16"]
+    assert [small[f"student_{k}"] for k in ("steps", "images")] == ["4", "32"]
+    assert float(small["labelling_seconds"]) > 0.0
+    assert large["text"] in output and output.startswith("study: ")
+    assert len(np.unique(np.asarray(Image.open(model_dir / "figure.png")))) > 10
+    # Nothing is left to do.
+    stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
+    with open(model_dir / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start(path, model_dir)
+        _, errors = process.communicate()
+        assert process.returncode == 1 and "no study works in" in errors
+    process = start(path, model_dir)
+    again, errors = process.communicate()
+    assert process.returncode == 0 and "study: " not in again, errors
+    assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
+
+
+def test_a_cell_that_fails_is_named(tmp_path):
+    path = tmp_path / "study.gin"
+    text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
+    path.write_text(text.replace("TEACHER_STEPS = 4", "BATCH_SIZE = 0"))
+    (tmp_path / "other.gin").write_text("")
+    process = start(path, tmp_path / "study")
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert output.count("batch_size, an integer of at least 1") >= 4
+    process = start(tmp_path / "none.gin", tmp_path / "study")
+    assert "Expected a gin file. Received: gin_file=" in process.communicate()[1]
