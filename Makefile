@@ -10,12 +10,13 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
 
-.PHONY: help quickstart test test-all lint parity install clean
+.PHONY: help quickstart test test-all smoke lint parity install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
+	@echo "make smoke       set up, then take two steps of every row of the paper"
 	@echo "make lint        set up, then check the style"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make install     set up only"
@@ -31,6 +32,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 $(PARALLEL) -m ""
+
+smoke: $(STAMP)
+	@$(BIN)/python -m pytest -q --durations=10 $(PARALLEL) -m "" tests/test_smoke.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

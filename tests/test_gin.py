@@ -99,6 +99,127 @@ def test_rows_of_other_tables(name):
         assert rates == pytest.approx([peak, peak, 0.1 * peak, 0.01 * peak])
 
 
+# Tables 2 to 4, 10, 12 and 13, Figures 1 and 3: AP of teacher and student (None where
+# the paper has none), steps of both, alpha, augmentation, share of COCO, whether it
+# starts from a checkpoint.
+COCO_ROWS = {
+    "coco_20_from_imagenet_s1.gin": (29.94, None, 5625, 5625, 1.0, 1, 0.2, True),
+    "coco_20_from_imagenet_s2.gin": (31.11, None, 5625, 5625, 1.0, 2, 0.2, True),
+    "coco_20_from_imagenet_s3.gin": (32.98, None, 5625, 5625, 1.0, 3, 0.2, True),
+    "coco_20_from_imagenet_s4.gin": (33.3, 36.0, 5625, 90000, 3.0, 4, 0.2, True),
+    "coco_20_from_noisy_student_s1.gin": (33.45, None, 5625, 5625, 1.0, 1, 0.2, True),
+    "coco_20_from_noisy_student_s2.gin": (33.97, None, 5625, 5625, 1.0, 2, 0.2, True),
+    "coco_20_from_noisy_student_s3.gin": (35.63, None, 5625, 5625, 1.0, 3, 0.2, True),
+    "coco_20_from_noisy_student_s4.gin": (35.9, 37.2, 5625, 90000, 3.0, 4, 0.2, True),
+    "coco_20_s1.gin": (22.73, None, 45000, 45000, 1.0, 1, 0.2, False),
+    "coco_20_s2.gin": (26.17, None, 45000, 45000, 1.0, 2, 0.2, False),
+    "coco_20_s3.gin": (29.78, None, 45000, 45000, 1.0, 3, 0.2, False),
+    "coco_20_s4.gin": (30.7, 34.1, 45000, 90000, 3.0, 4, 0.2, False),
+    "coco_50_from_imagenet_s1.gin": (35.58, None, 22500, 22500, 1.0, 1, 0.5, True),
+    "coco_50_from_imagenet_s2.gin": (36.35, None, 22500, 22500, 1.0, 2, 0.5, True),
+    "coco_50_from_imagenet_s3.gin": (38.46, None, 22500, 22500, 1.0, 3, 0.5, True),
+    "coco_50_from_imagenet_s4.gin": (38.8, 40.5, 22500, 45000, 1.0, 4, 0.5, True),
+    "coco_50_from_noisy_student_s1.gin": (38.07, None, 11250, 11250, 1.0, 1, 0.5, True),
+    "coco_50_from_noisy_student_s2.gin": (38.72, None, 11250, 11250, 1.0, 2, 0.5, True),
+    "coco_50_from_noisy_student_s3.gin": (39.97, None, 11250, 11250, 1.0, 3, 0.5, True),
+    "coco_50_from_noisy_student_s4.gin": (39.9, 41.5, 11250, 45000, 1.0, 4, 0.5, True),
+    "coco_50_s1.gin": (33.5, None, 90000, 90000, 1.0, 1, 0.5, False),
+    "coco_50_s2.gin": (35.6, None, 90000, 90000, 1.0, 2, 0.5, False),
+    "coco_50_s3.gin": (38.4, None, 90000, 90000, 1.0, 3, 0.5, False),
+    "coco_50_s4.gin": (39.6, 41.4, 90000, 90000, 1.0, 4, 0.5, False),
+    "coco_from_imagenet_s1.gin": (39.5, None, 22500, 22500, 1.0, 1, 1.0, True),
+    "coco_from_imagenet_s2.gin": (40.7, None, 45000, 45000, 1.0, 2, 1.0, True),
+    "coco_from_imagenet_s3.gin": (43.2, None, 90000, 90000, 1.0, 3, 1.0, True),
+    "coco_from_imagenet_s4.gin": (43.3, 44.6, 90000, 90000, 1.0, 4, 1.0, True),
+    "coco_from_noisy_student_s1.gin": (40.85, None, 22500, 22500, 1.0, 1, 1.0, True),
+    "coco_from_noisy_student_s2.gin": (41.35, None, 45000, 45000, 1.0, 2, 1.0, True),
+    "coco_from_noisy_student_s3.gin": (43.37, None, 90000, 90000, 1.0, 3, 1.0, True),
+    "coco_from_noisy_student_s4.gin": (43.8, 44.6, 45000, 45000, 0.25, 4, 1.0, True),
+    "coco_openimages_s1.gin": (39.2, 41.2, 45000, 90000, 3.0, 1, 1.0, False),
+    "coco_openimages_s2.gin": (41.5, 43.6, 90000, 90000, 2.0, 2, 1.0, False),
+    "coco_openimages_s3.gin": (43.9, 45.5, 90000, 90000, 0.5, 3, 1.0, False),
+    "coco_openimages_s4.gin": (44.3, 46.0, 120000, 120000, 0.5, 4, 1.0, False),
+    "coco_resnet101_openimages_s1.gin": (37.0, 39.5, 45000, 90000, 2.0, 1, 1.0, False),
+    "coco_resnet101_openimages_s2.gin": (39.5, 41.9, 90000, 90000, 2.0, 2, 1.0, False),
+    "coco_resnet101_openimages_s3.gin": (41.9, 43.4, 90000, 90000, 0.5, 3, 1.0, False),
+    "coco_resnet101_openimages_s4.gin": (
+        42.6,
+        43.9,
+        180000,
+        180000,
+        0.5,
+        4,
+        1.0,
+        False,
+    ),
+    "coco_resnet101_s1.gin": (37.0, 39.0, 45000, 90000, 1.0, 1, 1.0, False),
+    "coco_resnet101_s2.gin": (39.5, 41.3, 90000, 90000, 1.0, 2, 1.0, False),
+    "coco_resnet101_s3.gin": (41.9, 42.8, 90000, 90000, 0.5, 3, 1.0, False),
+    "coco_resnet101_s4.gin": (42.6, 43.6, 180000, 180000, 0.25, 4, 1.0, False),
+    "coco_resnet50_from_imagenet.gin": (40.4, None, 160000, 160000, 1.0, 4, 1.0, True),
+    "coco_resnet50_from_simclr.gin": (40.4, None, 160000, 160000, 1.0, 4, 1.0, True),
+    "coco_student_from_scratch_s1.gin": (39.2, 41.0, 45000, 180000, 1.0, 1, 1.0, False),
+    "coco_student_from_scratch_s2.gin": (41.5, 42.7, 90000, 135000, 1.0, 2, 1.0, False),
+    "coco_student_from_scratch_s3.gin": (43.9, 45.0, 90000, 180000, 0.5, 3, 1.0, False),
+    "coco_student_from_scratch_s4.gin": (
+        44.3,
+        45.2,
+        120000,
+        135000,
+        0.5,
+        4,
+        1.0,
+        False,
+    ),
+}
+
+
+def test_every_row_is_tested():
+    known = {*TABLE_2, *ROWS_OF_OTHER_TABLES, *COCO_ROWS}
+    assert {name for name in ROWS if name.startswith("coco")} == known
+
+
+@pytest.mark.parametrize("name", COCO_ROWS)
+def test_rows_of_coco(name):
+    teacher, student, *steps, alpha, number, share, has_start = COCO_ROWS[name]
+    configuration.load_config([str(ROOT / "gin" / name)], [])
+
+    def value(key):
+        return gin.query_parameter(key)
+
+    header = (ROOT / "gin" / name).read_text().split("\ninclude")[0]
+    header = header.replace("\n#", "").replace("  ", " ")
+    assert f"{teacher} AP (teacher)" in header or f"{teacher} (" in header
+    assert student is None or f"{student} (" in header or f"{student} AP" in header
+    assert ("--stages=teacher,evaluation" in header) == (student is None)
+    assert f"gin/{name}" in header and "Result seen: not run" in header
+    macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA")
+    assert [value(f"{m}/gin.macro.value") for m in macros] == [*steps, alpha]
+    fit = gin.get_bindings("student/fitting.fit")
+    assert fit["augment"].__name__ == f"s{number}"
+    settings = gin.get_bindings("experiment.run", resolve_references=False)
+    start = "random" if "student_from_scratch" in name else "teacher"
+    assert settings.get("student_init", "teacher") == start
+    labeled = value("LABELED/gin.macro.value").selector
+    if share < 1.0:
+        assert labeled.endswith("splits.fraction")
+        assert value("SHARE/gin.macro.value") == share
+        assert value("SPLIT_FILE/gin.macro.value") == (
+            f"splits/coco_{round(100 * share)}.json"
+        )
+    else:
+        assert labeled.endswith("sources.tfds")
+    source = "open_images_v4" if "openimages" in name else "imagenet2012"
+    assert value("unlabeled/sources.tfds.name") == source
+    backbone = gin.get_bindings("retinanet.RetinaNet", resolve_references=False)
+    is_pretrained = "checkpoints.pretrained" in repr(backbone["backbone"])
+    assert is_pretrained == has_start
+    if "resnet101" in name:  # what differs from EfficientNet's rows
+        assert fit["l2_names"] == ("kernel", "gamma", "beta")
+        assert number != 4 or value("augment.s4.magnitude") == 15.0
+        assert value("backbones.resnet.depth") == 101
+
+
 def trainable(model):
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 

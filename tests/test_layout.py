@@ -31,6 +31,7 @@ FLOORS = {
     "data.policies": 4,
     "data.problems": 3,
     "data.sources": 3,
+    "data.splits": 3,
     "data.validation": 3,
     "data.voc": 3,
     "data.augment": 5,
