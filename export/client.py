@@ -14,6 +14,7 @@ Exit codes: 0 done, 1 when the server refuses or doesn't answer.
 
 import argparse
 import base64
+import http.client
 import json
 import pathlib
 import sys
@@ -38,6 +39,14 @@ def main():
     parser.add_argument("--score_threshold", type=float, default=0.5)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
     arguments = parser.parse_args()
+    try:
+        show(arguments)
+    except (OSError, KeyError, ValueError) as error:
+        sys.exit(f"client: {type(error).__name__}: {error}")
+
+
+def show(arguments):
+    """Ask, print and draw."""
     contents = pathlib.Path(arguments.image).read_bytes()
     ask = ask_grpc if arguments.url.startswith("grpc://") else ask_rest
     answer = ask(arguments.url, contents, arguments.timeout)
@@ -63,7 +72,7 @@ def ask_rest(url, contents, timeout):
             outputs = json.load(response)["outputs"]
     except urllib.error.HTTPError as error:
         sys.exit(f"client: the server refuses: {error.read().decode()}")
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:
         sys.exit(f"client: no answer of {url}: {error}")
     return {name: np.array(values)[0] for name, values in outputs.items()}
 
@@ -92,9 +101,9 @@ def ask_grpc(url, contents, timeout):
 def draw_boxes(image, answer, names, score_threshold):
     """Print and draw the boxes of at least a score; ids of classes count from 1."""
     boxes = np.asarray(answer["detection_boxes"], float)
-    # Servers may give shares of the image in the place of pixels.
-    if boxes.size and boxes.max() <= 2.0:
-        boxes = boxes * (image.height, image.width, image.height, image.width)
+    # Back from what the boxes are measured in, such as shares, to the image's pixels.
+    _, _, scale, offset = np.asarray(answer["image_info"], float)
+    boxes = (boxes + np.tile(offset, 2)) / np.tile(scale, 2)
     drawing = ImageDraw.Draw(image)
     found = zip(boxes, answer["detection_classes"], answer["detection_scores"])
     for (top, left, bottom, right), class_id, score in found:

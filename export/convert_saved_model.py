@@ -15,9 +15,8 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import numpy as np
 import tensorflow as tf
-from run_saved_model import image_paths
+from run_saved_model import image_paths, largest_difference
 
 # Whatever is not listed counts or names something and has to be equal.
 LIMITS = {"detection_boxes": 1e-3, "detection_scores": 1e-4, "confidence": 1e-4}
@@ -44,10 +43,8 @@ def main():
         )[None]
         found = run(pixels.numpy())
         for name, expected in function(images=pixels).items():
-            difference = np.abs(
-                np.float64(found[name]) - expected.numpy().astype(float)
-            )
-            worst[name] = max(worst.get(name, 0.0), difference.max(initial=0.0))
+            difference = largest_difference(found[name], expected)
+            worst[name] = max(worst.get(name, 0.0), difference)
     for name, difference in sorted(worst.items()):
         print(f"largest difference of {name}: {difference:.2g}")
     is_right = all(value <= LIMITS.get(name, 0.0) for name, value in worst.items())

@@ -10,8 +10,9 @@ next version when called again, and beside it `models.config` and
 
 import json
 import os
-import re
 import shutil
+import signal
+import sys
 
 import keras
 import tensorflow as tf
@@ -64,6 +65,8 @@ def main(argv):
 
 
 def _export():
+    # Else a version that is half written would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     model_dir, stage = os.path.normpath(_MODEL_DIR.value), _STAGE.value
     model = load_model(model_dir, stage)
     path = model_path(model_dir, stage)
@@ -90,14 +93,16 @@ def _export():
     with open(os.path.join(model_dir, "operative.gin")) as file:
         config = file.read()
     origin = {
-        "model": path,
+        "model": os.path.abspath(path),
         "sha256": teachers.sha256(path),
         "boxes": _BOXES.value,
         "max_pixels": _MAX_PIXELS.value,
         **suppression,
         "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
     }
-    name = _NAME.value or os.path.basename(model_dir)
+    name = _NAME.value or os.path.basename(os.path.abspath(model_dir))
+    if name in ("models.config", "batching_parameters.txt"):
+        raise ValueError(f"Expected another name, {name} is the server's file")
     written = serving.export(
         model,
         _EXPORT_DIR.value,
@@ -109,7 +114,11 @@ def _export():
         normalized=_BOXES.value == "normalized",
         max_pixels=_MAX_PIXELS.value,
     )
-    _add_to_server(_EXPORT_DIR.value, name)
+    batching = os.path.join(_EXPORT_DIR.value, "batching_parameters.txt")
+    if not os.path.exists(batching):
+        template = os.path.join(os.path.dirname(__file__), "batching_parameters.txt")
+        shutil.copyfile(template, batching)
+    serving.add_to_server(_EXPORT_DIR.value, name)
     print(f"export: {written}")
 
 
@@ -119,29 +128,6 @@ def _warmup(image_size):
             return file.read()
     grey = tf.fill((*image_size, 3), tf.constant(128, tf.uint8))
     return tf.io.encode_jpeg(grey).numpy()
-
-
-def _add_to_server(export_dir, name):
-    """Add a model to the server's files, leaving alone what is there."""
-    batching = os.path.join(export_dir, "batching_parameters.txt")
-    if not os.path.exists(batching):
-        template = os.path.join(os.path.dirname(__file__), "batching_parameters.txt")
-        shutil.copyfile(template, batching)
-    path = os.path.join(export_dir, "models.config")
-    text = "model_config_list {\n}\n"
-    if os.path.exists(path):
-        with open(path) as file:
-            text = file.read()
-    if re.search(rf'name:\s*"{re.escape(name)}"', text):
-        return
-    entry = (
-        f'  config {{\n    name: "{name}"\n    base_path: "/models/{name}"\n'
-        '    model_platform: "tensorflow"\n  }\n'
-    )
-    head, brace, tail = text.rpartition("}")
-    with open(path + ".partial", "w") as file:
-        file.write(head + entry + brace + tail)
-    os.replace(path + ".partial", path)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,16 @@ def main():
     parser.add_argument("--output", required=True, help="an .npz file")
     parser.add_argument("--batch_size", type=int, default=8)
     arguments = parser.parse_args()
+    if arguments.batch_size < 1:
+        sys.exit(f"Expected batch_size above 0. Received: {arguments.batch_size}")
+    try:
+        run(arguments)
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        sys.exit(f"run_saved_model: {str(error).strip().splitlines()[0]}")
+
+
+def run(arguments):
+    """Run the model and write its answers."""
     paths = image_paths(arguments.images)
     if not paths:
         sys.exit(f"Expected images. Received: images={arguments.images!r}, empty")
@@ -33,11 +43,24 @@ def main():
     found = {}
     for start in range(0, len(paths), arguments.batch_size):
         part = paths[start : start + arguments.batch_size]
-        outputs = function(image_bytes=tf.stack([tf.io.read_file(p) for p in part]))
+        try:
+            outputs = function(image_bytes=tf.stack([tf.io.read_file(p) for p in part]))
+        except tf.errors.InvalidArgumentError as error:
+            reason = error.message.strip().splitlines()[0]
+            raise ValueError(f"one of {', '.join(part)}: {reason}") from None
         for name, values in outputs.items():
             for number, value in enumerate(values.numpy(), start):
                 found[f"{number}/{name}"] = value
     np.savez(arguments.output, **found)
+
+
+def largest_difference(values, others):
+    """Return the largest difference; infinite for NaN and for another shape."""
+    values, others = np.asarray(values, float), np.asarray(others, float)
+    if values.shape != others.shape:
+        return float("inf")
+    difference = np.abs(values - others).max(initial=0.0)
+    return float(np.nan_to_num(difference, nan=np.inf))
 
 
 def image_paths(images):

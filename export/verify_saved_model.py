@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
-from run_saved_model import image_paths
+from run_saved_model import image_paths, largest_difference
 
 from official_selftrain import command_line, teachers
 from official_selftrain.boxes import letterbox_scale
@@ -32,7 +32,7 @@ _IMAGES = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string(
     "model", None, "The .keras file; by default the one it was exported from."
 )
-LIMITS = {"boxes": 1e-3, "scores": 1e-4, "classes": 0.0, "mask": 0.0}
+LIMITS = {"boxes": 1e-3, "scores": 1e-4, "classes": 0.0, "mask": 0.0, "count": 0.0}
 
 
 def main(argv):
@@ -51,7 +51,18 @@ def _verify(path):
     paths = image_paths(_IMAGES.value)
     if not paths:
         raise FileNotFoundError(f"Expected images. Received: {_IMAGES.value!r}, empty")
-    model = keras.saving.load_model(_MODEL.value or origin["model"])
+    model_path = _MODEL.value or origin["model"]
+    if not os.path.exists(model_path):
+        raise FileNotFoundError(
+            f"Expected {model_path}, the model that was exported. Say with "
+            "--model=FILE where it is now"
+        )
+    if not _MODEL.value and teachers.sha256(model_path) != origin["sha256"]:
+        raise ValueError(
+            f"Expected {model_path} as it was exported. Received: another model; pass "
+            "--model=FILE"
+        )
+    model = keras.saving.load_model(model_path)
     for name in ("score_threshold", "nms_threshold", "soft_nms_sigma"):
         if name in origin:
             setattr(model, name, origin[name])
@@ -107,7 +118,7 @@ def _expected_masks(model):
 def _masks(outputs, expected, size):
     height, width = size
     return {
-        name: _largest(outputs[key][:height, :width], value[0])
+        name: largest_difference(outputs[key][:height, :width], value[0])
         for name, key, value in zip(
             ("mask", "scores"), ("mask", "confidence"), expected
         )
@@ -116,16 +127,17 @@ def _masks(outputs, expected, size):
 
 def _boxes(outputs, expected, size):
     return {
-        "boxes": _largest(outputs["detection_boxes"], expected["boxes"][0]),
-        "scores": _largest(outputs["detection_scores"], expected["scores"][0]),
-        "classes": _largest(outputs["detection_classes"], expected["classes"][0] + 1),
+        "boxes": largest_difference(outputs["detection_boxes"], expected["boxes"][0]),
+        "scores": largest_difference(
+            outputs["detection_scores"], expected["scores"][0]
+        ),
+        "count": largest_difference(
+            outputs["num_detections"], expected["num_detections"][0]
+        ),
+        "classes": largest_difference(
+            outputs["detection_classes"], expected["classes"][0] + 1
+        ),
     }
-
-
-def _largest(values, others):
-    """Return the largest difference; infinite where one isn't a number."""
-    difference = np.abs(np.float64(values) - np.float64(others)).max(initial=0.0)
-    return float(np.nan_to_num(difference, nan=np.inf))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,12 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
     def prepare(example, image):
         if takes_files:
             contents = examples.read_contents(example)
-            upright = tf.equal(images.orientation(contents), 1)
+            # Served models may neither turn photographs nor take animations.
+            plain = tf.equal(images.orientation(contents), 1)
+            plain &= tf.strings.substr(contents, 0, 3) != "GIF"
             return {
                 "image": tf.cond(
-                    upright, lambda: contents, lambda: tf.io.encode_png(image)
+                    plain, lambda: contents, lambda: tf.io.encode_png(image)
                 ),
             }
         if frame:

@@ -11,7 +11,7 @@ The first three give a detector's `detection_boxes` float32 `[B, D, 4]` (ymin, x
 ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
 `[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of what
-the boxes are in, and scale 1 and offset 0 from the one to the other. A segmenter gives
+the boxes are in, and scale and offset from the one to the other. A segmenter gives
 `mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
 are padded at the bottom and right with 255 and 0.
 
@@ -20,8 +20,11 @@ are padded at the bottom and right with 255 and 0.
 `mask_logits`.
 """
 
+import fcntl
 import os
+import re
 import shutil
+import tempfile
 
 import tensorflow as tf
 
@@ -58,8 +61,10 @@ def export(
         ValueError: for a name that is none, a version that exists, or not as many
             class names as classes.
     """
-    if not name or os.path.basename(name) != name or name.startswith("."):
-        raise ValueError(f"Expected a name without folders. Received: name={name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"Expected a name of letters, digits, '_', '-' and '.'. Received: {name!r}"
+        )
     if model.num_classes != len(class_names):
         raise ValueError(
             f"Expected a name for each of the model's {model.num_classes} classes. "
@@ -76,9 +81,10 @@ def export(
             f"Expected a version that isn't there yet. Received: version={version}; "
             f"{folder} has {', '.join(map(str, taken))}"
         )
-    # TF Serving passes over folders whose names aren't numbers.
-    partial = os.path.join(folder, f"partial-{os.getpid()}")
     os.makedirs(folder, exist_ok=True)
+    # TF Serving passes over folders whose names aren't numbers.
+    partial = tempfile.mkdtemp(prefix="partial-", dir=folder)
+    os.chmod(partial, 0o755)
     try:
         # The model itself would be saved with a second copy of every variable, which
         # nothing but TensorFlow's Python loader restores.
@@ -90,7 +96,7 @@ def export(
             with open(os.path.join(partial, "assets", file_name), "w") as file:
                 file.write(text)
         if warmup is not None:
-            _write_warmup(partial, name, warmup)
+            _write_warmup(partial, name, warmup, kwargs.get("max_pixels", MAX_PIXELS))
         while True:
             number = version or max(versions(folder), default=0) + 1
             path = os.path.join(folder, str(number))
@@ -111,6 +117,39 @@ def versions(folder):
     return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
 
 
+def add_to_server(export_dir, name):
+    """Add a model to TF Serving's `models.config`, leaving alone what is there.
+
+    A file that isn't understood stays as it is; what to add is printed.
+
+    Args:
+        export_dir: str, `/models` for the server.
+        name: str, of the model.
+    """
+    path = os.path.join(export_dir, "models.config")
+    entry = (
+        f'  config {{\n    name: "{name}"\n    base_path: "/models/{name}"\n'
+        '    model_platform: "tensorflow"\n  }\n'
+    )
+    with open(os.path.join(export_dir, ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # exports of other models
+        text = "model_config_list {\n}\n"
+        if os.path.exists(path):
+            with open(path) as file:
+                text = file.read()
+        # Without comments, as long as the text, so that places stay.
+        code = re.sub("#.*", lambda comment: " " * len(comment[0]), text)
+        if re.search(rf"""name:\s*["']{re.escape(name)}["']""", code):
+            return
+        end = code.rfind("}")
+        if "model_config_list" not in code or end < 0:
+            print(f"{path} isn't understood; add to its list:\n{entry}")
+            return
+        with open(path + ".partial", "w") as file:
+            file.write(text[:end] + entry + text[end:])
+        os.replace(path + ".partial", path)
+
+
 def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
     """Return a model's signatures, see the module.
 
@@ -127,7 +166,7 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
     frame = tuple(model.image_size)
     if hasattr(model, "multi_scale"):
         probabilities = model.multi_scale()
-        answer, raw = _segmentation(probabilities, frame), model
+        answer, raw = _segmentation(probabilities, frame, max_pixels), model
     else:
         answer, raw = _detection(model, normalized), _raw_detection(model)
 
@@ -136,6 +175,11 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
             image = images.decode(contents, max_pixels)
             return _fit(image[None], frame)[0], tf.shape(image)[:2]
 
+        check = tf.debugging.Assert(
+            tf.size(image_bytes) > 0, ["Expected at least one image. Received: none"]
+        )
+        with tf.control_dependencies([check]):
+            image_bytes = tf.identity(image_bytes)
         spec = (tf.TensorSpec((*frame, 3)), tf.TensorSpec((2,), tf.int32))
         frames, sizes = tf.map_fn(one, image_bytes, fn_output_signature=spec)
         return answer(frames, sizes, False)
@@ -199,12 +243,13 @@ def _detection(model, normalized):
         if normalized:
             boxes /= tf.tile(sizes, [1, 2])[:, None]
         one, zero = tf.ones_like(sizes), tf.zeros_like(sizes)
+        units = one if normalized else sizes
         return {
             "detection_boxes": boxes,
             "detection_scores": found["scores"],
             "detection_classes": found["classes"] + 1,
             "num_detections": found["num_detections"],
-            "image_info": tf.stack([sizes, sizes, one, zero], axis=1),
+            "image_info": tf.stack([sizes, units, units / sizes, zero], axis=1),
         }
 
     return answer
@@ -221,7 +266,7 @@ def _raw_detection(model):
     return raw
 
 
-def _segmentation(probabilities, frame):
+def _segmentation(probabilities, frame, max_pixels):
     def covered(sizes):
         scaled = tf.cast(sizes, tf.float32) * box_ops.letterbox_scale(sizes, frame)
         return tf.cast(tf.round(scaled), tf.int32)
@@ -234,6 +279,12 @@ def _segmentation(probabilities, frame):
             )
             return {"mask": mask, "confidence": confidence}
         largest = tf.reduce_max(sizes, axis=0)
+        # Flat and upright images together would be padded to a multiple of both.
+        pixels = tf.reduce_prod(tf.cast(largest, tf.int64))
+        expected = f"Expected images that fit into {max_pixels:,} pixels. Received:"
+        check = tf.debugging.Assert(pixels <= max_pixels, [expected, largest])
+        with tf.control_dependencies([check]):
+            largest = tf.identity(largest)
 
         def one(inputs):
             found, covered, size = inputs
@@ -255,12 +306,12 @@ def _segmentation(probabilities, frame):
     return answer
 
 
-def _write_warmup(path, name, contents):
+def _write_warmup(path, name, contents, max_pixels):
     """Write the requests that TF Serving sends a model before it serves it.
 
     Source: TF Serving's SavedModel warm-up.
     """
-    pixels = images.decode(tf.constant(contents)).numpy()[None]
+    pixels = images.decode(tf.constant(contents), max_pixels).numpy()[None]
     example = tf.train.Example()
     example.features.feature["image/encoded"].bytes_list.value.append(contents)
     folder = os.path.join(path, "assets.extra")

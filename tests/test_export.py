@@ -215,7 +215,8 @@ def test_versions_count_up_and_are_never_overwritten(exported, tmp_path):
     assert "Received: version=7" in done.stderr and "has 1, 2, 7, 8" in done.stderr
     assert sorted(os.listdir(tmp_path / "m")) == ["1", "2", "7", "8"]
     for name, names, text in (
-        ("a/b", ["a", "b"], "name='a/b'"),
+        ("a/b", ["a", "b"], "Received: 'a/b'"),
+        ('a "b"', ["a", "b"], "letters, digits"),
         ("m", ["a"], "2 classes. Received: 1 names"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -344,7 +345,9 @@ def test_settings_of_an_export(exported, tmp_path):
     assert right["scores"].shape == (7,) and found["detection_scores"].shape == (1, 7)
     assert not np.allclose(right["scores"], plain["scores"][:7])
     np.testing.assert_allclose(found["detection_scores"][0], right["scores"], atol=1e-5)
-    pixels = found["detection_boxes"][0] * np.float32([50, 70, 50, 70])
+    info = [[50, 70], [1, 1], [1 / 50, 1 / 70], [0, 0]]
+    np.testing.assert_allclose(found["image_info"][0], info, rtol=1e-6)
+    pixels = found["detection_boxes"][0] / np.tile(found["image_info"][0, 2], 2)
     np.testing.assert_allclose(pixels, right["boxes"], atol=1e-3)
     done = call(
         sys.executable,
@@ -369,6 +372,16 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     other.save(tmp_path / "other.keras")
     done = call(*command, f"--model={tmp_path / 'other.keras'}")
     assert done.returncode == 1 and "NOT equal" in done.stdout
+    moved = json.loads((path / "assets" / "export.json").read_text())
+    shutil.copytree(path, tmp_path / "1")
+    for changes, text in (
+        ({"model": "gone.keras"}, "Say with --model=FILE where it is now"),
+        ({"sha256": "0"}, "Received: another model; pass --model=FILE"),
+    ):
+        origin = json.dumps({**moved, **changes})
+        (tmp_path / "1" / "assets" / "export.json").write_text(origin)
+        done = call(*command[:2], tmp_path / "1", command[3])
+        assert done.returncode == 1 and text in done.stderr
     done = call(*command[:2], tmp_path, command[3])
     assert done.returncode == 1 and "export.json" in done.stderr
 
@@ -520,7 +533,7 @@ def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     done = call(*command[:2], f"--image={text}", *command[3:])
-    assert done.returncode == 1 and "Unknown image file format" in done.stderr
+    assert done.returncode == 1 and "a JPEG, PNG or BMP file" in done.stderr
     done = call(*command, "--url=http://127.0.0.1:9/v1/models/none")
     assert done.returncode == 1 and "client: no answer of" in done.stderr
 
@@ -549,8 +562,13 @@ def jpeg(photo, size=None):
 
 
 BAD = {
-    "no image": (lambda photo: b"hello", "Unknown image file format"),
-    "nothing": (lambda photo: b"", "Unknown image file format|empty"),
+    "no image": (lambda photo: b"hello", "Expected a JPEG, PNG or BMP file"),
+    "nothing": (lambda photo: b"", "Expected a JPEG, PNG or BMP file"),
+    "a GIF": (lambda photo: b"GIF89a" + bytes(99), "Expected a JPEG, PNG or BMP file"),
+    "a WebP": (
+        lambda photo: b"RIFF" + bytes(4) + b"WEBPVP8 " + bytes(99),
+        "Expected a JPEG, PNG or BMP file",
+    ),
     "half a JPEG": (lambda photo: jpeg(photo)[:-400], "(?i)invalid jpeg"),
     "a JPEG's start": (lambda photo: jpeg(photo)[:20], "(?i)jpeg"),
     "a huge JPEG": (lambda photo: jpeg(photo, (60000, 60000)), "67,108,864 pixels"),
@@ -623,3 +641,52 @@ def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
             np.testing.assert_array_equal(labels_["classes"], right["classes"])
             np.testing.assert_allclose(labels_["boxes"], right["boxes"], atol=1e-3)
             np.testing.assert_allclose(labels_["scores"], right["scores"], atol=1e-4)
+
+
+def test_a_request_without_images_or_of_flat_and_upright_ones(exported):
+    folder, _ = exported
+    for kind in KINDS:
+        loaded = tf.saved_model.load(str(folder / "served" / kind / "1")).signatures
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="Expected at least one image"
+        ):
+            loaded["serving_default"](image_bytes=tf.constant([], tf.string))
+    strips = [png(10000, 20, 20), png(20, 10000, 10000)]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"fit into 67,108,864 pixels.*10000 10000"
+    ):
+        loaded["serving_default"](image_bytes=tf.constant(strips))
+    assert loaded["serving_default"](image_bytes=tf.constant(strips[:1]))[
+        "mask"
+    ].shape == (1, 20, 10000)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_added"),
+    [
+        ("model_config_list {\n}\n# the end }\n", True),
+        ("# name: 'new' later\nmodel_config_list { }\n", True),
+        ("model_config_list { config { name: 'new' } }", False),
+        ("", False),
+    ],
+)
+def test_server_files_of_others(tmp_path, capsys, text, is_added):
+    (tmp_path / "models.config").write_text(text)
+    serving.add_to_server(str(tmp_path), "new")
+    found = (tmp_path / "models.config").read_text()
+    if not is_added:
+        assert found == text
+        assert ("add to its list" in capsys.readouterr().out) == (text == "")
+        return
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse(found, config)
+    assert [c.name for c in config.model_config_list.config] == ["new"]
+
+
+def test_differences_that_are_no_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "export"))
+    from run_saved_model import largest_difference
+
+    assert largest_difference([1.0, 2.0], [1.5, 2.0]) == 0.5
+    assert largest_difference([1.0, np.nan], [1.0, 2.0]) == np.inf
+    assert largest_difference([1.0], [1.0, 1.0]) == np.inf

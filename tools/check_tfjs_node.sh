@@ -12,6 +12,7 @@ venv=$1 saved_model=$2 images=$3 work=$4
 here=$(cd "$(dirname "$0")" && pwd)
 
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
 cd "$work"
 [ -e package.json ] || npm init --yes >/dev/null
 [ -d node_modules/@tensorflow/tfjs-node ] ||

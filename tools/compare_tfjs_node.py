@@ -15,7 +15,8 @@ for number, answer in enumerate(answers):
     for name, found in answer.items():
         values = np.reshape(np.array(found["values"], float), found["shape"])[0]
         difference = np.abs(values - right[f"{number}/{name}"]).max(initial=0.0)
-        worst[name] = max(worst.get(name, 0.0), float(difference))
+        difference = float(np.nan_to_num(difference, nan=np.inf))
+        worst[name] = max(worst.get(name, 0.0), difference)
 for name, difference in sorted(worst.items()):
     print(f"largest difference of {name}: {difference:.2g}")
 is_right = bool(worst) and all(v <= LIMITS.get(k, 0.0) for k, v in worst.items())

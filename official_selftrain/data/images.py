@@ -19,7 +19,8 @@ def decode(contents, max_pixels=None):
 
     Args:
         contents: string tensor, the file's bytes.
-        max_pixels: int; a file that says to have more isn't decoded. None: no limit.
+        max_pixels: int; a file that says to have more isn't decoded, nor one whose
+            pixels can't be told before: GIF and unknown formats. None: no limit.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
@@ -29,10 +30,14 @@ def decode(contents, max_pixels=None):
     """
     if max_pixels:
         pixels = tf.reduce_prod(tf.cast(size(contents), tf.int64))
-        expected = f"Expected an image of at most {max_pixels:,} pixels. Received:"
-        with tf.control_dependencies(
-            [tf.debugging.Assert(pixels <= max_pixels, [expected, pixels])]
-        ):
+        length = tf.strings.length(contents)
+        kind = "Expected a JPEG, PNG or BMP file. Received: bytes of another kind:"
+        least = f"Expected an image of at most {max_pixels:,} pixels. Received:"
+        checks = [
+            tf.debugging.Assert(pixels > 0, [kind, length]),
+            tf.debugging.Assert(pixels <= max_pixels, [least, pixels]),
+        ]
+        with tf.control_dependencies(checks):
             contents = tf.identity(contents)
     image = tf.cond(
         _is_palette_bmp(contents),
@@ -52,7 +57,7 @@ def size(contents):
 
     Returns:
         int32 `[2]`, height and width before the image is turned upright; (0, 0) for
-        what is no JPEG, PNG, GIF or BMP.
+        what is no JPEG, PNG or BMP. (A GIF's frames may be larger than it states.)
 
     Raises:
         tf.errors.InvalidArgumentError: when it is run, for a JPEG without a header.
@@ -81,7 +86,6 @@ def size(contents):
                 lambda: tf.io.extract_jpeg_shape(contents)[:2],
             ),
             (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, big)[::-1]),
-            (starts_with(b"GIF8"), lambda: numbers(6, little[:2])[::-1]),
             # A BMP of negative height lies the other way up.
             (starts_with(b"BM"), lambda: tf.abs(numbers(18, little)[::-1])),
         ],
