@@ -16,7 +16,6 @@ import os
 import pathlib
 import platform
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -24,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn import datasets
+from train_step import time_in_turn
 
 from official_selftrain import RetinaNet, backbones, serving, teachers
 from official_selftrain.data import augment
@@ -92,18 +92,6 @@ def runs(model, loaded, count):
         "image_tensor": lambda: loaded["image_tensor"](images=pixels),
         "serving_default": lambda: loaded["serving_default"](image_bytes=files),
     }
-
-
-def time_in_turn(functions, rounds):
-    """Return seconds of each function, round by round, after two to warm up."""
-    times = {name: [] for name in functions}
-    for number in range(rounds + 2):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            tf.nest.flatten(function())[0].numpy()  # waits for the device
-            if number >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 def quantile_of(values, percent):

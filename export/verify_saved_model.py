@@ -21,7 +21,7 @@ from absl import app, flags
 from run_saved_model import image_paths, largest_difference
 
 from official_selftrain import command_line, teachers
-from official_selftrain.boxes import letterbox_scale
+from official_selftrain.boxes import covered_size
 from official_selftrain.data import augment, images
 
 flags.adopt_module_key_flags(command_line)
@@ -107,8 +107,7 @@ def _expected_masks(model):
     probabilities = tf.function(model.multi_scale())
 
     def expect(frames, sizes):
-        covered = tf.cast(sizes, tf.float32) * letterbox_scale(sizes, model.image_size)
-        covered = tf.cast(tf.round(covered), tf.int32)
+        covered = covered_size(sizes, model.image_size)
         found = probabilities(frames)
         return teachers.masks_of_size(found, covered[0], sizes[0])
 

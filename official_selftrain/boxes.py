@@ -177,6 +177,22 @@ def letterbox_scale(sizes, image_size):
     return ops.maximum(ops.round(sizes * scale), 1.0) / sizes
 
 
+def covered_size(sizes, image_size):
+    """Return the part of a frame that images fitted into it cover.
+
+    Args:
+        sizes: `[B, 2]`, height and width of the images in pixels.
+        image_size: (height, width) of the frame.
+
+    Returns:
+        int32 `[B, 2]`, height and width in pixels of the frame.
+
+    Source: see `letterbox_scale`.
+    """
+    scale = letterbox_scale(sizes, image_size)
+    return ops.cast(ops.round(ops.cast(sizes, "float32") * scale), "int32")
+
+
 def non_max_suppression(
     boxes,
     scores,

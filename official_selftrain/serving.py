@@ -2,7 +2,7 @@
 
 | signature | input | images |
 |---|---|---|
-| `serving_default` | `image_bytes` string `[B]` | files of any size and kind |
+| `serving_default` | `image_bytes` string `[B]` | JPEG, PNG or BMP files of any size |
 | `image_tensor` | `images` uint8 `[B, H, W, 3]` | RGB, all of one size |
 | `tf_example` | `examples` string `[B]` | in `tf.train.Example`s, `image/encoded` |
 | `raw` | `frames` float32 `[B, H, W, 3]` | RGB of 0…255 in the model's frame |
@@ -267,16 +267,11 @@ def _raw_detection(model):
 
 
 def _segmentation(probabilities, frame, max_pixels):
-    def covered(sizes):
-        scaled = tf.cast(sizes, tf.float32) * box_ops.letterbox_scale(sizes, frame)
-        return tf.cast(tf.round(scaled), tf.int32)
-
     def answer(frames, sizes, have_one_size):
         found = probabilities(frames)
+        covered = box_ops.covered_size(sizes, frame)
         if have_one_size:
-            mask, confidence = teachers.masks_of_size(
-                found, covered(sizes)[0], sizes[0]
-            )
+            mask, confidence = teachers.masks_of_size(found, covered[0], sizes[0])
             return {"mask": mask, "confidence": confidence}
         largest = tf.reduce_max(sizes, axis=0)
         # Flat and upright images together would be padded to a multiple of both.
@@ -298,7 +293,7 @@ def _segmentation(probabilities, frame, max_pixels):
 
         mask, confidence = tf.map_fn(
             one,
-            (found, covered(sizes), sizes),
+            (found, covered, sizes),
             fn_output_signature=(tf.int32, tf.float32),
         )
         return {"mask": mask, "confidence": confidence}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.boxes import letterbox_scale
+from official_selftrain.boxes import covered_size
 from official_selftrain.data import augment, masks
 
 
@@ -313,8 +313,7 @@ def _boxes(predict, images, sizes):
 def _masks(probabilities, mask_pngs, images, sizes):
     found = probabilities(images)
     # The part of the frame that each image covers.
-    covered = sizes * letterbox_scale(sizes, tuple(images.shape[1:3])).numpy()
-    covered = covered.round().astype(np.int32)
+    covered = covered_size(sizes, tuple(images.shape[1:3])).numpy()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pngs = pool.map(
             lambda row: mask_pngs(

@@ -170,3 +170,9 @@ def test_suppression_is_the_same_under_xla(soft_sigma):
     compiled = tf.function(suppress, jit_compile=True)(b[None], s[None])
     np.testing.assert_array_equal(plain[0], compiled[0])
     np.testing.assert_allclose(plain[1], compiled[1], rtol=1e-6)
+
+
+def test_the_part_of_a_frame_that_images_cover():
+    """By hand: 50 x 70 into 64 x 64 is 45.7 x 64; 200 x 30 is 64 x 9.6."""
+    found = boxes.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
+    np.testing.assert_array_equal(found, [[46, 64], [64, 10], [1, 64]])

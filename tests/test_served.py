@@ -4,10 +4,6 @@ import base64
 import concurrent.futures
 import http.server
 import json
-import pathlib
-import shutil
-import socket
-import subprocess
 import threading
 
 import grpc
@@ -227,38 +223,6 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
     with pytest.raises(ValueError, match="Expected a model. Received: .*no such model"):
         signatures.server(f"grpc://127.0.0.1:{port}/other")
     server.stop(None)
-
-
-@pytest.mark.skipif(
-    shutil.which("tensorflow_model_server") is None, reason="no TensorFlow Serving here"
-)
-def test_tensorflow_serving_agrees(saved, tmp_path):
-    model, path = saved
-    ports = []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(free.getsockname()[1])
-    process = subprocess.Popen(
-        [
-            "tensorflow_model_server",
-            f"--port={ports[0]}",
-            f"--rest_api_port={ports[1]}",
-            "--model_name=teacher",
-            f"--model_base_path={pathlib.Path(path).parent}",
-        ]
-    )
-    by_keras = teachers.keras_teacher(model, NAMES)
-    expected = by_keras.label(prepared(by_keras))
-    try:
-        for url in (
-            f"http://127.0.0.1:{ports[1]}/v1/models/teacher",
-            f"grpc://127.0.0.1:{ports[0]}/teacher",
-        ):
-            remote = served.signature_teacher(signatures.server(url)[0], NAMES, IDS, {})
-            assert_same(remote.label(prepared(remote)), expected)
-    finally:
-        process.kill()
 
 
 def test_servers_that_do_not_answer(monkeypatch):
