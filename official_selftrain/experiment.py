@@ -25,6 +25,7 @@ from official_selftrain import (
 from official_selftrain.data import examples, problems
 from official_selftrain.evaluation import load_model, model_path, read_json
 from official_selftrain.fitting import check_counts
+from official_selftrain.models.classifier import ImageClassifier
 
 _PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -57,6 +58,7 @@ def run(
     precision="float32",
     rounds=1,
     validate_every=None,
+    classified=None,
 ):
     """Run an experiment, or some of its stages.
 
@@ -98,6 +100,8 @@ def run(
             student that isn't better on the validation images than its teacher.
         validate_every: int, steps between two validations in training (see
             `fitting.fit`), or None for no validation before the end.
+        classified: function () → `examples.Source` whose images have a class each, for
+            joint training of the backbone (see `SelfTrainer`), or None.
 
     Returns:
         dict, the content of `results.json`; empty before the first evaluation.
@@ -135,6 +139,7 @@ def run(
     strategy = strategy() if strategy else tf.distribute.get_strategy()
     is_first = distribution.worker(strategy)[0] == 0
     labeled, unlabeled = functools.cache(labeled), functools.cache(unlabeled)
+    classified = functools.cache(classified) if classified else None
     makes_labels = labels_dir is None
 
     def round_dir(number):
@@ -178,6 +183,9 @@ def run(
             )
         if stage != "teacher" and student_init == "teacher":
             network.set_weights(load(teacher_dir(number)).get_weights())
+        if classified:
+            settings["classified"] = classified()
+            settings["classifier"] = classifier(network, stage, number)
         if validate_every:
             settings["validate"] = validated
             settings["validate_every"] = validate_every
@@ -194,6 +202,30 @@ def run(
                 strategy=strategy,
                 **settings,
             )
+
+    def classifier(network, stage, number):
+        """Return a classifier on a model's backbone, with the teacher's weights."""
+        source = classified()
+        if not source.has_labels or source.has_masks:
+            raise ValueError(
+                "Expected classified images with a class each. Received: "
+                + ("masks" if source.has_masks else "images without labels")
+            )
+        if not hasattr(network, "backbone"):
+            raise TypeError(
+                "Expected a model with a backbone to share with a classifier. "
+                f"Received: {type(network).__name__}"
+            )
+        with strategy.scope():
+            made = ImageClassifier(
+                len(source.class_names), network.image_size, network.backbone
+            )
+        before = os.path.join(teacher_dir(number), "classifier.keras")
+        starts_anew = stage == "teacher" or student_init != "teacher"
+        if not starts_anew and os.path.exists(before):
+            # The backbone's are the same as in the teacher's model.
+            made.set_weights(keras.saving.load_model(before).get_weights())
+        return made
 
     def validated(network):
         metrics = evaluation.evaluate_model(

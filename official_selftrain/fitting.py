@@ -1,4 +1,4 @@
-"""Fit a model to one or two streams, with checkpoints and a history."""
+"""Fit a model to one to three streams, with checkpoints and a history."""
 
 import contextlib
 import json
@@ -50,6 +50,9 @@ def fit(
     validate=None,
     validate_every=None,
     num_pictures=4,
+    classified=None,
+    classifier=None,
+    classification_weight=1.0,
 ):
     """Train a model with checkpoints, and save it when it is done.
 
@@ -58,7 +61,8 @@ def fit(
     non-deterministic operations. SIGTERM saves a checkpoint before it ends the
     process.
 
-    `output_dir` gets `model.keras`, with `ema_decay` also `average.keras`, with
+    `output_dir` gets `model.keras`, with `classifier` also `classifier.keras`, with
+    `ema_decay` also `average.keras`, with
     `validate` also `best.keras` and `validation.csv`; `history.csv`, `fit.json`,
     TensorBoard's files and the last five checkpoints. Only the first of several workers
     writes.
@@ -96,6 +100,11 @@ def fit(
             None: at every line of history.
         num_pictures: int, images of each stream that TensorBoard shows: at the first,
             the last and every tenth line of history.
+        classified: `examples.Source` whose images have a class each, a box that covers
+            the image; or None. `batch_size` of them join every step.
+        classifier: `models.ImageClassifier` on the model's backbone, or None.
+        classification_weight: float, weight of the classified images' loss; 0 leaves
+            them out.
 
     Returns:
         The trained model.
@@ -132,7 +141,13 @@ def fit(
             flush=True,
         )
         batch_size, steps = scaled_batch_size, math.ceil(steps / factor)
+    joins = classified is not None and classification_weight > 0.0
+    if joins and classifier is None:
+        raise ValueError(
+            "Expected a classifier for classified images. Received: classifier=None"
+        )
     streams = 2 if pseudo or fill_with_labeled else 1
+    images_per_step = (streams + joins) * batch_size
     strategy = strategy or tf.distribute.get_strategy()
     distribution.per_replica_batch_size(batch_size, strategy, accumulation)
     if jit_compile and strategy.num_replicas_in_sync > 1:
@@ -158,6 +173,8 @@ def fit(
             l2,
             l2_names,
             accumulation,
+            classifier if joins else None,
+            classification_weight,
             dtype=model.dtype_policy,
         )
         trainer.compile(optimizer=optimizer(learning_rate=rate), jit_compile=False)
@@ -183,15 +200,13 @@ def fit(
                 worker,
             )
 
-        if not pseudo:
-            size = streams * batch_size
-            return tf.data.Dataset.zip({"labeled": stream(labeled, 2 * seed, size)})
-        return tf.data.Dataset.zip(
-            {
-                "labeled": stream(labeled, 2 * seed, batch_size),
-                "pseudo": stream(pseudo, 2 * seed + 1, batch_size),
-            }
-        )
+        size = batch_size if pseudo else streams * batch_size
+        found = {"labeled": stream(labeled, 2 * seed, size)}
+        if pseudo:
+            found["pseudo"] = stream(pseudo, 2 * seed + 1, batch_size)
+        if joins:
+            found["classified"] = stream(classified, 2**19 + seed, batch_size)
+        return tf.data.Dataset.zip(found)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def step(batch, stop):
@@ -203,7 +218,7 @@ def fit(
     stopping = False
     if done < steps:
         log = training_log.TrainingLog(
-            output_dir, steps, done, streams * batch_size, writes=worker == 0
+            output_dir, steps, done, images_per_step, writes=worker == 0
         )
         predict = teachers.predictor(model)
         skips_overflows = isinstance(
@@ -243,8 +258,10 @@ def fit(
                 if done % log_every == 0 or done == steps:
                     log.row(float(trainer.optimizer.learning_rate))
                     if num_pictures and _is_drawn(done, log_every, steps):
+                        drawn = distribution.local(strategy, batch)
+                        drawn.pop("classified", None)  # not the detector's
                         log.pictures(
-                            distribution.local(strategy, batch),
+                            drawn,
                             predict,
                             labeled.class_names,
                             num_pictures,
@@ -261,7 +278,9 @@ def fit(
             # The models' files are all that is missing.
             stopping = stopping or termination.asked
     if worker == 0:
-        _finish(model, average, output_dir, steps, streams * batch_size, alpha, pseudo)
+        if joins:
+            _save(classifier, output_dir, "classifier.keras")
+        _finish(model, average, output_dir, steps, images_per_step, alpha, pseudo)
     if stopping:
         raise SystemExit(PREEMPTED)
     return model
@@ -338,6 +357,8 @@ class _Checkpoints:
             "optimizer": trainer.optimizer,
             "seeds": [v.value for v in model.variables if "seed_generator" in v.path],
         }
+        if trainer.classifier is not None:
+            state["classifier"] = trainer.classifier
         if average is not None:
             state["average"] = average
         self._checkpoint = tf.train.Checkpoint(**state)

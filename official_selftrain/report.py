@@ -20,7 +20,7 @@ tr:nth-child(even) { background: #f3f3f3 } img { max-width: 100% }
 """
 
 # The figure that sums up a detector and a segmenter.
-HEADLINES = ("AP", "mIoU")
+HEADLINES = ("AP", "mIoU", "top1")
 
 # A model's weights, and their moving average where there is one.
 STAGES = tuple(
@@ -30,7 +30,7 @@ STAGES = tuple(
 )
 _TABLE = (
     *("AP", "AP50", "AP75", "AR100"),
-    *("mIoU", "accuracy"),
+    *("mIoU", "accuracy", "top1"),
     *("steps", "images", "seconds"),
 )
 

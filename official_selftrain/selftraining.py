@@ -1,79 +1,14 @@
-"""The student's loss: labelled and pseudo-labelled images in one step."""
+"""The joint loss: labelled, pseudo-labelled and classified images in one step."""
 
 import keras
 import tensorflow as tf
 from keras import ops
 
 from official_selftrain import distribution
+from official_selftrain.loss_normalizer import LossNormalizer
+from official_selftrain.models.classifier import ImageClassifier
 
-STREAMS = ("labeled", "pseudo")
-
-
-@keras.saving.register_keras_serializable(package="official_selftrain")
-class LossNormalizer(keras.layers.Layer):
-    """Keep the moving averages that bring the pseudo loss to size.
-
-    Both averages start at zero and are divided by `1 - decay^t`, so that the
-    scale is already `L_h / L_p` at the first step. They are weights: saved,
-    restored and, under several replicas, averaged.
-
-    Args:
-        decay: float in 0…1, below 1.
-
-    Raises:
-        ValueError: for a decay outside 0…1.
-
-    Source: paper appendix B (decay 0.9997); the start is our decision.
-    """
-
-    def __init__(self, decay=0.9997, **kwargs):
-        super().__init__(**kwargs)
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(
-                f"Expected decay of at least 0 and below 1. Received: decay={decay}"
-            )
-        self.decay = decay
-        weight = {"shape": (), "trainable": False, "aggregation": "mean"}
-        self.labeled_sum = self.add_weight(
-            name="labeled_sum", initializer="zeros", dtype="float32", **weight
-        )
-        self.pseudo_sum = self.add_weight(
-            name="pseudo_sum", initializer="zeros", dtype="float32", **weight
-        )
-        self.remaining = self.add_weight(
-            name="remaining", initializer="ones", dtype="float32", **weight
-        )
-        self.built = True
-
-    def update(self, labeled_loss, pseudo_loss):
-        """Take one step of both averages; no gradient passes through."""
-        share = 1.0 - self.decay
-        for average, value in (
-            (self.labeled_sum, labeled_loss),
-            (self.pseudo_sum, pseudo_loss),
-        ):
-            value = ops.stop_gradient(ops.cast(value, "float32"))
-            average.assign(self.decay * average + share * value)
-        self.remaining.assign(self.decay * self.remaining)
-
-    def averages(self):
-        """Return the bias-corrected averages `(labeled, pseudo)`, 0 at first."""
-        weight = ops.maximum(1.0 - self.remaining, keras.config.epsilon())
-        return self.labeled_sum / weight, self.pseudo_sum / weight
-
-    def scale(self):
-        """Return `average labeled loss / average pseudo loss`, a constant.
-
-        1 as long as no pseudo loss has been seen that isn't zero.
-        """
-        labeled, pseudo = self.averages()
-        seen = pseudo > 0.0
-        ratio = ops.where(seen, labeled / ops.where(seen, pseudo, 1.0), 1.0)
-        return ops.stop_gradient(ratio)
-
-    def get_config(self):
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "decay": self.decay}
+STREAMS = ("labeled", "pseudo", "classified")
 
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
@@ -91,9 +26,14 @@ class SelfTrainer(keras.Model):
     so share batch normalisation. `alpha=0` leaves the pseudo stream out of the
     step altogether. `L2 = l2 · Σ‖v‖² / 2`.
 
+    A third stream, `"classified"`, is for joint training: images with a class each go
+    through `classifier`, which shares the model's backbone, in a pass of their own, and
+    `classification_weight` times its loss is added to L.
+
     It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate` and `save`
     work as usual. The logs hold `loss` (all of L), `labeled_loss` (L_h) and, with a
-    pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means).
+    pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means), with
+    a classified one `classified_loss`.
     Clipping is the optimizer's `global_clipnorm`.
 
     Under a `tf.distribute.Strategy` each replica has a part of the batch; positives,
@@ -101,8 +41,8 @@ class SelfTrainer(keras.Model):
     averaged or clipped, so that the step is that of one device. `fitting.fit` drives
     it; Keras' own `fit` only on one replica. The same holds of the parts of a batch
     that `accumulation` takes one after the other, but for batch normalisation, which
-    sees one part at a time. A student's accumulation goes backwards twice, once for
-    each stream: how they are weighed is known after the last part only.
+    sees one part at a time. Accumulation goes backwards once for each stream: how they
+    are weighed is known after the last part only.
 
     Args:
         model: `keras.Model` that obeys the contract of
@@ -114,12 +54,17 @@ class SelfTrainer(keras.Model):
         l2_names: endings of the names of the weights it covers.
         accumulation: int, parts of a batch that go through the model one after the
             other before the weights change: less memory for the same step.
+        classifier: `models.ImageClassifier` on the model's backbone, or None.
+        classification_weight: float, at least 0, weight of the classified stream; 0
+            leaves it out of the step.
 
     Raises:
         TypeError: if `model` has no `compute_losses`.
-        ValueError: for a negative alpha or l2, an accumulation below 1.
+        ValueError: for a negative alpha, l2 or weight, an accumulation below 1, or a
+            classifier on another backbone.
 
-    Source: paper section 3.2 and appendix B; L2 of the authors' code.
+    Source: paper section 3.2 and appendix B, joint training of section 5 and appendix
+    H; L2 of the authors' code.
     """
 
     def __init__(
@@ -131,6 +76,8 @@ class SelfTrainer(keras.Model):
         l2=0.0,
         l2_names=("kernel",),
         accumulation=1,
+        classifier=None,
+        classification_weight=1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -139,7 +86,12 @@ class SelfTrainer(keras.Model):
                 "Expected a keras.Model with compute_losses(outputs, labels), see "
                 f"official_selftrain.models. Received: model={type(model).__name__}"
             )
-        for factor, value in (("alpha", alpha), ("l2", l2)):
+        factors = {
+            "alpha": alpha,
+            "l2": l2,
+            "classification_weight": classification_weight,
+        }
+        for factor, value in factors.items():
             if not isinstance(value, (int, float)) or value < 0.0:
                 raise ValueError(
                     f"Expected {factor} of at least 0. Received: {factor}={value!r}"
@@ -149,7 +101,17 @@ class SelfTrainer(keras.Model):
                 "Expected accumulation, an integer of at least 1. "
                 f"Received: accumulation={accumulation!r}"
             )
+        if classifier is not None and classifier.backbone is not getattr(
+            model, "backbone", None
+        ):
+            raise ValueError(
+                "Expected a classifier on the model's own backbone "
+                "(backbone=model.backbone). Received: another, "
+                f"classifier={classifier.name}, model={model.name}"
+            )
         self.model = model
+        self.classifier = classifier
+        self.classification_weight = classification_weight
         self.accumulation = accumulation
         self.alpha = alpha
         self.normalize = normalize
@@ -160,13 +122,14 @@ class SelfTrainer(keras.Model):
         self.labeled_loss = keras.metrics.Mean(name="labeled_loss")
         self.pseudo_loss = keras.metrics.Mean(name="pseudo_loss")
         self.pseudo_scale = keras.metrics.Mean(name="pseudo_scale")
+        self.classified_loss = keras.metrics.Mean(name="classified_loss")
         self.built = True
 
     def call(self, inputs, training=None):
         """Run the model.
 
         Args:
-            inputs: images `[B, H, W, 3]`, or a batch of one or two streams.
+            inputs: images `[B, H, W, 3]`, or a batch of streams.
             training: bool.
 
         Returns:
@@ -174,15 +137,20 @@ class SelfTrainer(keras.Model):
         """
         if not isinstance(inputs, dict):
             return self.model(inputs, training=training)
-        streams = self._streams(inputs)
+        streams = [s for s in self._streams(inputs) if s != "classified"]
         images = [inputs[stream]["images"] for stream in streams]
         outputs = self.model(ops.concatenate(images), training=training)
         split = ops.shape(images[0])[0]
         parts = (slice(None, split), slice(split, None))
-        return {
+        found = {
             stream: {name: tensor[part] for name, tensor in outputs.items()}
             for stream, part in zip(streams, parts)
         }
+        if "classified" in self._streams(inputs):
+            found["classified"] = self.classifier(
+                inputs["classified"]["images"], training=training
+            )
+        return found
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -190,7 +158,7 @@ class SelfTrainer(keras.Model):
         """Return the joint loss of a batch, and in training update the averages.
 
         Args:
-            x: a batch of one or two streams.
+            x: a batch of streams.
             y: unused, labels are part of the batch.
             y_pred: `call`'s result for `x`.
             sample_weight: unused.
@@ -218,19 +186,19 @@ class SelfTrainer(keras.Model):
         """Change the weights by one step, on one replica or in each of several.
 
         Args:
-            batch: this replica's part of a batch of one or two streams.
+            batch: this replica's part of a batch of streams.
 
         Returns:
             dict of float32 scalars, the whole batch's: `loss`, `labeled_loss`,
-            `gradient_norm` (before clipping) and, with a pseudo stream,
-            `pseudo_loss`, `pseudo_scale`.
+            `gradient_norm` (before clipping), with a pseudo stream `pseudo_loss` and
+            `pseudo_scale`, with a classified one `classified_loss`.
 
         Raises:
             ValueError: for an optimizer whose clipping or loss scaling isn't that of
                 one device under several replicas.
         """
         self._check_optimizer()
-        variables = [v.value for v in self.model.trainable_variables]
+        variables = [v.value for v in self.trainable_variables]
         before = self._non_trainable_values()
         counts = self._num_targets(batch)
         if self.accumulation == 1:
@@ -292,27 +260,30 @@ class SelfTrainer(keras.Model):
         parts = distribution.num_replicas() * self.accumulation
         if parts == 1:
             return dict.fromkeys(self._streams(batch))
-        if not hasattr(self.model, "num_targets"):
-            return dict.fromkeys(self._streams(batch), float(parts))
-        return {
-            stream: distribution.sum_over_replicas(
-                self.model.num_targets(batch[stream])
-            )
-            for stream in self._streams(batch)
-        }
+        counts = {}
+        for stream in self._streams(batch):
+            model = self._model_of(stream)
+            if hasattr(model, "num_targets"):
+                counts[stream] = distribution.sum_over_replicas(
+                    model.num_targets(batch[stream])
+                )
+            else:
+                counts[stream] = float(parts)
+        return counts
 
     def _shares(self, batch, outputs, counts):
         """Return what a part adds to the losses of the streams of its batch."""
         shares = {}
         for stream, count in counts.items():
+            model = self._model_of(stream)
             if count is None:
-                found = self.model.compute_losses(outputs[stream], batch[stream])
+                found = model.compute_losses(outputs[stream], batch[stream])
                 shares[stream] = found["loss"]
-            elif hasattr(self.model, "num_targets"):
-                found = self.model.compute_losses(outputs[stream], batch[stream], count)
+            elif hasattr(model, "num_targets"):
+                found = model.compute_losses(outputs[stream], batch[stream], count)
                 shares[stream] = found["loss"]
             else:
-                found = self.model.compute_losses(outputs[stream], batch[stream])
+                found = model.compute_losses(outputs[stream], batch[stream])
                 shares[stream] = found["loss"] / count
         return shares
 
@@ -336,6 +307,8 @@ class SelfTrainer(keras.Model):
                     "labeled": ops.ones(()) / total,
                     "pseudo": self.alpha * scale / total,
                 }
+        if "classified" in losses:
+            factors["classified"] = self.classification_weight * ops.ones(())
         terms["loss"] = sum(factors[s] * loss for s, loss in losses.items())
         return factors, terms
 
@@ -345,7 +318,7 @@ class SelfTrainer(keras.Model):
         if self.l2:
             squares = [
                 ops.sum(ops.square(ops.cast(weight, "float32")))
-                for weight in self.model.trainable_weights
+                for weight in self.trainable_weights
                 if weight.name.endswith(self.l2_names)
             ]
             total = total + 0.5 * self.l2 * sum(squares)
@@ -363,6 +336,8 @@ class SelfTrainer(keras.Model):
         if "pseudo_loss" in terms:
             self.pseudo_loss.update_state(terms["pseudo_loss"])
             self.pseudo_scale.update_state(terms["pseudo_scale"])
+        if "classified_loss" in terms:
+            self.classified_loss.update_state(terms["classified_loss"])
 
     def _check_optimizer(self):
         if distribution.num_replicas() == 1:
@@ -413,11 +388,10 @@ class SelfTrainer(keras.Model):
             variable.assign(ops.where(finite, variable, value))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Return the logs; a teacher's have no pseudo terms."""
+        """Return the logs, without the terms of streams that aren't there."""
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        if len(self._streams(x)) == 1:
-            logs = {k: v for k, v in logs.items() if not k.startswith("pseudo")}
-        return logs
+        absent = tuple(f"{s}_" for s in set(STREAMS) - set(self._streams(x)))
+        return {k: v for k, v in logs.items() if not k.startswith(absent)}
 
     def _streams(self, batch):
         """Return the names of the streams that enter the step."""
@@ -426,7 +400,20 @@ class SelfTrainer(keras.Model):
                 'Expected a batch {"labeled": …} or {"labeled": …, "pseudo": …}. '
                 f"Received: keys={sorted(batch)}"
             )
-        return [s for s in STREAMS if s in batch and (s == "labeled" or self.alpha)]
+        if "classified" in batch and self.classifier is None:
+            raise ValueError(
+                "Expected a classifier for the stream classified. "
+                "Received: classifier=None"
+            )
+        weights = {
+            "labeled": 1.0,
+            "pseudo": self.alpha,
+            "classified": self.classification_weight,
+        }
+        return [s for s in STREAMS if s in batch and weights[s]]
+
+    def _model_of(self, stream):
+        return self.classifier if stream == "classified" else self.model
 
     def get_config(self):
         """Return the constructor's arguments, the model serialised."""
@@ -439,11 +426,19 @@ class SelfTrainer(keras.Model):
             "l2": self.l2,
             "l2_names": self.l2_names,
             "accumulation": self.accumulation,
+            "classifier": self.classifier
+            and {**self.classifier.get_config(), "backbone": None},
+            "classification_weight": self.classification_weight,
         }
 
     @classmethod
     def from_config(cls, config):
         """Build a trainer from `get_config`'s result."""
         config = dict(config)
-        config["model"] = keras.saving.deserialize_keras_object(config["model"])
+        model = keras.saving.deserialize_keras_object(config["model"])
+        config["model"] = model
+        if config.get("classifier"):
+            config["classifier"] = ImageClassifier.from_config(
+                {**config["classifier"], "backbone": model.backbone}
+            )
         return cls(**config)

@@ -1,9 +1,9 @@
 """Studies: grids of experiments, the table and the figure of what they come to.
 
-A study lives in one `model_dir`: `teachers/` and `runs/` hold experiments, each in its
-own process and with `outcome.json` and `log.txt`; `table.md`, `cells.csv` and
-`figure.png` what they come to. Experiments whose teachers follow from the same settings
-share teacher and labels.
+A study lives in one `model_dir`, which several may share: `pretraining/`, `teachers/`
+and `runs/` hold experiments, each run in a process of its own, with `outcome.json` and
+`log.txt`; `NAME.md`, `NAME.csv` and `NAME.png` what they come to. Experiments whose
+teachers follow from the same settings share teacher and labels.
 """
 
 import concurrent.futures
@@ -27,19 +27,31 @@ _STAGES = ("teacher", "student", "control")
 _COSTS = ("steps", "images", "seconds")
 
 
-def grid(experiment, rows, columns, seeds=(0,), settings=(), metric="AP", title=""):
+def grid(
+    experiment,
+    rows,
+    columns,
+    seeds=(0,),
+    settings=(),
+    metric="AP",
+    title="",
+    pretraining=None,
+):
     """Return the cells of a study; gin binds the arguments.
 
     Args:
         experiment: str, a gin file, relative to the study's.
         rows: dict of name to (stage whose model is measured, setting, …); the first
             row is what the others are compared with. A setting is a line of gin, or a
-            gin file that is added.
+            gin file that is added; `{pretraining}` in it stands for the pre-trained
+            model's file.
         columns: dict of name to (setting, …).
         seeds: ints; every cell is run with each.
         settings: of all cells.
         metric: str, a key of a stage's results.
         title: str, of table and figure.
+        pretraining: str or None, a gin file whose teacher is trained first, once for
+            all cells.
 
     Returns:
         dict of the arguments.
@@ -62,18 +74,24 @@ def grid(experiment, rows, columns, seeds=(0,), settings=(), metric="AP", title=
         "settings": tuple(settings),
         "metric": metric,
         "title": title,
+        "pretraining": pretraining,
     }
 
 
-def run(cells, jobs, lock):
+def run(cells, jobs, lock, first=None):
     """Run the experiments that aren't finished: teachers first, then what needs them.
 
     Args:
         cells: list of dicts: `row`, `column`, `seed`, `stage`; `command`, the flags of
             `official_selftrain.train`; `teacher_dir` and `run_dir`, the same for a cell
             that measures the teacher.
-        jobs: int, processes at a time.
+        jobs: int, processes at a time, which share the cores evenly.
         lock: int, an open file that the processes shall hold too.
+        first: a cell whose teacher is trained before all others, the pre-training, or
+            None.
+
+    Raises:
+        ValueError: for a pre-training that failed.
     """
     teachers, others = {}, {}
     for cell in cells:
@@ -82,6 +100,8 @@ def run(cells, jobs, lock):
         if cell["stage"] != "teacher":
             others.setdefault(cell["run_dir"], cell)
     processes = set()
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
 
     def train(folder, job, stages):
         path = os.path.join(folder, "outcome.json")
@@ -94,7 +114,7 @@ def run(cells, jobs, lock):
         print(f"study: {job['row']}, {job['column']}, seed {job['seed']}", flush=True)
         with open(os.path.join(folder, "log.txt"), "a") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(lock,)
+                command, stdout=log, stderr=log, pass_fds=(lock,), env=environment
             )
             processes.add(process)
             code = process.wait()
@@ -124,6 +144,15 @@ def run(cells, jobs, lock):
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         try:
             done = []
+            if first:
+                pool.submit(train, first["run_dir"], first, ["teacher"]).result()
+                outcome = read_json(os.path.join(first["run_dir"], "outcome.json"))
+                if outcome is None or outcome["status"] != "done":
+                    raise ValueError(
+                        "Expected a pre-training to start from. Received: "
+                        f"{outcome['text'] if outcome else 'one that was stopped'}, "
+                        f"{first['run_dir']}"
+                    )
             for folder, job in teachers.items():
                 labels = ["pseudo_labels"] if job["labels"] else []
                 stages = ["teacher", *labels, "evaluation"]
@@ -153,13 +182,14 @@ def _outcome(folder, code):
     return {"status": "failed", "text": text[:300] or f"exit code {code}"}
 
 
-def report(model_dir, plan, cells):
+def report(path, plan, cells, first=None):
     """Write the cells, the table and the figure of a study.
 
     Args:
-        model_dir: str.
+        path: str, of the files, without an ending.
         plan: dict of `grid`.
         cells: as of `run`.
+        first: as of `run`.
 
     Returns:
         int, how many cells failed.
@@ -175,28 +205,39 @@ def report(model_dir, plan, cells):
         measured = results.get(cell["stage"], {})
         is_done = outcome["status"] == "done"
         labelling = read_json(os.path.join(cell["teacher_dir"], "labelling.json")) or {}
+        # A cell's experiment holds no more than the stage that it measures needs.
         costs = {
-            f"{stage}_{cost}": results.get(stage, {}).get(cost)
+            f"{stage}_{key}": results.get(stage, {}).get(key)
             for stage in _STAGES
-            for cost in _COSTS
+            for key in (metric, *_COSTS)
         }
+        seconds = [costs["teacher_seconds"]]
+        if cell["stage"] != "teacher":
+            costs["labelling_seconds"] = labelling.get("seconds")
+            seconds += [costs["labelling_seconds"], costs[f"{cell['stage']}_seconds"]]
+        known = is_done and None not in seconds
+        costs["seconds"] = sum(seconds) if known else None
         found[cell["row"], cell["column"], cell["seed"]] = {
             **{key: cell[key] for key in ("row", "column", "seed", "stage")},
             "status": outcome["status"],
             "text": outcome["text"],
             metric: measured.get(metric) if is_done else None,
+            "labelling_seconds": None,
             **costs,
-            "labelling_seconds": labelling.get("seconds"),
         }
-    path = os.path.join(model_dir, "cells.csv")
-    with open(path + ".partial", "w", newline="") as file:
+    with open(path + ".csv.partial", "w", newline="") as file:
         writer = csv.DictWriter(file, next(iter(found.values())))
         writer.writeheader()
         writer.writerows(found.values())
-    os.replace(path + ".partial", path)
-    with open(os.path.join(model_dir, "table.md"), "w") as file:
-        file.write(table(plan, found))
-    _draw(plan, found, os.path.join(model_dir, "figure.png"))
+    os.replace(path + ".csv.partial", path + ".csv")
+    text = table(plan, found)
+    if first:
+        made = read_json(os.path.join(first["run_dir"], "teacher", "fit.json"))
+        costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
+        text += f"\nThe pre-training, once for all cells: {costs}.\n"
+    with open(path + ".md", "w") as file:
+        file.write(text)
+    _draw(plan, found, path + ".png")
     return sum(cell["status"] == "failed" for cell in found.values())
 
 
@@ -259,12 +300,19 @@ def _cell_text(plan, found, row, column):
 
 
 def _cost_text(plan, found):
-    """Return a table of what an experiment of each row costs, means over its cells."""
+    """Return a table of what a cell of each row costs, means over its cells.
+
+    `seconds` are those of teacher, labelling and the measured model; the last column is
+    their mean ratio to the first row's, cell by cell.
+    """
     names = [f"{stage}_{cost}" for stage in _STAGES for cost in _COSTS]
     names.insert(3, "labelling_seconds")
+    names.append("seconds")
+    first = next(iter(plan["rows"]))
     lines = [
-        f"| cost, mean of a cell | {' | '.join(n.replace('_', ' ') for n in names)} |",
-        f"|---|{'---|' * len(names)}",
+        f"| cost, mean of a cell | {' | '.join(n.replace('_', ' ') for n in names)} "
+        f"| times {first} |",
+        f"|---|{'---|' * (len(names) + 1)}",
     ]
     for row in plan["rows"]:
         cells = [cell for key, cell in found.items() if key[0] == row]
@@ -272,6 +320,14 @@ def _cost_text(plan, found):
         for name in names:
             values = [cell[name] for cell in cells if cell[name] is not None]
             texts.append(f"{np.mean(values):,.0f}" if values else "")
+        ratios = [
+            found[key]["seconds"] / found[first, *key[1:]]["seconds"]
+            for key in found
+            if key[0] == row
+            and found[key]["seconds"]
+            and found[first, *key[1:]]["seconds"]
+        ]
+        texts.append(f"{np.mean(ratios):.2f}" if ratios else "")
         lines.append(f"| {row} | {' | '.join(texts)} |")
     return "\n".join(lines)
 

@@ -7,8 +7,9 @@ Every cell is an experiment in a process of its own; cells whose teachers follow
 the same settings share teacher and labels. Run the same command again after an
 interruption: finished cells are kept. A training that diverges is a value of the table;
 a cell that fails is named there and tried again by the next call. `model_dir` gets
-`table.md`, `cells.csv` and `figure.png`. Exit codes: 0 done, 1 a mistake in the call or
-a cell that failed, 130 interrupted.
+`loss_normalization.md`, `.csv` and `.png`, named after the gin file: several studies
+may share it, and with it their teachers. Exit codes: 0 done, 1 a mistake in the call
+or a cell that failed, 130 interrupted.
 """
 
 import fcntl
@@ -44,7 +45,9 @@ def _study():
     gin.parse_config_files_and_bindings([path], params)
     plan = studies.grid(**gin.get_bindings("studies.grid"))
     model_dir = _MODEL_DIR.value
-    cells = _cells(plan, os.path.dirname(os.path.abspath(path)), model_dir)
+    folder = os.path.dirname(os.path.abspath(path))
+    first = _pretraining(plan["pretraining"], folder, model_dir)
+    cells = _cells(plan, folder, model_dir, first)
     os.makedirs(model_dir, exist_ok=True)
     with open(os.path.join(model_dir, "lock"), "w") as lock:
         # The cells' processes hold it too, so that none of a killed study is doubled.
@@ -54,30 +57,52 @@ def _study():
             raise ValueError(
                 f"Expected a model_dir that no study works in. Received: {model_dir!r}"
             ) from None
-        studies.run(cells, _JOBS.value, lock.fileno())
-    failed = studies.report(model_dir, plan, cells)
-    with open(os.path.join(model_dir, "table.md")) as file:
+        studies.run(cells, _JOBS.value, lock.fileno(), first)
+    name = os.path.join(model_dir, os.path.splitext(os.path.basename(path))[0])
+    failed = studies.report(name, plan, cells, first)
+    with open(name + ".md") as file:
         print(file.read())
     return 1 if failed else 0
 
 
-def _cells(plan, folder, model_dir):
+def _pretraining(path, folder, model_dir):
+    """Return what is to be done before all cells, or None."""
+    if path is None:
+        return None
+    file = os.path.normpath(os.path.join(folder, path))
+    gin.clear_config()
+    configuration.load_config([file], [])
+    run_dir = os.path.join(model_dir, "pretraining", _hash(gin.config_str()))
+    gin.clear_config()
+    return {
+        "row": "pre-training",
+        "column": os.path.basename(file),
+        "seed": 0,
+        "command": [f"--gin_file={file}"],
+        "run_dir": run_dir,
+    }
+
+
+def _cells(plan, folder, model_dir, first):
     """Return what is to be done for every row, column and seed."""
     cells = []
+    # By its settings, not by where it lies, so that a study may move.
+    name = first and os.path.basename(first["run_dir"])
+    model = first and os.path.join(first["run_dir"], "teacher", "model.keras")
     for row, (stage, *of_row) in plan["rows"].items():
         for column, of_column in plan["columns"].items():
             for seed in plan["seeds"]:
                 lines = [*plan["settings"], *of_column, *of_row, f"SEED = {seed}"]
                 files = [plan["experiment"], *(x for x in lines if _is_file(x))]
                 files = [os.path.normpath(os.path.join(folder, x)) for x in files]
-                params = [line for line in lines if not _is_file(line)]
+                lines = [line for line in lines if not _is_file(line)]
                 gin.clear_config()
-                configuration.load_config(files, params)
+                configuration.load_config(files, _filled(lines, name))
                 teacher = _hash(configuration.teacher_settings())
                 whole = _hash(gin.config_str())
                 gin.clear_config()
                 has_student = stage != "teacher"
-                name = f"{teacher}/{whole}" if has_student else teacher
+                run = f"{teacher}/{whole}" if has_student else teacher
                 cells.append(
                     {
                         "row": row,
@@ -86,15 +111,20 @@ def _cells(plan, folder, model_dir):
                         "stage": stage,
                         "command": [
                             *(f"--gin_file={file}" for file in files),
-                            *(f"--gin_param={param}" for param in params),
+                            *(f"--gin_param={x}" for x in _filled(lines, model)),
                         ],
                         "teacher_dir": os.path.join(model_dir, "teachers", teacher),
-                        "run_dir": os.path.join(model_dir, "runs", name)
+                        "run_dir": os.path.join(model_dir, "runs", run)
                         if has_student
                         else os.path.join(model_dir, "teachers", teacher),
                     }
                 )
     return cells
+
+
+def _filled(lines, pretraining):
+    """Return settings in which the pre-trained model stands in its place."""
+    return [line.replace("{pretraining}", str(pretraining)) for line in lines]
 
 
 def _is_file(line):

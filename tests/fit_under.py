@@ -4,8 +4,8 @@ python tests/fit_under.py STRATEGY OUTPUT_DIR [key=value …]
 
 The settings are `fitting.fit`'s; `devices=2` splits the CPU, `frozen=1` keeps batch
 normalisation's statistics as they are, `dropout=0.3` drops features out, `clipnorm=1`
-clips gradients one by one, `bad=3` makes the loss of image 3 infinite. The last
-checkpoint holds what came out.
+clips gradients one by one, `bad=3` makes the loss of image 3 infinite, `joint=1` adds
+classified images. The last checkpoint holds what came out.
 """
 
 import ast
@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from official_selftrain import distribution, fitting, schedules
 from official_selftrain.data import augment, digits
-from official_selftrain.models import RetinaNet, backbones
+from official_selftrain.models import ImageClassifier, RetinaNet, backbones
 
 
 def main(name, output_dir, *settings):
@@ -51,6 +51,7 @@ def main(name, output_dir, *settings):
             num_head_convs=1,
             anchor_size=2.0,
         )
+        classifier = ImageClassifier(3, (32, 32), model.backbone)
     if settings.pop("frozen", False):
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -59,6 +60,10 @@ def main(name, output_dir, *settings):
     def scenes(pool):
         return digits.scenes(pool, 10, 0, (32, 32), num_classes=2, max_digits=3)
 
+    if settings.pop("joint", False):
+        settings["classifier"] = classifier
+        settings["classified"] = digits.icons(10, 0, (32, 32), (5, 6, 7), (12, 24))
+        settings["classification_weight"] = 0.5
     clip = {"clipnorm": settings.pop("clipnorm")} if "clipnorm" in settings else {}
     clip = clip or {"global_clipnorm": 0.5}
     sgd = functools.partial(keras.optimizers.SGD, momentum=0.9, **clip)

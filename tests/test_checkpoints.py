@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from official_selftrain.models import (
+    ImageClassifier,
     RetinaNet,
     SemanticSegmenter,
     backbones,
@@ -237,7 +238,7 @@ def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
     model = small(num_classes=3)
     before = model.get_weights()
     path = str(tmp_path / "two.weights.h5")
-    with pytest.raises(ValueError, match="all parts and no class_ids .*parts="):
+    with pytest.raises(ValueError, match="all parts, or of a .keras file the backbone.*parts="):
         checkpoints.pretrained(model, path, parts=("backbone",))
     for name in ("two.weights.h5", "junk.weights.h5", "junk.keras"):
         if name.startswith("junk"):
@@ -249,6 +250,38 @@ def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
         assert len(str(error.value)) < 600 and "\n" not in str(error.value)
     for own, value in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(own, value)
+
+
+def test_the_backbone_of_a_saved_model_is_loaded_alone(tmp_path):
+    """Of a classifier into a detector, as pre-training on another task needs it."""
+
+    def backbone(width=16):
+        return backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, width))
+
+    keras.utils.set_random_seed(7)
+    path = str(tmp_path / "classifier.keras")
+    classifier = ImageClassifier(4, (64, 64), backbone())
+    classifier.save(path)
+    model, alone = small(), backbone()
+    head = model.get_layer("class_predict").get_weights()
+    for target in (model, alone):
+        assert checkpoints.pretrained(target, path, parts=("backbone",)) is target
+    for target in (model.backbone, alone):
+        for own, value in zip(target.weights, classifier.backbone.weights, strict=True):
+            np.testing.assert_array_equal(own, value)
+    for own, value in zip(model.get_layer("class_predict").get_weights(), head):
+        np.testing.assert_array_equal(own, value)
+    wide = backbone(24)
+    before = wide.get_weights()
+    with pytest.raises(ValueError, match=r"weights of backbone. Received: .*for \('"):
+        checkpoints.pretrained(wide, path, parts=("backbone",))
+    for own, value in zip(wide.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(own, value)
+    with pytest.raises(FileNotFoundError, match="weights='none.keras'"):
+        checkpoints.pretrained(wide, "none.keras", parts=("backbone",))
+    (tmp_path / "junk.keras").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="Expected a model's file. Received: .*junk"):
+        checkpoints.pretrained(wide, str(tmp_path / "junk.keras"), parts=("backbone",))
 
 
 def test_checkpoints_that_cannot_be_read_are_named(tmp_path):

@@ -112,6 +112,15 @@ def test_the_parts_of_a_batch_add_up(tmp_path):
     assert_same_step(variables(folders[2]), whole)
 
 
+def test_a_joint_step_is_that_of_one_device(tmp_path):
+    """With a third stream, on two devices in parts, batch statistics at rest."""
+    folders = [tmp_path / name for name in ("whole", "parts_on_two")]
+    finish(start("one_device", folders[0], "frozen=1", "joint=1"))
+    parts = ["frozen=1", "joint=1", "accumulation=2", "devices=2"]
+    finish(start("mirrored", folders[1], *parts))
+    assert_same_step(variables(folders[1]), variables(folders[0]))
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

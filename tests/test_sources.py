@@ -538,6 +538,19 @@ def test_tfds_of_imagenet_has_images_only():
     assert (batch["classes"] == -1).all() and np.isfinite(batch["images"]).all()
 
 
+def test_tfds_of_imagenet_with_its_classes():
+    """An image's class is that of a box that covers it."""
+    with mocked([{"image": jpeg(picture()), **OBJECTS["imagenet2012"]}]):
+        source = sources.tfds("imagenet2012", "train", has_image_classes=True)
+    assert len(source.class_names) == 1000 and source.has_labels
+    (record,) = records_of(source)
+    np.testing.assert_array_equal(record["boxes"], [[0.0, 0.0, 1.0, 1.0]])
+    np.testing.assert_array_equal(record["classes"], [OBJECTS["imagenet2012"]["label"]])
+    np.testing.assert_array_equal(record["scores"], [1.0])
+    with pytest.raises(ValueError, match="a class each, imagenet2012. .*'coco/2017'"):
+        sources.tfds("coco/2017", "train", has_image_classes=True)
+
+
 def test_tfds_lists_the_names_it_knows():
     with pytest.raises(ValueError) as error:
         sources.tfds("mnist", "train")

@@ -27,32 +27,37 @@ def clean_gin():
     gin.clear_config()
 
 
-def cell(value, text=""):
+def cell(value, text="", seconds=36.0):
     costs = {
         f"{stage}_{cost}": None
         for stage in ("teacher", "student", "control")
         for cost in ("steps", "images", "seconds")
     }
-    costs |= {"teacher_seconds": 30.0, "labelling_seconds": 6.0}
+    costs |= {"teacher_seconds": 30.0, "labelling_seconds": 6.0, "seconds": seconds}
     return {"AP": value, "status": "done", "text": text, **costs}
 
 
 def test_the_table_by_hand():
-    """Rows 10, 14 and 11, 17: 12 ± 2.83, 14 ± 4.24 and a mean gain of 2."""
+    """Rows 10, 14 and 11, 17: 12 ± 2.83, 14 ± 4.24 and a mean gain of 2.
+
+    Costs: self-training takes 90 / 30, 45 / 30 and 60 / 30 of the teacher's seconds, and
+    the cell that has no teacher to compare with isn't counted.
+    """
     rows = {"Rand": ("teacher",), "self-training": ("student",)}
     plan = studies.grid("x.gin", rows, {"S1": (), "S2": ()}, (0, 1), title="Table")
     nan = "NaN at step 7"
     found = {
-        ("Rand", "S1", 0): cell(10.0),
-        ("Rand", "S1", 1): cell(14.0),
-        ("self-training", "S1", 0): cell(11.0),
-        ("self-training", "S1", 1): cell(17.0),
-        ("Rand", "S2", 0): cell(None, nan),
-        ("Rand", "S2", 1): cell(None, nan),
-        ("self-training", "S2", 0): cell(20.0),
-        ("self-training", "S2", 1): cell(None, nan),
+        ("Rand", "S1", 0): cell(10.0, seconds=30.0),
+        ("Rand", "S1", 1): cell(14.0, seconds=30.0),
+        ("self-training", "S1", 0): cell(11.0, seconds=90.0),
+        ("self-training", "S1", 1): cell(17.0, seconds=45.0),
+        ("Rand", "S2", 0): cell(None, nan, seconds=None),
+        ("Rand", "S2", 1): cell(None, nan, seconds=30.0),
+        ("self-training", "S2", 0): cell(20.0, seconds=900.0),
+        ("self-training", "S2", 1): cell(None, nan, seconds=60.0),
     }
-    assert studies.table(plan, found).splitlines()[:6] == [
+    lines = studies.table(plan, found).splitlines()
+    assert lines[:6] == [
         "Table (AP, 2 seeds)",
         "",
         "| | S1 | S2 |",
@@ -60,8 +65,10 @@ def test_the_table_by_hand():
         "| Rand | 12.0 ± 2.8 | NaN at step 7 |",
         "| self-training | 14.0 ± 4.2 (+2.0) | 20.0; 1 of 2: NaN at step 7 |",
     ]
-    costs = studies.table(plan, found).splitlines()[-1]
-    assert costs == "| self-training |  |  | 30 | 6 |  |  |  |  |  |  |"
+    assert lines[-4].endswith("| control seconds | seconds | times Rand |")
+    assert lines[-2] == "| Rand |  |  | 30 | 6 |  |  |  |  |  |  | 30 | 1.00 |"
+    # (900 + 90 + 45 + 60) / 4 = 273.75 s.
+    assert lines[-1] == "| self-training |  |  | 30 | 6 |  |  |  |  |  |  | 274 | 2.17 |"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn import datasets
 
+from official_selftrain.checks import check_choice
 from official_selftrain.data import examples, masks
 
 POOLS = ("labeled", "unlabeled", "test")
@@ -20,6 +21,8 @@ POOLS = ("labeled", "unlabeled", "test")
 # test scenes their right part, with a gap between.
 _TRAINING_COLUMNS = (0.0, 0.6)
 _TEST_COLUMNS = (0.65, 1.0)
+
+_TEST_SHARE = 0.28  # of the digits
 
 _INK = 0.5  # opacity from which a pixel counts as ink
 
@@ -64,9 +67,7 @@ def scenes(
     )
     records = []
     for index, (image, boxes, classes, mask) in enumerate(composed):
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG", compress_level=1)
-        record = {"encoded": png.getvalue(), "id": index}
+        record = {"encoded": _png(image), "id": index}
         height, width = image.shape[:2]
         if has_masks:
             record["mask"] = masks.encode(mask)
@@ -81,6 +82,65 @@ def scenes(
         records.append(record)
     names = [str(k) for k in range(num_classes)]
     return examples.from_records(records, ["background"] * has_masks + names)
+
+
+def icons(
+    num_images,
+    seed=0,
+    image_size=(48, 48),
+    classes=(5, 6, 7, 8, 9),
+    digit_height=(20, 40),
+    pool="training",
+):
+    """Compose pictures of one digit each: images with a class, for another task.
+
+    They are to the scenes what ImageNet is to COCO: iconic, of other classes, with no
+    box. A picture's class is that of a box that covers it.
+
+    Args:
+        num_images: int, how many pictures.
+        seed: int.
+        image_size: (height, width) of a picture in pixels.
+        classes: ints out of 0…9, the digits that are classes; scenes have 0 to 4 unless
+            told otherwise.
+        digit_height: least and greatest height of a digit in pixels.
+        pool: `"training"`, `"test"` (28 % of the digits, on another part of the
+            photographs), which share no digit.
+
+    Returns:
+        `examples.Source`.
+
+    Raises:
+        ValueError: for an unknown pool, classes or sizes out of range.
+
+    Source: own.
+    """
+    _check_icons(num_images, classes, image_size, digit_height, pool)
+    digits, labels = _digits_of(classes, seed, pool)
+    photographs = _photographs()
+    columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
+    records = []
+    for index in range(num_images):
+        rng = np.random.default_rng([seed, len(POOLS) + (pool == "test"), index])
+        image = _background(rng, photographs, columns, image_size)
+        choice = rng.integers(len(digits))
+        opacity = _resized_digit(rng, digits[choice], digit_height, image_size[1])
+        place = _free_place(rng, opacity, np.zeros(image_size, np.uint8))
+        _paste(rng, image, opacity, place)
+        label = np.array([labels[choice]], np.int32)
+        whole = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
+        records.append(
+            {
+                "encoded": _png(_noisy(rng, image)),
+                "id": index,
+                "boxes": whole,
+                "classes": label,
+                "scores": np.ones(1, np.float32),
+                "ignore": np.zeros(1, bool),
+                "areas": np.full(1, image_size[0] * image_size[1], np.float32),
+            }
+        )
+    return examples.from_records(records, [str(digit) for digit in classes])
 
 
 def compose(
@@ -115,7 +175,7 @@ def compose(
     """
     _check(pool, image_size, num_classes, max_digits, digit_height)
     digits, labels = _pool_digits(pool, seed, num_classes)
-    photographs = [datasets.load_sample_image(n) for n in ("china.jpg", "flower.jpg")]
+    photographs = _photographs()
     columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
     composed = []
     for index in range(num_images):
@@ -134,10 +194,9 @@ def compose(
             mask[place][ink] = labels[choice] + 1
             boxes.append(_tight_box(ink, place))
             classes.append(labels[choice])
-        image = np.clip(image + rng.normal(0.0, 4.0, image.shape), 0, 255)
         composed.append(
             (
-                image.astype(np.uint8),
+                _noisy(rng, image),
                 np.array(boxes, np.float32).reshape(-1, 4),
                 np.array(classes, np.int32),
                 mask,
@@ -159,6 +218,34 @@ def _check(pool, image_size, num_classes, max_digits, digit_height):
         raise ValueError(
             f"Expected max_digits of at least 1. Received: max_digits={max_digits}"
         )
+    _check_height(digit_height, image_size)
+
+
+def _pool_digits(pool, seed, num_classes):
+    """Return the digits of a pool, float32 `[n, 8, 8]` in 0…1, and classes."""
+    data = datasets.load_digits(n_class=num_classes)
+    order = np.random.default_rng([seed, len(POOLS)]).permutation(len(data.target))
+    num_test = round(_TEST_SHARE * len(order))
+    num_labeled = min(300, (len(order) - num_test) // 2)
+    parts = np.split(order, [num_test, num_test + num_labeled])
+    chosen = dict(zip(("test", "labeled", "unlabeled"), parts))[pool]
+    return (data.images[chosen] / 16.0).astype(np.float32), data.target[chosen]
+
+
+def _check_icons(num_images, classes, image_size, digit_height, pool):
+    check_choice("pool", pool, ("training", "test"))
+    if num_images < 1:
+        raise ValueError(
+            f"Expected num_images of at least 1. Received: num_images={num_images}"
+        )
+    if len(set(classes)) != len(classes) or not set(classes) <= set(range(10)):
+        raise ValueError(
+            f"Expected classes out of 0 to 9, each once. Received: classes={classes!r}"
+        )
+    _check_height(digit_height, image_size)
+
+
+def _check_height(digit_height, image_size):
     low, high = digit_height
     if not 8 <= low <= high <= min(image_size):
         raise ValueError(
@@ -167,15 +254,30 @@ def _check(pool, image_size, num_classes, max_digits, digit_height):
         )
 
 
-def _pool_digits(pool, seed, num_classes):
-    """Return the digits of a pool, float32 `[n, 8, 8]` in 0…1, and classes."""
-    data = datasets.load_digits(n_class=num_classes)
-    order = np.random.default_rng([seed, len(POOLS)]).permutation(len(data.target))
-    num_test = round(0.28 * len(order))
-    num_labeled = min(300, (len(order) - num_test) // 2)
-    parts = np.split(order, [num_test, num_test + num_labeled])
-    chosen = dict(zip(("test", "labeled", "unlabeled"), parts))[pool]
-    return (data.images[chosen] / 16.0).astype(np.float32), data.target[chosen]
+def _digits_of(classes, seed, pool):
+    """Return the digits of some classes, float32 `[n, 8, 8]` in 0…1, and indices."""
+    data = datasets.load_digits()
+    chosen = np.flatnonzero(np.isin(data.target, classes))
+    chosen = np.random.default_rng([seed, len(POOLS)]).permutation(chosen)
+    test, training = np.split(chosen, [round(_TEST_SHARE * len(chosen))])
+    chosen = test if pool == "test" else training
+    labels = [list(classes).index(digit) for digit in data.target[chosen]]
+    return (data.images[chosen] / 16.0).astype(np.float32), labels
+
+
+def _photographs():
+    return [datasets.load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+
+
+def _noisy(rng, image):
+    image = np.clip(image + rng.normal(0.0, 4.0, image.shape), 0, 255)
+    return image.astype(np.uint8)
+
+
+def _png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _background(rng, photographs, columns, image_size):

@@ -229,21 +229,24 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
     )
 
 
-def tfds(name, split, data_dir=None):
+def tfds(name, split, data_dir=None, has_image_classes=False):
     """Read a data set of TensorFlow Datasets.
 
     Args:
         name: `"coco/2017"`, `"voc/2012"`, `"open_images_v4"`,
-            `"imagenet2012"` (images only) or another configuration of these.
+            `"imagenet2012"` or another configuration of these.
         split: str, such as `"train"` or `"train[:20%]"`.
         data_dir: str or None, where TFDS keeps its data.
+        has_image_classes: bool, the labels are the images' own classes (of
+            `imagenet2012`, which has no others and no label without), each a box that
+            covers its image.
 
     Returns:
         `examples.Source`; ids count the images. Its labels are boxes: TFDS has no
         masks of PASCAL VOC (see `voc`).
 
     Raises:
-        ValueError: for a data set of another kind.
+        ValueError: for a data set of another kind, or one whose images have no class.
         FileNotFoundError: if it hasn't been prepared.
 
     Source: tensorflow.org/datasets.
@@ -263,9 +266,17 @@ def tfds(name, split, data_dir=None):
             f"Expected a data set that TFDS knows. Received: name={name!r}"
         ) from error
     features = builder.info.features
-    class_names = () if objects is None else features[objects]["label"].names
+    if has_image_classes and "label" not in features:
+        raise ValueError(
+            "Expected a data set whose images have a class each, imagenet2012. "
+            f"Received: name={name!r}"
+        )
+    if has_image_classes:
+        class_names = features["label"].names
+    else:
+        class_names = () if objects is None else features[objects]["label"].names
     # COCO's test images come without annotations.
-    has_labels = objects is not None and not (
+    has_labels = len(class_names) > 0 and not (
         family == "coco" and split.startswith("test")
     )
     try:
@@ -281,7 +292,14 @@ def tfds(name, split, data_dir=None):
         ) from error
 
     def convert(index, item):
-        if objects is None:
+        if has_image_classes:
+            found = {
+                "boxes": tf.constant([[0.0, 0.0, 1.0, 1.0]]),
+                "classes": tf.cast(item["label"], tf.int32)[None],
+                "ignore": tf.zeros((1,), tf.bool),
+                "areas": tf.zeros((1,)),
+            }
+        elif objects is None:
             found = {
                 "boxes": tf.zeros((0, 4)),
                 "classes": tf.zeros((0,), tf.int32),

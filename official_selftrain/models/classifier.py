@@ -1,0 +1,136 @@
+"""ImageClassifier: a class for a whole image, on a backbone of its own or shared.
+
+Letters in shapes: B batch, H W pixels, K classes, M label slots.
+"""
+
+import keras
+from keras import ops
+
+from official_selftrain import losses, metrics
+from official_selftrain.models.inputs import (
+    check_model,
+    check_stride,
+    dtype_policy,
+    normalized_pixels,
+)
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class ImageClassifier(keras.Model):
+    """Classify images with one dense layer on a backbone's last level.
+
+    A functional Keras model, see `official_selftrain.models` for the contract. Trained
+    on its own it pre-trains a backbone (`checkpoints.pretrained` loads it into
+    another model). On the backbone of a detector or segmenter it is the second task
+    of joint training: `SelfTrainer(model, classifier=ImageClassifier(...,
+    backbone=model.backbone))`.
+
+    Args:
+        num_classes: int K.
+        image_size: (height, width) of the input in pixels, multiples of the stride
+            of the backbone's last level.
+        backbone: `keras.Model` from normalised images to a dict of levels, see
+            `backbones`.
+
+    Raises:
+        TypeError: if `backbone` is no such model.
+        ValueError: if `image_size` doesn't fit the strides, or for less than 2
+            classes.
+
+    Source: paper section 5 (joint training with ImageNet); global average pooling as
+    in the backbones' own papers.
+    """
+
+    def __init__(self, num_classes, image_size, backbone, name="classifier"):
+        image_size = check_model(image_size, backbone, num_classes=num_classes)
+        if num_classes < 2:
+            raise ValueError(
+                f"Expected at least 2 classes. Received: num_classes={num_classes}"
+            )
+        last = max(int(level[1:]) for level in backbone.output)
+        check_stride(image_size, last)
+        inputs = keras.Input((*image_size, 3), name="images")
+        features = backbone(normalized_pixels(inputs))[f"P{last}"]
+        pooled = keras.layers.GlobalAveragePooling2D(
+            name="classification_pool", dtype="float32"
+        )(features)
+        logits = keras.layers.Dense(
+            num_classes, name="classification_predict", dtype="float32"
+        )(pooled)
+        super().__init__(inputs=inputs, outputs={"image_logits": logits}, name=name)
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.backbone = backbone
+        self._policy = keras.config.dtype_policy().name
+
+    def num_targets(self, labels):
+        """Return the number of images whose class is known, float32 scalar."""
+        return ops.sum(ops.cast(labels["classes"][:, 0] >= 0, "float32"))
+
+    def compute_losses(self, outputs, labels, num_targets=None):
+        """Return the mean cross-entropy of the images whose class is known.
+
+        Args:
+            outputs: dict with `image_logits` `[B, K]`.
+            labels: dict with `classes` int `[B, M]`: an image's class is its first,
+                -1 where it isn't known.
+            num_targets: float scalar, divides the sum; None: the images whose class is
+                known.
+
+        Returns:
+            dict with `loss`, float32 scalar, 0 where no class is known.
+        """
+        classes = labels["classes"][:, 0]
+        known = ops.cast(classes >= 0, "float32")
+        found = losses.cross_entropy(
+            ops.maximum(classes, 0), ops.cast(outputs["image_logits"], "float32")
+        )
+        if num_targets is None:
+            num_targets = ops.sum(known)
+        return {"loss": ops.sum(found * known) / ops.maximum(num_targets, 1.0)}
+
+    def predictions(self, outputs, sizes):
+        """Return the most probable class of each image, as a box that covers it.
+
+        Args:
+            outputs: dict with `image_logits` `[B, K]`.
+            sizes: int `[B, 2]`, height and width of the images.
+
+        Returns:
+            dict of a detector's predictions, one of each image: `boxes` float32
+            `[B, 1, 4]`; `scores` float32 `[B, 1]`, the class' probability; `classes`
+            int32 `[B, 1]`; `num_detections` int32 `[B]`, 1.
+        """
+        probabilities = ops.softmax(ops.cast(outputs["image_logits"], "float32"))
+        sizes = ops.cast(sizes, "float32")
+        return {
+            "boxes": ops.concatenate([ops.zeros_like(sizes), sizes], axis=1)[:, None],
+            "scores": ops.max(probabilities, axis=-1)[:, None],
+            "classes": ops.cast(ops.argmax(probabilities, axis=-1), "int32")[:, None],
+            "num_detections": ops.ones_like(sizes[:, 0], dtype="int32"),
+        }
+
+    def metric(self):
+        """Return a fresh `metrics.Accuracy`."""
+        return metrics.Accuracy()
+
+    def get_config(self):
+        """Return the constructor's arguments, backbone and precision serialised."""
+        return {
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "name": self.name,
+            "dtype_policy": self._policy,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Build a model from `get_config`'s result."""
+        config = dict(config)
+        if not isinstance(config["backbone"], keras.Model):  # a shared one is
+            config["backbone"] = keras.saving.deserialize_keras_object(
+                config["backbone"]
+            )
+        with dtype_policy(config.pop("dtype_policy", None)):
+            return cls(**config)
