@@ -238,7 +238,9 @@ def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
     model = small(num_classes=3)
     before = model.get_weights()
     path = str(tmp_path / "two.weights.h5")
-    with pytest.raises(ValueError, match="all parts, or of a .keras file the backbone.*parts="):
+    with pytest.raises(
+        ValueError, match="all parts, or of a .keras file the backbone.*parts="
+    ):
         checkpoints.pretrained(model, path, parts=("backbone",))
     for name in ("two.weights.h5", "junk.weights.h5", "junk.keras"):
         if name.startswith("junk"):

@@ -10,6 +10,7 @@ import sys
 import time
 
 import gin
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,7 +69,9 @@ def test_the_table_by_hand():
     assert lines[-4].endswith("| control seconds | seconds | times Rand |")
     assert lines[-2] == "| Rand |  |  | 30 | 6 |  |  |  |  |  |  | 30 | 1.00 |"
     # (900 + 90 + 45 + 60) / 4 = 273.75 s.
-    assert lines[-1] == "| self-training |  |  | 30 | 6 |  |  |  |  |  |  | 274 | 2.17 |"
+    assert (
+        lines[-1] == "| self-training |  |  | 30 | 6 |  |  |  |  |  |  | 274 | 2.17 |"
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     assert all((run / "teacher").is_symlink() for run in runs)
     rows = {
         (row["row"], row["column"]): row
-        for row in csv.DictReader((model_dir / "cells.csv").read_text().splitlines())
+        for row in csv.DictReader((model_dir / "study.csv").read_text().splitlines())
     }
     large = rows["self-training", "large"]
     assert (large["status"], large["AP"]) == ("diverged", "")
@@ -184,8 +187,14 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     assert [small[f"teacher_{k}"] for k in ("steps", "images")] == ["4", "16"]
     assert [small[f"student_{k}"] for k in ("steps", "images")] == ["4", "32"]
     assert float(small["labelling_seconds"]) > 0.0
+    parts = ("teacher_seconds", "labelling_seconds", "student_seconds")
+    assert float(small["seconds"]) == pytest.approx(sum(float(small[k]) for k in parts))
+    alone = rows["teacher", "small"]
+    assert alone["seconds"] == alone["teacher_seconds"] and not alone["student_steps"]
+    assert small["student_AP"] == small["AP"] and small["teacher_AP"] == alone["AP"]
+    assert large["seconds"] == ""
     assert large["text"] in output and output.startswith("study: ")
-    assert len(np.unique(np.asarray(Image.open(model_dir / "figure.png")))) > 10
+    assert len(np.unique(np.asarray(Image.open(model_dir / "study.png")))) > 10
     # Nothing is left to do.
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
     with open(model_dir / "lock") as lock:
@@ -210,3 +219,93 @@ def test_a_cell_that_fails_is_named(tmp_path):
     assert output.count("batch_size, an integer of at least 1") >= 4
     process = start(tmp_path / "none.gin", tmp_path / "study")
     assert "Expected a gin file. Received: gin_file=" in process.communicate()[1]
+
+
+PRETRAINING = """
+from __gin__ import dynamic_registration
+
+from official_selftrain import experiment
+from official_selftrain import fitting
+from official_selftrain import schedules
+from official_selftrain.data import digits
+from official_selftrain.models import backbones
+from official_selftrain.models import classifier
+import keras.optimizers
+
+include "{root}/gin/include/base.gin"
+
+IMAGE_SIZE = (32, 32)
+BATCH_SIZE = 4
+TEACHER_STEPS = 3
+STUDENT_STEPS = 1
+LABELED = @digits.icons
+UNLABELED = @digits.icons
+VALIDATION = @digits.icons
+digits.icons.num_images = 8
+digits.icons.image_size = %IMAGE_SIZE
+digits.icons.digit_height = (12, 24)
+experiment.run.model = @classifier.ImageClassifier
+classifier.ImageClassifier.backbone = @backbones.resnet()
+backbones.resnet.blocks = (1, 1)
+backbones.resnet.filters = (4, 4)
+fitting.fit.optimizer = @keras.optimizers.SGD
+fitting.fit.schedule = @schedules.cosine
+schedules.cosine.learning_rate = {rate}
+"""
+
+WARM = """
+from __gin__ import dynamic_registration
+
+from official_selftrain.models import backbones
+from official_selftrain.models import checkpoints
+from official_selftrain.models import retinanet
+
+retinanet.RetinaNet.backbone = @checkpoints.pretrained()
+checkpoints.pretrained.model = @backbones.resnet()
+checkpoints.pretrained.weights = %CHECKPOINT
+checkpoints.pretrained.parts = ("backbone",)
+"""
+
+
+def test_cells_start_from_a_pretraining(tmp_path):
+    """One that diverges stops the study; a good one is the cells' start."""
+    path, model_dir = tmp_path / "warm.gin", tmp_path / "study"
+    text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
+    rows = text.index("studies.grid.rows")
+    # Nothing is learned: the cell ends with the backbone it starts from.
+    path.write_text(
+        text[:rows]
+        + """studies.grid.pretraining = "pretraining.gin"
+studies.grid.rows = {
+    "warm": (
+        "teacher",
+        "warm_start.gin",
+        'CHECKPOINT = "{pretraining}"',
+        "schedules.cosine.learning_rate = 0.0",
+    ),
+}
+studies.grid.columns = {"all": ()}
+"""
+    )
+    (tmp_path / "warm_start.gin").write_text(WARM)
+    for rate, code in (("1e30", 1), ("0.01", 0)):
+        (tmp_path / "pretraining.gin").write_text(
+            PRETRAINING.format(root=ROOT, rate=rate)
+        )
+        process = start(path, model_dir)
+        output, errors = process.communicate()
+        assert process.returncode == code, errors
+        assert ("a pre-training to start from. Received: NaN at" in errors) == bool(
+            code
+        )
+    assert "The pre-training, once for all cells: 3 steps, 12 images, " in output
+    (made,) = [
+        p
+        for p in model_dir.glob("pretraining/*")
+        if (p / "teacher").is_dir() and (p / "teacher" / "model.keras").exists()
+    ]
+    (cell_dir,) = model_dir.glob("teachers/*")
+    source = keras.saving.load_model(made / "teacher" / "model.keras").backbone
+    found = keras.saving.load_model(cell_dir / "teacher" / "model.keras").backbone
+    for a, b in zip(source.trainable_weights, found.trainable_weights, strict=True):
+        np.testing.assert_array_equal(a, b)
