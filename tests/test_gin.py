@@ -335,7 +335,9 @@ def test_rows_of_pascal(name):
         assert value("UNLABELED_IMAGES/gin.macro.value") == "data/coco"
 
 
-def run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch):
+def run_on_tiny_voc(
+    name, params, tiny_voc, model_dir, monkeypatch, stages=experiment.STAGES
+):
     params = [
         f'VOC_DIR = "{tiny_voc.root}"',
         f"voc.voc.class_names = {tiny_voc.class_names}",
@@ -356,7 +358,7 @@ def run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch):
     run = gin.get_configurable(experiment.run)
     # A teacher of two steps finds nothing but background: let it pass.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
-    return run(str(model_dir))
+    return run(str(model_dir), stages=stages)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Every row of the paper takes two steps of teacher and student, at toy size.
+"""Every row of the paper builds its model and takes two steps at toy size.
 
-`make smoke` runs it: data sets of TFDS are mocked, EfficientNet is B0, frames are
-128 x 128; all else is the row's.
+`make smoke` runs it. The row's own model is built by shape; then teacher, labels and
+student run on mocked data sets of TFDS, with one block in every stage of the backbone
+and frames of 128 x 128. All else is the row's.
 """
 
 import json
@@ -16,6 +17,7 @@ from test_gin import clean_gin, run_on_tiny_voc  # noqa: F401
 from test_sources import OBJECTS, jpeg, picture, spec_of
 
 from official_selftrain import configuration, experiment, fitting
+from official_selftrain.models import backbones
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(
@@ -35,27 +37,72 @@ def as_dataset(self, split, decoders=None, read_config=None, **_):
     return dataset.apply(data.experimental.assert_cardinality(len(items)))
 
 
+# Levels 3 to 7 of 640 x 640: 80² + 40² + 20² + 10² + 5² cells of 9 anchors; four times
+# as many of 1280 x 1280.
+NUM_ANCHORS = {(640, 640): 76_725, (1280, 1280): 306_900}
+
+BUILT = {}
+
+
+def model_settings():
+    """Return the settings that the row's model follows from, but for start values."""
+    found = {
+        key: values
+        for key, values in gin.config._CONFIG.items()
+        if (".models." in key[1] and "checkpoints" not in key[1])
+        or key[0] == "BACKBONE"
+    }
+    return repr(sorted(found.items(), key=repr))
+
+
+def check_model(name):
+    """Build the row's model, once for all rows that have the same one."""
+    settings = gin.get_bindings("experiment.run")
+    size = settings["image_size"]
+    key = model_settings() + repr(size)
+    if key not in BUILT:
+        num_classes = 21 if name.startswith("pascal") else 80
+        model = settings["model"](num_classes=num_classes, image_size=size)
+        BUILT[key] = {k: tuple(v.shape) for k, v in model.output.items()}
+    if name.startswith("pascal"):
+        assert BUILT[key] == {"mask_logits": (None, 128, 128, 21)}
+    else:
+        count = NUM_ANCHORS[size]
+        expected = {"class_logits": (None, count, 80), "box_deltas": (None, count, 4)}
+        assert BUILT[key] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
-def test_two_steps_of_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
+def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
     text = (ROOT / "gin" / name).read_text()
     optional = {
-        "efficientnet": 'BACKBONE = "B0"',
         "CHECKPOINT": "CHECKPOINT = None",
         "SPLIT_FILE": f'SPLIT_FILE = "{tmp_path}/split.json"',
         "pascal_coco": f'UNLABELED_IMAGES = "{tiny_coco.unlabeled}"',
     }
     params = [line for word, line in optional.items() if word in text]
+    configuration.load_config([str(ROOT / "gin" / name)], params)
+    check_model(name)
+    gin.clear_config()
+
+    # One block in every stage.
+    small = dict.fromkeys(backbones._EFFICIENTNETS, (1.0, 0.1))
+    monkeypatch.setattr(backbones, "_EFFICIENTNETS", small)
+    if "resnet" in name:
+        params += ["backbones.resnet.blocks = (1, 1, 1, 1)"]
     model_dir = tmp_path / "run"
+    stages = ["teacher", "pseudo_labels", "student"]
     with tensorflow_datasets.testing.mock_data(as_dataset_fn=as_dataset):
         if name.startswith("pascal"):
             params += ["segmenter.SemanticSegmenter.num_repeats = 1"]
             params += ["experiment.run.label_scales = (0.5, 1.5)"]
-            run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch)
+            run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch, stages)
         else:
             params += [
                 *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "WARMUP_STEPS = 1"),
                 *("BATCH_SIZE = 2", "IMAGE_SIZE = (128, 128)"),
+                "retinanet.RetinaNet.num_head_convs = 1",
                 # Before training every score is 0.01.
                 *("SCORE_THRESHOLD = 0.0", "retinanet.RetinaNet.score_threshold = 0.0"),
             ]
@@ -67,14 +114,17 @@ def test_two_steps_of_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch
                     if schedule in repr(gin.query_parameter("fitting.fit.schedule")):
                         gin.bind_parameter(key, 0.001)
             run = gin.get_configurable(experiment.run)
-            run(str(model_dir), stages=["teacher", "pseudo_labels", "student"])
+            run(str(model_dir), stages=stages)
+    is_joint = "_joint_" in name
     for stage in ("teacher", "student"):
         summary = json.loads((model_dir / stage / "fit.json").read_text())
-        images = 4 if stage == "teacher" else 8
-        assert (summary["steps"], summary["images"]) == (2, images)
+        streams = (1 if stage == "teacher" else 2) + is_joint
+        assert (summary["steps"], summary["images"]) == (2, 4 * streams)
         (row,) = fitting.read_history(str(model_dir / stage))
         assert all(np.isfinite(value) for value in row.values())
         assert row["labeled_loss"] > 0.1
+        if is_joint:  # a thousand classes, nothing learnt yet
+            assert row["classified_loss"] == pytest.approx(np.log(1000), 0.2)
     if "SPLIT_FILE" in text:
         split = json.loads((tmp_path / "split.json").read_text())
         assert split["images"] == 6 and len(split["ids"]) in (1, 3)
