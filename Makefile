@@ -10,13 +10,14 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
 
-.PHONY: help quickstart test test-all smoke lint parity install clean
+.PHONY: help quickstart test test-all smoke studies lint parity install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
 	@echo "make smoke       set up, then take two steps of every row of the paper"
+	@echo "make studies     set up, then run the embedded studies (two hours on two cores)"
 	@echo "make lint        set up, then check the style"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make install     set up only"
@@ -35,6 +36,15 @@ test-all: $(STAMP)
 
 smoke: $(STAMP)
 	@$(BIN)/python -m pytest -q --durations=10 $(PARALLEL) -m "" tests/test_smoke.py
+
+STUDIES = digits_table_2 digits_table_3 digits_table_7 digits_table_10 digits_figure_2
+
+studies: $(STAMP)
+	@for study in $(STUDIES); do \
+	    TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.study \
+	        --gin_file=gin/study/$$study.gin --model_dir=runs/study --jobs=2 || exit 1; \
+	done
+	@$(BIN)/python benchmarks/claims.py --model_dir=runs/study
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -99,9 +99,9 @@ def test_rows_of_other_tables(name):
         assert rates == pytest.approx([peak, peak, 0.1 * peak, 0.01 * peak])
 
 
-# Tables 2 to 4, 10, 12 and 13, Figures 1 and 3: AP of teacher and student (None where
-# the paper has none), steps of both, alpha, augmentation, share of COCO, whether it
-# starts from a checkpoint.
+# Tables 2 to 4, 7, 10, 12 and 13, Figures 1 and 3: AP of teacher and student (None
+# where the paper has none), steps of both, alpha, augmentation, share of COCO, whether
+# it starts from a checkpoint.
 COCO_ROWS = {
     "coco_20_from_imagenet_s1.gin": (29.94, None, 5625, 5625, 1.0, 1, 0.2, True),
     "coco_20_from_imagenet_s2.gin": (31.11, None, 5625, 5625, 1.0, 2, 0.2, True),
@@ -111,6 +111,17 @@ COCO_ROWS = {
     "coco_20_from_noisy_student_s2.gin": (33.97, None, 5625, 5625, 1.0, 2, 0.2, True),
     "coco_20_from_noisy_student_s3.gin": (35.63, None, 5625, 5625, 1.0, 3, 0.2, True),
     "coco_20_from_noisy_student_s4.gin": (35.9, 37.2, 5625, 90000, 3.0, 4, 0.2, True),
+    "coco_20_joint_from_imagenet_s4.gin": (
+        34.0,
+        36.6,
+        90000,
+        90000,
+        2.0,
+        4,
+        0.2,
+        True,
+    ),
+    "coco_20_joint_s4.gin": (33.6, 35.1, 45000, 90000, 2.0, 4, 0.2, False),
     "coco_20_s1.gin": (22.73, None, 45000, 45000, 1.0, 1, 0.2, False),
     "coco_20_s2.gin": (26.17, None, 45000, 45000, 1.0, 2, 0.2, False),
     "coco_20_s3.gin": (29.78, None, 45000, 45000, 1.0, 3, 0.2, False),
@@ -214,6 +225,14 @@ def test_rows_of_coco(name):
     backbone = gin.get_bindings("retinanet.RetinaNet", resolve_references=False)
     is_pretrained = "checkpoints.pretrained" in repr(backbone["backbone"])
     assert is_pretrained == has_start
+    if "_joint_" in name:
+        assert value("classified/sources.tfds.name") == "imagenet2012"
+        assert value("classified/sources.tfds.has_image_classes") is True
+        weights = [
+            gin.get_bindings(f"{stage}/fitting.fit")["classification_weight"]
+            for stage in ("teacher", "student")
+        ]
+        assert weights == [0.5, 0.2] and "Table 7" in header
     if "resnet101" in name:  # what differs from EfficientNet's rows
         assert fit["l2_names"] == ("kernel", "gamma", "beta")
         assert number != 4 or value("augment.s4.magnitude") == 15.0

@@ -1,0 +1,256 @@
+"""Compare the embedded studies with the paper's claims.
+
+python benchmarks/claims.py --model_dir=runs/study
+
+Reads the studies' CSV files (`make studies` makes them) and prints a Markdown table.
+A difference is taken in the claim's direction, seed by seed, averaged over the columns
+it speaks of. The claim is reproduced if the 95 % interval of its mean (Student's t over
+the seeds) lies above 0, not reproduced if it lies below, and else not decided.
+`--record` keeps table, CSV files and figures in benchmarks/results/studies/. The last
+line of the output is JSON.
+"""
+
+import argparse
+import csv
+import json
+import math
+import pathlib
+import shutil
+import statistics
+
+from scipy import stats
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "studies"
+NAMES = ("table_2", "table_3", "table_7", "table_10", "figure_2")
+STUDIES = tuple(f"digits_{name}" for name in NAMES)
+
+ALL = ("S1", "S2", "S3", "S4")
+SHARES = ("20 %", "50 %", "100 %")
+SELF = "Rand Init + self-training"
+
+# study, claim, the paper's figures, what is measured as a sum of terms: (factor, row,
+# columns that are averaged).
+DIFFERENCES = (
+    (
+        "digits_table_2",
+        "Pre-training is worth less with S4 than with S1",
+        "+1.3 (-1.0 against +0.3)",
+        (
+            (1, "pre-trained", ("S1",)),
+            (-1, "Rand Init", ("S1",)),
+            (-1, "pre-trained", ("S4",)),
+            (1, "Rand Init", ("S4",)),
+        ),
+    ),
+    (
+        "digits_table_2",
+        "Pre-training hurts with the strongest augmentation, S4",
+        "+1.0 for Rand Init",
+        ((1, "Rand Init", ("S4",)), (-1, "pre-trained", ("S4",))),
+    ),
+    (
+        "digits_table_2",
+        "Self-training helps, mean over S1 to S4",
+        "+1.3 to +1.7",
+        ((1, SELF, ALL), (-1, "Rand Init", ALL)),
+    ),
+    (
+        "digits_table_2",
+        "... beyond a control of the same steps (ours), mean over S1 to S4",
+        "",
+        ((1, SELF, ALL), (-1, "control", ALL)),
+    ),
+    (
+        "digits_table_2",
+        "Self-training helps where pre-training hurts, with S4",
+        "+1.3",
+        ((1, SELF, ("S4",)), (-1, "Rand Init", ("S4",))),
+    ),
+    (
+        "digits_table_3",
+        "Self-training helps, mean over 20, 50 and 100 % of the labels",
+        "+3.4, +1.8, +1.3",
+        ((1, SELF, SHARES), (-1, "Rand Init", SHARES)),
+    ),
+    (
+        "digits_table_3",
+        "Self-training is worth more with 20 % of the labels than with 100 %",
+        "+2.1 (+3.4 against +1.3)",
+        (
+            (1, SELF, ("20 %",)),
+            (-1, "Rand Init", ("20 %",)),
+            (-1, SELF, ("100 %",)),
+            (1, "Rand Init", ("100 %",)),
+        ),
+    ),
+    (
+        "digits_table_7",
+        "Joint training helps",
+        "+2.9",
+        ((1, "+ joint training", ("20 %",)), (-1, "supervised", ("20 %",))),
+    ),
+    (
+        "digits_table_7",
+        "Joint training adds to self-training",
+        "+1.0",
+        ((1, "+ both", ("20 %",)), (-1, "+ self-training", ("20 %",))),
+    ),
+    (
+        "digits_table_10",
+        "A start from the teacher is better, same steps",
+        "",
+        (
+            (1, "student from teacher", ("400 steps",)),
+            (-1, "student from scratch", ("400 steps",)),
+        ),
+    ),
+    (
+        "digits_table_10",
+        "... even with three times the steps from scratch (2.25 in the paper)",
+        "+0.2 (S1 to S4: -0.1 to +0.4)",
+        (
+            (1, "student from teacher", ("400 steps",)),
+            (-1, "student from scratch", ("1,200 steps",)),
+        ),
+    ),
+)
+
+
+def main():
+    """Print the table of claims."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model_dir", default="runs/study")
+    parser.add_argument("--record", action="store_true")
+    arguments = parser.parse_args()
+    folder = pathlib.Path(arguments.model_dir)
+    found = {name: read(folder / f"{name}.csv") for name in STUDIES}
+    rows = [difference(found[study], *rest) for study, *rest in DIFFERENCES]
+    studies = [study for study, *_ in DIFFERENCES]
+    for row in losses(found["digits_figure_2"]):
+        rows.append(row)
+        studies.append("digits_figure_2")
+    header = ("claim", "paper", "here: mean ± sd (95 %), seeds", "verdict", "study")
+    lines = [f"| {' | '.join(header)} |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} | `{name}` |" for row, name in zip(rows, studies)]
+    lines += ["", cost(found["digits_table_2"])]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    verdicts = {row[0]: row[3] for row in rows}
+    print(json.dumps({"benchmark": "claims", "ratios": {}, "figures": verdicts}))
+    if arguments.record:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "claims.md").write_text(text)
+        for name in STUDIES:
+            for ending in ("csv", "md", "png"):
+                shutil.copy(folder / f"{name}.{ending}", RESULTS)
+
+
+def read(path):
+    """Return {(row, column, seed): cell} of a study's CSV file."""
+    with open(path, newline="") as file:
+        return {(c["row"], c["column"], c["seed"]): c for c in csv.DictReader(file)}
+
+
+def difference(cells, claim, paper, terms):
+    """Return a claim's row of the table."""
+    seeds = sorted({seed for _, _, seed in cells})
+    values = []
+    for seed in seeds:
+        total = 0.0
+        for factor, row, columns in terms:
+            of_row = [number(cells[row, column, seed]["AP"]) for column in columns]
+            total += factor * statistics.fmean(of_row)
+        values.append(total)
+    return claim, paper, *judged(values)
+
+
+def number(text):
+    """Return a cell's figure, NaN without one."""
+    return float(text) if text else math.nan
+
+
+def judged(values):
+    """Return how the differences of the seeds read, and the verdict on their mean."""
+    kept = [value for value in values if not math.isnan(value)]
+    if len(kept) < 2:
+        return f"{len(kept)} of {len(values)} seeds", "not decided"
+    mean, deviation = statistics.fmean(kept), statistics.stdev(kept)
+    half = stats.t.ppf(0.975, len(kept) - 1) * deviation / math.sqrt(len(kept))
+    text = f"{mean:+.1f} ± {deviation:.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    if mean - half > 0.0:
+        verdict = "reproduced"
+    elif mean + half < 0.0:
+        verdict = "not reproduced"
+    else:
+        verdict = "not decided"
+    return f"{text}, {len(kept)}", verdict
+
+
+def losses(cells):
+    """Return the rows about the plain sum and the normalised loss."""
+    rows = []
+    counts = {}
+    for name in ("plain sum", "normalised"):
+        runs = [cell for key, cell in cells.items() if key[0] == name]
+        died = [cell for cell in runs if cell["status"] == "diverged"]
+        lost = [
+            cell
+            for cell in runs
+            if cell["AP"] and float(cell["AP"]) < float(cell["teacher_AP"])
+        ]
+        counts[name] = len(died), len(lost), len(runs)
+    (plain, plain_lost, plain_runs), (died, died_lost, runs) = counts.values()
+    fewer = "reproduced" if plain > died == 0 else "not reproduced"
+    rows.append(
+        (
+            "The plain sum diverges where the normalised loss doesn't",
+            "13 of 33 against 0 of 33",
+            f"{plain} of {plain_runs} against {died} of {runs}",
+            fewer,
+        )
+    )
+    rows.append(
+        (
+            "... or loses AP against its teacher (ours)",
+            "",
+            f"{plain_lost} of {plain_runs} against {died_lost} of {runs}",
+            "reproduced" if plain_lost > died_lost else "not reproduced",
+        )
+    )
+    seeds = sorted({seed for _, _, seed in cells})
+    columns = list(dict.fromkeys(column for _, column, _ in cells))
+    for claim, paper, chosen in (
+        ("The normalised loss is better, where both survive", "+0.4", columns),
+        ("... over alpha from 2 on", "", columns[-3:]),
+    ):
+        values = []
+        for seed in seeds:
+            gains = [
+                number(cells["normalised", column, seed]["AP"])
+                - number(cells["plain sum", column, seed]["AP"])
+                for column in chosen
+            ]
+            gains = [gain for gain in gains if not math.isnan(gain)]
+            values.append(statistics.fmean(gains) if gains else math.nan)
+        rows.append((claim, paper, *judged(values)))
+    return rows
+
+
+def cost(cells):
+    """Return what self-training costs, in a line."""
+    pairs = [
+        (float(cells[SELF, column, seed]["seconds"]), float(cell["seconds"]))
+        for (row, column, seed), cell in cells.items()
+        if row == "pre-trained"
+    ]
+    ratios = [a / b for a, b in pairs]
+    return (
+        f"Self-training (teacher, labelling, student) costs "
+        f"{statistics.fmean(ratios):.1f} ± {statistics.stdev(ratios):.1f} times the "
+        f"seconds of fine-tuning a pre-trained model ({len(ratios)} pairs)."
+    )
+
+
+if __name__ == "__main__":
+    main()
