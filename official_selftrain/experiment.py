@@ -5,6 +5,7 @@ experiment runs again; one that was interrupted continues from its last
 checkpoint or shard.
 """
 
+import contextlib
 import functools
 import os
 import time
@@ -189,7 +190,10 @@ def run(
         if validate_every:
             settings["validate"] = validated
             settings["validate_every"] = validate_every
-        with problems.unreadable_images_named(source):
+        with contextlib.ExitStack() as named:
+            for read in (source, settings.get("classified")):
+                if read is not None:
+                    named.enter_context(problems.unreadable_images_named(read))
             function(
                 network,
                 source,

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from test_fitting import assert_equal_weights, fit, scenes, tiny_model
 
 from official_selftrain import configuration, experiment, fitting, metrics
-from official_selftrain.data import augment, digits, pipeline
+from official_selftrain.data import augment, class_folders, digits, pipeline
 from official_selftrain.models import backbones
 from official_selftrain.models.classifier import ImageClassifier
 from official_selftrain.selftraining import SelfTrainer
@@ -154,6 +155,52 @@ def test_icons_show_their_digit_and_pools_share_none():
     # The scenes' digits are others altogether.
     scenes_digits = {d.tobytes() for d in digits._pool_digits("unlabeled", 0, 5)[0]}
     assert not scenes_digits & (seen[0] | seen[1])
+
+
+def test_folders_name_the_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat/a.png", "cat/b/c.png", "ant/z.png", ".hidden/x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8)).save(path)
+    (tmp_path / "readme.txt").write_text("not a class")
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    source = class_folders.class_folders(str(tmp_path))
+    assert source.class_names == ("ant", "cat") and source.has_labels
+    assert source.skipped == (f"{tmp_path}/cat/gone.png: a link that leads to no file",)
+    found = [
+        (r["id"], r["path"].decode()[len(str(tmp_path)) :], list(r["classes"]))
+        for r in source.dataset.as_numpy_iterator()
+    ]
+    assert found == [
+        (0, "/ant/z.png", [0]),
+        (1, "/cat/a.png", [1]),
+        (2, "/cat/b/c.png", [1]),
+    ]
+    batch = next(iter(pipeline.training_batches(source, 3, (16, 16), max_boxes=2)))
+    assert sorted(batch["classes"].numpy().tolist()) == [[0, -1], [1, -1], [1, -1]]
+    with pytest.raises(FileNotFoundError, match="class folders. Received: .*'none'"):
+        class_folders.class_folders("none")
+    with pytest.raises(ValueError, match="two classes. Received: .*cat' with 1"):
+        class_folders.class_folders(str(tmp_path / "cat"))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"Expected images .*dog'"):
+        class_folders.class_folders(str(tmp_path))
+
+
+def test_a_classified_image_that_cannot_be_read_is_named(run, tmp_path, monkeypatch):
+    for name in ("cat/a.png", "ant/z.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True)
+        (tmp_path / "pictures" / name).write_bytes(b"no image")
+    folder = f'class_folders.class_folders.folder = "{tmp_path}/pictures"\n'
+    lines = JOINT.split("digits.icons.num_images")[0].replace(
+        "@classified/digits.icons", "@class_folders.class_folders"
+    )
+    lines = lines.replace("import digits", "import class_folders")
+    end = "TEACHER_STEPS = 2\nSTUDENT_STEPS = 2\n"
+    monkeypatch.setattr(f"{__name__}.JOINT", lines + folder + end)
+    with pytest.raises(ValueError, match=r"readable images. .*z.png.*\(2 of 2 images"):
+        run(tmp_path / "run", stages=["teacher"])
 
 
 def test_classes_survive_augmentation():

@@ -22,6 +22,7 @@ FLOORS = {
     "anchors": 1,
     "data": 1,
     "data.color": 1,
+    "data.class_folders": 4,
     "data.digits": 3,
     "data.examples": 2,
     "data.geometry": 2,
