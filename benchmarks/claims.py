@@ -243,14 +243,14 @@ def cost(cells):
         ratios["seconds"].append(float(whole["seconds"]) / float(cell["seconds"]))
         images = float(whole["teacher_images"]) + float(whole["student_images"])
         ratios["images"].append(images / float(cell["teacher_images"]))
-    texts = [
-        f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f} times the {unit}"
-        for unit, values in ratios.items()
-    ]
+    seconds, images = (
+        f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
+        for values in ratios.values()
+    )
     return (
-        f"Self-training (teacher, labelling, student) costs {texts[0]} and {texts[1]} of "
-        f"training that fine-tuning a pre-trained model does "
-        f"({len(ratios['seconds'])} pairs)."
+        f"Self-training (teacher, labelling, student) costs {seconds} times the seconds "
+        f"and {images} times the images of training that fine-tuning a pre-trained "
+        f"model does ({len(ratios['seconds'])} pairs)."
     )
 
 
