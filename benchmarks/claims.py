@@ -248,7 +248,7 @@ def cost(cells):
         for values in ratios.values()
     )
     return (
-        f"Self-training (teacher, labelling, student) costs {seconds} times the seconds "
+        f"Self-training (teacher, labels, student) costs {seconds} times the seconds "
         f"and {images} times the images of training that fine-tuning a pre-trained "
         f"model does ({len(ratios['seconds'])} pairs)."
     )

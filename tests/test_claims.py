@@ -92,7 +92,7 @@ def test_the_cost_of_self_training_by_hand():
         (claims.SELF, "S3", "0"): cell(1.0),
     }
     assert claims.cost(cells) == (
-        "Self-training (teacher, labelling, student) costs 2.5 ± 0.7 times the seconds "
+        "Self-training (teacher, labels, student) costs 2.5 ± 0.7 times the seconds "
         "and 2.5 ± 1.4 times the images of training that fine-tuning a pre-trained "
         "model does (2 pairs)."
     )
