@@ -62,10 +62,9 @@ def fit(
     process.
 
     `output_dir` gets `model.keras`, with `classifier` also `classifier.keras`, with
-    `ema_decay` also `average.keras`, with
-    `validate` also `best.keras` and `validation.csv`; `history.csv`, `fit.json`,
-    TensorBoard's files and the last five checkpoints. Only the first of several workers
-    writes.
+    `ema_decay` also `average.keras`, with `validate` also `best.keras` and
+    `validation.csv`; `history.csv`, `fit.json`, TensorBoard's files and the last five
+    checkpoints. Only the first of several workers writes.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`, made in

@@ -214,7 +214,9 @@ def report(path, plan, cells, first=None):
         seconds = [costs["teacher_seconds"]]
         if cell["stage"] != "teacher":
             costs["labelling_seconds"] = labelling.get("seconds")
-            seconds += [costs["labelling_seconds"], costs[f"{cell['stage']}_seconds"]]
+            seconds.append(costs[f"{cell['stage']}_seconds"])
+        if cell["stage"] == "student":
+            seconds.append(costs["labelling_seconds"])
         known = is_done and None not in seconds
         costs["seconds"] = sum(seconds) if known else None
         found[cell["row"], cell["column"], cell["seed"]] = {
@@ -302,8 +304,9 @@ def _cell_text(plan, found, row, column):
 def _cost_text(plan, found):
     """Return a table of what a cell of each row costs, means over its cells.
 
-    `seconds` are those of teacher, labelling and the measured model; the last column is
-    their mean ratio to the first row's, cell by cell.
+    `seconds` are what the measured model takes: those of the teacher, of labelling for
+    a student, and of its own training; the last column is their mean ratio to the first
+    row's, cell by cell.
     """
     names = [f"{stage}_{cost}" for stage in _STAGES for cost in _COSTS]
     names.insert(3, "labelling_seconds")

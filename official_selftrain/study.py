@@ -1,15 +1,15 @@
 """Run a grid of experiments; write the table and the figure of what they come to.
 
 python -m official_selftrain.study \\
-    --gin_file=gin/study/loss_normalization.gin --model_dir=runs/loss_normalization
+    --gin_file=gin/study/digits_table_2.gin --model_dir=runs/study --jobs=2
 
 Every cell is an experiment in a process of its own; cells whose teachers follow from
 the same settings share teacher and labels. Run the same command again after an
 interruption: finished cells are kept. A training that diverges is a value of the table;
 a cell that fails is named there and tried again by the next call. `model_dir` gets
-`loss_normalization.md`, `.csv` and `.png`, named after the gin file: several studies
-may share it, and with it their teachers. Exit codes: 0 done, 1 a mistake in the call
-or a cell that failed, 130 interrupted.
+`digits_table_2.md`, `.csv` and `.png`, named after the gin file: several studies may
+share it, and with it their teachers. Exit codes: 0 done, 1 a mistake in the call or a
+cell that failed, 130 interrupted.
 """
 
 import fcntl
