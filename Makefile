@@ -40,11 +40,10 @@ smoke: $(STAMP)
 STUDIES = digits_table_2 digits_table_3 digits_table_7 digits_table_10 digits_figure_2
 
 studies: $(STAMP)
-	@for study in $(STUDIES); do \
+	@failed=0; for study in $(STUDIES); do \
 	    TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.study \
-	        --gin_file=gin/study/$$study.gin --model_dir=runs/study --jobs=2 || exit 1; \
-	done
-	@$(BIN)/python benchmarks/claims.py --model_dir=runs/study
+	        --gin_file=gin/study/$$study.gin --model_dir=runs/study --jobs=2 || failed=1; \
+	done; $(BIN)/python benchmarks/claims.py --model_dir=runs/study && exit $$failed
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ teachers follow from the same settings share teacher and labels.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import os
 import re
@@ -22,9 +23,24 @@ from matplotlib import pyplot
 
 from official_selftrain import checks
 from official_selftrain.evaluation import read_json, write_json
+from official_selftrain.report import headline
 
 _STAGES = ("teacher", "student", "control")
+_PRETRAINING = "{pretraining}"
 _COSTS = ("steps", "images", "seconds")
+
+# What `official_selftrain.train` runs for a stage of a study, and with which settings:
+# labels are made whatever they are worth, each student judges them by its threshold.
+_RUN = {
+    "teacher": "teacher,evaluation",
+    "labels": "pseudo_labels",
+    "student": "pseudo_labels,student,evaluation",
+    "control": "control,evaluation",
+}
+_PARAMS = {
+    "labels": ("experiment.run.max_empty_share = 1.0",),
+    "control": ("experiment.run.control = True",),
+}
 
 
 def grid(
@@ -57,15 +73,29 @@ def grid(
         dict of the arguments.
 
     Raises:
-        ValueError: for a stage that is none, or a study without a cell.
+        TypeError: for rows, columns, seeds or settings that aren't tuples.
+        ValueError: for a stage that is none, a study without a cell, or one that starts
+            from a pre-training without having one.
     """
     if not rows or not columns or not seeds:
         raise ValueError(
             "Expected rows, columns and seeds. Received: "
             f"rows={rows!r}, columns={columns!r}, seeds={seeds!r}"
         )
+    lists = {"settings": settings, "seeds": seeds}
+    lists |= {f"rows[{name!r}]": row for name, row in rows.items()}
+    lists |= {f"columns[{name!r}]": column for name, column in columns.items()}
+    for name, value in lists.items():
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(
+                f"Expected {name}, a tuple such as (x,). Received: {value!r}"
+            )
     for stage, *_ in rows.values():
         checks.check_choice("stage", stage, _STAGES)
+    if pretraining is None and _PRETRAINING in repr([rows, columns, settings]):
+        raise ValueError(
+            f"Expected a pretraining for {_PRETRAINING}. Received: pretraining=None"
+        )
     return {
         "experiment": experiment,
         "rows": rows,
@@ -79,40 +109,45 @@ def grid(
 
 
 def run(cells, jobs, lock, first=None):
-    """Run the experiments that aren't finished: teachers first, then what needs them.
+    """Run what isn't finished: pre-training, teachers, their labels, students, controls.
+
+    Each of them is a process of `official_selftrain.train`. A folder's name is the hash
+    of the settings that count, and its `outcome.json` holds how each stage ended, which
+    is never forgotten but for a failure, which is tried again.
 
     Args:
         cells: list of dicts: `row`, `column`, `seed`, `stage`; `command`, the flags of
             `official_selftrain.train`; `teacher_dir` and `run_dir`, the same for a cell
-            that measures the teacher.
+            that measures the teacher; `is_pretrained`, whether it starts from `first`.
         jobs: int, processes at a time, which share the cores evenly.
         lock: int, an open file that the processes shall hold too.
         first: a cell whose teacher is trained before all others, the pre-training, or
             None.
-
-    Raises:
-        ValueError: for a pre-training that failed.
     """
-    teachers, others = {}, {}
-    for cell in cells:
-        job = teachers.setdefault(cell["teacher_dir"], {**cell, "labels": False})
-        job["labels"] |= cell["stage"] != "teacher"
-        if cell["stage"] != "teacher":
-            others.setdefault(cell["run_dir"], cell)
     processes = set()
     threads = str(max((os.cpu_count() or 1) // jobs, 1))
     environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
 
-    def train(folder, job, stages):
-        path = os.path.join(folder, "outcome.json")
-        outcome = read_json(path)
-        if outcome and outcome["stages"] == stages and outcome["status"] != "failed":
-            return
+    def is_done(folder, stage):
+        return read_outcomes(folder).get(stage, {}).get("status") == "done"
+
+    def ends(folder, stage, job):
+        """Run a stage, unless it has ended; return whether it is done."""
+        outcomes = read_outcomes(folder)
+        if outcomes.get(stage, {}).get("status", "failed") != "failed":
+            return is_done(folder, stage)
         os.makedirs(folder, exist_ok=True)
+        # The folder's name vouches for the settings that count here; others, such as a
+        # student's in its teacher's folder, may differ from the last call's.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "operative.gin"))
         command = [sys.executable, "-m", "official_selftrain.train", *job["command"]]
-        command += [f"--model_dir={folder}", f"--stages={','.join(stages)}"]
-        print(f"study: {job['row']}, {job['column']}, seed {job['seed']}", flush=True)
+        command += [f"--gin_param={line}" for line in _PARAMS.get(stage, ())]
+        command += [f"--model_dir={folder}", f"--stages={_RUN[stage]}"]
+        title = f"{job['row']}, {job['column']}, seed {job['seed']}"
+        print(f"study: {title}: {stage}", flush=True)
         with open(os.path.join(folder, "log.txt"), "a") as log:
+            start = log.tell()
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, pass_fds=(lock,), env=environment
             )
@@ -120,47 +155,46 @@ def run(cells, jobs, lock, first=None):
             code = process.wait()
             processes.discard(process)
         if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
-            return  # stopped from outside: to be continued
-        write_json(path, {"stages": stages, **_outcome(folder, code)})
+            return False  # stopped from outside: to be continued
+        outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
+        write_json(os.path.join(folder, "outcome.json"), outcomes)
+        return code == 0
 
-    def student(folder, job):
-        made = read_json(os.path.join(job["teacher_dir"], "outcome.json"))
-        if not made:
+    def teach(folder, job, is_labelling):
+        if job["is_pretrained"] and not is_done(first["run_dir"], "teacher"):
             return
-        os.makedirs(folder, exist_ok=True)
-        if made["status"] != "done":
-            write_json(
-                os.path.join(folder, "outcome.json"),
-                {"stages": [], **made, "text": f"teacher: {made['text']}"},
-            )
-            return
-        for name in ("teacher", "pseudo_labels"):
-            link = os.path.join(folder, name)
-            if not os.path.lexists(link):
+        if ends(folder, "teacher", job) and is_labelling:
+            ends(folder, "labels", job)
+
+    def learn(folder, jobs_of_stages):
+        for stage, job in jobs_of_stages.items():
+            needed = ("teacher", "labels") if stage == "student" else ("teacher",)
+            if not all(is_done(job["teacher_dir"], name) for name in needed):
+                continue
+            os.makedirs(folder, exist_ok=True)
+            for name in ("teacher", "pseudo_labels"):
+                link = os.path.join(folder, name)
                 source = os.path.join(job["teacher_dir"], name)
-                os.symlink(os.path.relpath(source, folder), link)
-        train(folder, job, ["teacher", "pseudo_labels", *_STAGES[1:], "evaluation"])
+                if os.path.exists(source) and not os.path.lexists(link):
+                    os.symlink(os.path.relpath(source, folder), link)
+            ends(folder, stage, job)
 
+    teachers, students = {}, {}
+    for cell in cells:
+        job = teachers.setdefault(cell["teacher_dir"], [cell, False])
+        job[1] |= cell["stage"] == "student"
+        if cell["stage"] != "teacher":
+            students.setdefault(cell["run_dir"], {})[cell["stage"]] = cell
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         try:
-            done = []
             if first:
-                pool.submit(train, first["run_dir"], first, ["teacher"]).result()
-                outcome = read_json(os.path.join(first["run_dir"], "outcome.json"))
-                if outcome is None or outcome["status"] != "done":
-                    raise ValueError(
-                        "Expected a pre-training to start from. Received: "
-                        f"{outcome['text'] if outcome else 'one that was stopped'}, "
-                        f"{first['run_dir']}"
-                    )
-            for folder, job in teachers.items():
-                labels = ["pseudo_labels"] if job["labels"] else []
-                stages = ["teacher", *labels, "evaluation"]
-                done.append(pool.submit(train, folder, job, stages))
-            concurrent.futures.wait(done)
-            done += [pool.submit(student, *item) for item in others.items()]
-            for future in done:
-                future.result()
+                pool.submit(ends, first["run_dir"], "teacher", first).result()
+            for function, work in (
+                (teach, [(folder, *job) for folder, job in teachers.items()]),
+                (learn, list(students.items())),
+            ):
+                for future in [pool.submit(function, *item) for item in work]:
+                    future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):
@@ -168,18 +202,42 @@ def run(cells, jobs, lock, first=None):
             raise
 
 
-def _outcome(folder, code):
+def read_outcomes(folder):
+    """Return how the stages of a folder ended: dict of stage to `status` and `text`."""
+    return read_json(os.path.join(folder, "outcome.json")) or {}
+
+
+def _outcome(folder, code, start):
     """Return how a process ended: done, diverged or failed, and a line about it."""
     if code == 0:
         return {"status": "done", "text": ""}
-    with open(os.path.join(folder, "log.txt")) as file:
-        lines = [line.strip() for line in file if line.strip()]
+    with open(os.path.join(folder, "log.txt"), "rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("train: ")]
     text = (errors or lines or ["no output"])[-1]
     diverged = re.search(r"a finite loss and gradient.* at step (\d+)", text)
     if diverged:
         return {"status": "diverged", "text": f"NaN at step {diverged[1]}"}
     return {"status": "failed", "text": text[:300] or f"exit code {code}"}
+
+
+def _cell_outcome(cell, first):
+    """Return how a cell ended: as the first of what it needs that isn't done."""
+    chain = [("", cell["run_dir"], cell["stage"])]
+    if cell["stage"] == "student":
+        chain.insert(0, ("labels: ", cell["teacher_dir"], "labels"))
+    if cell["stage"] != "teacher":
+        chain.insert(0, ("teacher: ", cell["teacher_dir"], "teacher"))
+    if cell["is_pretrained"]:
+        chain.insert(0, ("pre-training: ", first["run_dir"], "teacher"))
+    missing = {"status": "failed", "text": "not finished"}
+    for name, folder, stage in chain:
+        outcome = read_outcomes(folder).get(stage, missing)
+        if outcome["status"] != "done":
+            return outcome["status"], name + outcome["text"]
+    return "done", ""
 
 
 def report(path, plan, cells, first=None):
@@ -194,39 +252,10 @@ def report(path, plan, cells, first=None):
     Returns:
         int, how many cells failed.
     """
-    metric = plan["metric"]
     found = {}
     for cell in cells:
-        results = read_json(os.path.join(cell["run_dir"], "results.json")) or {}
-        outcome = read_json(os.path.join(cell["run_dir"], "outcome.json")) or {
-            "status": "failed",
-            "text": "not finished",
-        }
-        measured = results.get(cell["stage"], {})
-        is_done = outcome["status"] == "done"
-        labelling = read_json(os.path.join(cell["teacher_dir"], "labelling.json")) or {}
-        # A cell's experiment holds no more than the stage that it measures needs.
-        costs = {
-            f"{stage}_{key}": results.get(stage, {}).get(key)
-            for stage in _STAGES
-            for key in (metric, *_COSTS)
-        }
-        seconds = [costs["teacher_seconds"]]
-        if cell["stage"] != "teacher":
-            costs["labelling_seconds"] = labelling.get("seconds")
-            seconds.append(costs[f"{cell['stage']}_seconds"])
-        if cell["stage"] == "student":
-            seconds.append(costs["labelling_seconds"])
-        known = is_done and None not in seconds
-        costs["seconds"] = sum(seconds) if known else None
-        found[cell["row"], cell["column"], cell["seed"]] = {
-            **{key: cell[key] for key in ("row", "column", "seed", "stage")},
-            "status": outcome["status"],
-            "text": outcome["text"],
-            metric: measured.get(metric) if is_done else None,
-            "labelling_seconds": None,
-            **costs,
-        }
+        key = cell["row"], cell["column"], cell["seed"]
+        found[key] = _cell_result(plan["metric"], cell, first)
     with open(path + ".csv.partial", "w", newline="") as file:
         writer = csv.DictWriter(file, next(iter(found.values())))
         writer.writeheader()
@@ -234,13 +263,55 @@ def report(path, plan, cells, first=None):
     os.replace(path + ".csv.partial", path + ".csv")
     text = table(plan, found)
     if first:
-        made = read_json(os.path.join(first["run_dir"], "teacher", "fit.json"))
-        costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
-        text += f"\nThe pre-training, once for all cells: {costs}.\n"
+        text += f"\nThe pre-training, once for all cells and seeds: {_costs(first)}.\n"
     with open(path + ".md", "w") as file:
         file.write(text)
     _draw(plan, found, path + ".png")
     return sum(cell["status"] == "failed" for cell in found.values())
+
+
+def _cell_result(metric, cell, first):
+    """Return what a cell came to, and what it cost."""
+    status, text = _cell_outcome(cell, first)
+    results = {
+        **(read_json(os.path.join(cell["teacher_dir"], "results.json")) or {}),
+        **(read_json(os.path.join(cell["run_dir"], "results.json")) or {}),
+    }
+    figures = {
+        f"{stage}_{key}": results.get(stage, {}).get(key)
+        for stage in _STAGES
+        for key in (metric, *_COSTS)
+    }
+    labelling = None
+    if cell["stage"] == "student":
+        path = os.path.join(cell["teacher_dir"], "labelling.json")
+        labelling = (read_json(path) or {}).get("seconds")
+    parts = {
+        "teacher": [figures["teacher_seconds"]],
+        "student": [figures["teacher_seconds"], labelling, figures["student_seconds"]],
+        "control": [figures["teacher_seconds"], figures["control_seconds"]],
+    }[cell["stage"]]
+    is_done = status == "done"
+    return {
+        **{key: cell[key] for key in ("row", "column", "seed", "stage")},
+        "status": status,
+        "text": text,
+        metric: figures[f"{cell['stage']}_{metric}"] if is_done else None,
+        **figures,
+        "labelling_seconds": labelling,
+        "seconds": sum(parts) if is_done and None not in parts else None,
+    }
+
+
+def _costs(first):
+    """Return what a pre-training came to and cost, or how it ended, as text."""
+    outcome = read_outcomes(first["run_dir"]).get("teacher", {"status": "not finished"})
+    if outcome["status"] != "done":
+        return outcome.get("text") or outcome["status"]
+    made = read_json(os.path.join(first["run_dir"], "results.json"))["teacher"]
+    name = headline(made)
+    costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
+    return f"{name} {made[name]:.1f}, {costs}"
 
 
 def table(plan, found):

@@ -3,13 +3,14 @@
 python -m official_selftrain.study \\
     --gin_file=gin/study/digits_table_2.gin --model_dir=runs/study --jobs=2
 
-Every cell is an experiment in a process of its own; cells whose teachers follow from
-the same settings share teacher and labels. Run the same command again after an
-interruption: finished cells are kept. A training that diverges is a value of the table;
-a cell that fails is named there and tried again by the next call. `model_dir` gets
-`digits_table_2.md`, `.csv` and `.png`, named after the gin file: several studies may
-share it, and with it their teachers. Exit codes: 0 done, 1 a mistake in the call or a
-cell that failed, 130 interrupted.
+Every training is a process of its own; cells whose teachers follow from the same
+settings share teacher and labels. `--gin_param` changes the grid
+(`"studies.grid.seeds = (0,)"`) or every cell (`"TEACHER_STEPS = 10"`). Run the same
+command again after an interruption: what is finished is kept. A training that diverges
+is a value of the table; a cell that fails is named there and tried again by the next
+call. `model_dir` gets `digits_table_2.md`, `.csv` and `.png`, named after the gin file:
+several studies may share it, and with it their teachers. Exit codes: 0 done, 1 a mistake
+in the call or a cell that failed, 130 interrupted.
 """
 
 import fcntl
@@ -42,12 +43,14 @@ def _study():
     (path,), params = configuration.GIN_FILE.value, configuration.GIN_PARAM.value
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
-    gin.parse_config_files_and_bindings([path], params)
+    of_grid = [line for line in params if line.startswith("studies.")]
+    gin.parse_config_files_and_bindings([path], of_grid)
     plan = studies.grid(**gin.get_bindings("studies.grid"))
     model_dir = _MODEL_DIR.value
     folder = os.path.dirname(os.path.abspath(path))
     first = _pretraining(plan["pretraining"], folder, model_dir)
-    cells = _cells(plan, folder, model_dir, first)
+    others = [line for line in params if line not in of_grid]
+    cells = _cells(plan, folder, model_dir, first, others)
     os.makedirs(model_dir, exist_ok=True)
     with open(os.path.join(model_dir, "lock"), "w") as lock:
         # The cells' processes hold it too, so that none of a killed study is doubled.
@@ -80,10 +83,11 @@ def _pretraining(path, folder, model_dir):
         "seed": 0,
         "command": [f"--gin_file={file}"],
         "run_dir": run_dir,
+        "is_pretrained": False,
     }
 
 
-def _cells(plan, folder, model_dir, first):
+def _cells(plan, folder, model_dir, first, params=()):
     """Return what is to be done for every row, column and seed."""
     cells = []
     # By its settings, not by where it lies, so that a study may move.
@@ -93,6 +97,7 @@ def _cells(plan, folder, model_dir, first):
         for column, of_column in plan["columns"].items():
             for seed in plan["seeds"]:
                 lines = [*plan["settings"], *of_column, *of_row, f"SEED = {seed}"]
+                lines += params
                 files = [plan["experiment"], *(x for x in lines if _is_file(x))]
                 files = [os.path.normpath(os.path.join(folder, x)) for x in files]
                 lines = [line for line in lines if not _is_file(line)]
@@ -109,6 +114,7 @@ def _cells(plan, folder, model_dir, first):
                         "column": column,
                         "seed": seed,
                         "stage": stage,
+                        "is_pretrained": any("{pretraining}" in x for x in lines),
                         "command": [
                             *(f"--gin_file={file}" for file in files),
                             *(f"--gin_param={x}" for x in _filled(lines, model)),

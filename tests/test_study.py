@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain import configuration, studies
+from official_selftrain import configuration, studies, study
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ROOT / "tests" / "tiny.gin"
@@ -79,11 +79,16 @@ def test_the_table_by_hand():
         ({"rows": {"a": ("techer",)}}, "nearest: teacher.*stage='techer'"),
         ({"seeds": ()}, r"rows, columns and seeds.*seeds=\(\)"),
         ({"columns": {}}, r"columns=\{\}"),
+        ({"rows": {"a": "teacher"}}, r"rows\['a'\], a tuple .* Received: 'teacher'"),
+        ({"columns": {"b": "X = 1"}}, r"columns\['b'\], a tuple .* Received: 'X = 1'"),
+        ({"seeds": 3}, "seeds, a tuple .* Received: 3"),
+        ({"settings": "X = 1"}, "settings, a tuple .* Received: 'X = 1'"),
+        ({"columns": {"b": ("C = '{pretraining}'",)}}, "Received: pretraining=None"),
     ],
 )
 def test_grids_that_are_none(arguments, text):
     grid = {"experiment": "x.gin", "rows": {"a": ("teacher",)}, "columns": {"b": ()}}
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         studies.grid(**{**grid, **arguments})
 
 
@@ -160,7 +165,7 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     process.communicate()
     teachers = list(model_dir.glob("teachers/*"))
     assert len(teachers) == 1  # all four cells share it
-    made = (teachers[0] / "outcome.json").stat().st_mtime_ns
+    made = (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns
     # What is left of the killed study's processes may still hold its folder.
     while time.monotonic() < deadline:
         process = start(path, model_dir, "--jobs=2")
@@ -170,7 +175,7 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
         assert process.returncode == 1
         time.sleep(1.0)
     assert process.returncode == 0, errors
-    assert (teachers[0] / "outcome.json").stat().st_mtime_ns == made
+    assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
     runs = sorted(model_dir.glob("runs/*/*"))
     assert len(runs) == 2
     assert all((run / "teacher").is_symlink() for run in runs)
@@ -191,9 +196,44 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     alone = rows["teacher", "small"]
     assert alone["seconds"] == alone["teacher_seconds"] and not alone["student_steps"]
     assert small["student_AP"] == small["AP"] and small["teacher_AP"] == alone["AP"]
-    assert large["seconds"] == ""
+    # What is known of a cell that diverged.
+    assert (large["seconds"], large["teacher_AP"]) == ("", alone["AP"])
     assert large["text"] in output and output.startswith("study: ")
     assert len(np.unique(np.asarray(Image.open(model_dir / "study.png")))) > 10
+    # Another study with other students, in other order and of one teacher more, shares
+    # the teacher and its labels.
+    other = path.with_name("other_students.gin")
+    text = path.read_text().replace("STUDENT_STEPS = 4", "STUDENT_STEPS = 5")
+    rows = text.index("studies.grid.rows")
+    other.write_text(
+        text[:rows]
+        + """studies.grid.rows = {
+    "strict": ("student", "SCORE_THRESHOLD = 0.99"),
+    "teacher": ("teacher",),
+    "control": ("control", "ALPHA = 1e38", "student/fitting.fit.normalize = False"),
+    "died": ("student", "ALPHA = 1e38", "student/fitting.fit.normalize = False",
+        "SCORE_THRESHOLD = 0.005"),
+}
+studies.grid.columns = {"all": ()}
+"""
+    )
+    process = start(other, model_dir, "--gin_param=BATCH_SIZE = 4")
+    output, errors = process.communicate()
+    assert process.returncode == 1 and ": teacher" not in output, errors
+    assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
+    found = csv.DictReader((model_dir / "other_students.csv").read_text().splitlines())
+    found = {row["row"]: row for row in found}
+    # A threshold that leaves no label is the student's failure alone.
+    assert found["strict"]["status"] == "failed"
+    assert found["strict"]["text"].startswith("train: Expected pseudo-labels with a sc")
+    assert found["teacher"]["AP"] == alone["AP"]
+    # A student that diverges takes nothing from its control.
+    assert found["died"]["status"] == "diverged"
+    assert found["control"]["status"] == "done" and found["control"]["AP"] != ""
+    assert found["control"]["control_steps"] == "5"
+    parts = ("teacher_seconds", "control_seconds")
+    expected = sum(float(found["control"][k]) for k in parts)
+    assert float(found["control"]["seconds"]) == pytest.approx(expected)
     # Nothing is left to do.
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
     with open(model_dir / "lock") as lock:
@@ -205,6 +245,22 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     again, errors = process.communicate()
     assert process.returncode == 0 and "study: " not in again, errors
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
+
+
+def test_settings_of_the_command_line_reach_every_cell(tmp_path):
+    path = tmp_path / "study.gin"
+    path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
+    (tmp_path / "other.gin").write_text("")
+    process = start(path, tmp_path / "study", "--gin_param=TEECHER_STEPS = 2")
+    errors = process.communicate()[1]
+    assert process.returncode == 1
+    assert "a macro that is used (nearest: TEACHER_STEPS). Received: TEECHER" in errors
+    gin.clear_config()
+    gin.parse_config_files_and_bindings([str(path)], [])
+    plan = studies.grid(**gin.get_bindings("studies.grid"))
+    params = ["TEACHER_STEPS = 2", "SEED = 7"]
+    for cell in study._cells(plan, str(tmp_path), "runs", None, params):
+        assert cell["command"][-2:] == [f"--gin_param={line}" for line in params]
 
 
 def test_a_cell_that_fails_is_named(tmp_path):
@@ -267,7 +323,7 @@ checkpoints.pretrained.parts = ("backbone",)
 
 
 def test_cells_start_from_a_pretraining(tmp_path):
-    """One that diverges stops the study; a good one is the cells' start."""
+    """One that diverges is a value of its cells; of a good one they start."""
     path, model_dir = tmp_path / "warm.gin", tmp_path / "study"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     rows = text.index("studies.grid.rows")
@@ -276,6 +332,7 @@ def test_cells_start_from_a_pretraining(tmp_path):
         text[:rows]
         + """studies.grid.pretraining = "pretraining.gin"
 studies.grid.rows = {
+    "cold": ("teacher",),
     "warm": (
         "teacher",
         "warm_start.gin",
@@ -287,19 +344,25 @@ studies.grid.columns = {"all": ()}
 """
     )
     (tmp_path / "warm_start.gin").write_text(WARM)
-    for rate, code in (("1e30", 1), ("0.01", 0)):
-        (tmp_path / "pretraining.gin").write_text(
-            PRETRAINING.format(root=ROOT, rate=rate)
-        )
+    for rate, status in (("1e30", "diverged"), ("0.01", "done")):
+        pretraining = PRETRAINING.format(root=ROOT, rate=rate)
+        (tmp_path / "pretraining.gin").write_text(pretraining)
         process = start(path, model_dir)
         output, errors = process.communicate()
-        assert process.returncode == code, errors
-        text = "a pre-training to start from. Received: NaN at step"
-        assert (text in errors) == bool(code)
-    assert "The pre-training, once for all cells: 3 steps, 12 images, " in output
+        assert process.returncode == 0, errors
+        found = csv.DictReader((model_dir / "warm.csv").read_text().splitlines())
+        cold, warm = found
+        assert (cold["status"], warm["status"]) == ("done", status)
+        if status == "diverged":
+            assert warm["text"].startswith("pre-training: NaN at step ")
+            assert "once for all cells and seeds: NaN at step " in output
+    text = "The pre-training, once for all cells and seeds: top1 "
+    assert text in output and ", 3 steps, 12 images, " in output
     (made,) = model_dir.glob("pretraining/*/teacher/model.keras")
-    (cell_dir,) = model_dir.glob("teachers/*")
     source = keras.saving.load_model(made).backbone
-    found = keras.saving.load_model(cell_dir / "teacher" / "model.keras").backbone
-    for a, b in zip(source.trainable_weights, found.trainable_weights, strict=True):
-        np.testing.assert_array_equal(a, b)
+    stays = []
+    for cell_dir in model_dir.glob("teachers/*"):
+        found = keras.saving.load_model(cell_dir / "teacher" / "model.keras").backbone
+        pairs = zip(source.trainable_weights, found.trainable_weights, strict=True)
+        stays.append(all(np.array_equal(a, b) for a, b in pairs))
+    assert sorted(stays) == [False, True]
