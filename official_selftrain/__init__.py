@@ -9,12 +9,18 @@ from official_selftrain.data import augment, digits, examples, pipeline, sources
 from official_selftrain.evaluation import evaluate_model
 from official_selftrain.experiment import run
 from official_selftrain.fitting import fit
-from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
+from official_selftrain.models import (
+    ImageClassifier,
+    RetinaNet,
+    SemanticSegmenter,
+    backbones,
+)
 from official_selftrain.selftraining import SelfTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ImageClassifier",
     "RetinaNet",
     "SelfTrainer",
     "SemanticSegmenter",

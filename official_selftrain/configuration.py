@@ -79,6 +79,11 @@ def load_config(files, params):
             f"line {error.lineno}. Received: {(error.text or '').strip()!r}, "
             f"{error.msg}"
         ) from error
+    except NameError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"Expected an import for every name of a gin file. Received: {reason}"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     _check_references()

@@ -82,7 +82,7 @@ def run(
         student_init: `"teacher"`: student and control start from the teacher's
             weights; `"random"`: from the weights the teacher started from.
         control: bool, train a supervised control to compare with: the student's
-            start, steps and images per step, but labelled images only.
+            start, steps and images per step, but no pseudo-labels.
         label_batch_size: int, for labelling and evaluation.
         shard_size: int, images per shard of pseudo-labels.
         max_boxes: int, slots for the labels of an image.
@@ -210,19 +210,30 @@ def run(
     def classifier(network, stage, number):
         """Return a classifier on a model's backbone, with the teacher's weights."""
         source = classified()
-        if not source.has_labels or source.has_masks:
-            raise ValueError(
-                "Expected classified images with a class each. Received: "
-                + ("masks" if source.has_masks else "images without labels")
-            )
         if not hasattr(network, "backbone"):
             raise TypeError(
                 "Expected a model with a backbone to share with a classifier. "
                 f"Received: {type(network).__name__}"
             )
         with strategy.scope():
-            made = ImageClassifier(
-                len(source.class_names), network.image_size, network.backbone
+            # `fit` refuses images without classes.
+            count = max(len(source.class_names), 2)
+            made = ImageClassifier(count, network.image_size, network.backbone)
+        if is_first:
+            for line in source.skipped:
+                print(f"skipped {line}", flush=True)
+        known = os.path.join(model_dir, "classified_labels.txt")
+        names = "".join(f"{name}\n" for name in source.class_names)
+        if is_first and not os.path.exists(known):
+            with open(known, "w") as file:
+                file.write(names)
+        _await(known, is_first)
+        with open(known) as file:
+            before = file.read()
+        if before != names:
+            raise ValueError(
+                f"Expected the classified images' classes of {known}, "
+                f"{before.split()[:10]}. Received: {names.split()[:10]}"
             )
         before = os.path.join(teacher_dir(number), "classifier.keras")
         starts_anew = stage == "teacher" or student_init != "teacher"

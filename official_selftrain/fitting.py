@@ -77,7 +77,7 @@ def fit(
         optimizer: function `(learning_rate)` → `keras.optimizers.Optimizer`.
         schedule: function `(steps)` → learning rate or schedule.
         seed: int, of order and augmentation.
-        augment: as described in `data.augment`, for both streams.
+        augment: as described in `data.augment`, for all streams.
         alpha: float, weight of the pseudo-labelled stream.
         normalize: bool, the paper's normalised loss instead of the plain sum.
         decay: float, of the loss averages.
@@ -140,11 +140,9 @@ def fit(
             flush=True,
         )
         batch_size, steps = scaled_batch_size, math.ceil(steps / factor)
-    joins = classified is not None and classification_weight > 0.0
-    if joins and classifier is None:
-        raise ValueError(
-            "Expected a classifier for classified images. Received: classifier=None"
-        )
+    joins = classified is not None and classification_weight != 0.0
+    if joins:
+        _check_classified(classified, classifier)
     streams = 2 if pseudo or fill_with_labeled else 1
     images_per_step = (streams + joins) * batch_size
     strategy = strategy or tf.distribute.get_strategy()
@@ -407,6 +405,22 @@ class _Termination:
     def __exit__(self, *exception):
         if self._listens:
             signal.signal(signal.SIGTERM, self._before)
+
+
+def _check_classified(classified, classifier):
+    """Check that images have a class each, of those that a classifier knows."""
+    if classifier is None:
+        raise ValueError(
+            "Expected a classifier for classified images. Received: classifier=None"
+        )
+    if not classified.has_labels or classified.has_masks:
+        kind = "masks" if classified.has_masks else "images without labels"
+        raise ValueError(f"Expected images with a class each. Received: {kind}")
+    if len(classified.class_names) != classifier.num_classes:
+        raise ValueError(
+            f"Expected classified images of {classifier.num_classes} classes. "
+            f"Received: {len(classified.class_names)}"
+        )
 
 
 def check_counts(**counts):

@@ -28,7 +28,8 @@ class SelfTrainer(keras.Model):
 
     A third stream, `"classified"`, is for joint training: images with a class each go
     through `classifier`, which shares the model's backbone, in a pass of their own, and
-    `classification_weight` times its loss is added to L.
+    `classification_weight` times its loss is added to L. Each pass has its own batch
+    statistics; the shared layers' moving averages follow both.
 
     It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate` and `save`
     work as usual. The logs hold `loss` (all of L), `labeled_loss` (L_h) and, with a
@@ -59,7 +60,7 @@ class SelfTrainer(keras.Model):
             leaves it out of the step.
 
     Raises:
-        TypeError: if `model` has no `compute_losses`.
+        TypeError: if `model` has no `compute_losses`, or `classifier` is none.
         ValueError: for a negative alpha, l2 or weight, an accumulation below 1, or a
             classifier on another backbone.
 
@@ -101,9 +102,13 @@ class SelfTrainer(keras.Model):
                 "Expected accumulation, an integer of at least 1. "
                 f"Received: accumulation={accumulation!r}"
             )
-        if classifier is not None and classifier.backbone is not getattr(
-            model, "backbone", None
-        ):
+        if not isinstance(classifier, ImageClassifier | None):
+            raise TypeError(
+                "Expected classifier, an ImageClassifier or None. "
+                f"Received: classifier={classifier!r}"
+            )
+        shared = getattr(model, "backbone", None)
+        if classifier is not None and classifier.backbone is not shared:
             raise ValueError(
                 "Expected a classifier on the model's own backbone "
                 "(backbone=model.backbone). Received: another, "

@@ -32,6 +32,7 @@ from official_selftrain import boxes as box_ops
 from official_selftrain import signatures, teachers
 from official_selftrain.data import geometry, images
 from official_selftrain.data.masks import IGNORE_CLASS
+from official_selftrain.models.classifier import ImageClassifier
 
 # Larger images are refused before they are decoded: 200 MB of pixels.
 MAX_PIXELS = 2**26
@@ -58,12 +59,18 @@ def export(
         str, the version's folder.
 
     Raises:
+        TypeError: for an `ImageClassifier`.
         ValueError: for a name that is none, a version that exists, or not as many
             class names as classes.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
         raise ValueError(
             f"Expected a name of letters, digits, '_', '-' and '.'. Received: {name!r}"
+        )
+    if isinstance(model, ImageClassifier):
+        raise TypeError(
+            "Expected a detector or segmenter. Received: "
+            f"model={model.name}, a classifier of whole images"
         )
     if model.num_classes != len(class_names):
         raise ValueError(

@@ -109,7 +109,7 @@ def grid(
 
 
 def run(cells, jobs, lock, first=None):
-    """Run what isn't finished: pre-training, teachers, their labels, students, controls.
+    """Run what isn't finished: pre-training, teachers, labels, students, controls.
 
     Each of them is a process of `official_selftrain.train`. A folder's name is the hash
     of the settings that count, and its `outcome.json` holds how each stage ended, which

@@ -9,8 +9,8 @@ settings share teacher and labels. `--gin_param` changes the grid
 command again after an interruption: what is finished is kept. A training that diverges
 is a value of the table; a cell that fails is named there and tried again by the next
 call. `model_dir` gets `digits_table_2.md`, `.csv` and `.png`, named after the gin file:
-several studies may share it, and with it their teachers. Exit codes: 0 done, 1 a mistake
-in the call or a cell that failed, 130 interrupted.
+several studies may share it, and with it their teachers. Exit codes: 0 done, 1 a
+mistake in the call or a cell that failed, 130 interrupted.
 """
 
 import fcntl

@@ -43,7 +43,7 @@ def _print_results(results):
         if stage in results:
             figures = ", ".join(
                 f"{name} {results[stage][name]:.2f}"
-                for name in ("AP", "AP50", "AP75", "mIoU")
+                for name in ("AP", "AP50", "AP75", "mIoU", "top1")
                 if results[stage].get(name) is not None
             )
             absent = results[stage].get("class_IoU", []).count(None)

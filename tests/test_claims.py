@@ -70,12 +70,35 @@ def test_divergence_and_loss_of_ap_are_counted():
                 better = 43.0 if rate else 42.0
                 cells[f"normalised{rate}", column, seed] = cell(better)
     rows = claims.losses(cells)
-    assert rows[0][2:] == ("4 of 16 against 0 of 16", "reproduced")
-    assert rows[1][2:] == ("2 of 16 against 0 of 16", "reproduced")
+    # One-sided: C(16, 4) / C(32, 4) = 0.0506, C(16, 2) / C(32, 2) = 0.242.
+    assert rows[0][2:] == ("4 of 16 against 0 of 16", "not decided")
+    assert rows[1][2:] == ("2 of 16 against 0 of 16", "not decided")
     # Where the plain sum survived: +1, +1, +1 and +1, +1, +3; with the larger rate one
     # more of each.
     assert rows[2][2] == "+1.3 ± 0.5 (-2.9 to +5.6), 2"
     assert rows[3][2] == "+2.3 ± 0.5 (-1.9 to +6.6), 2"
+
+
+@pytest.mark.parametrize(
+    ("more", "fewer", "verdict"),
+    [
+        # C(12, 6) / C(24, 6) = 924 / 134,596 = 0.0069.
+        ((6, 12), (0, 12), "reproduced"),
+        ((0, 12), (6, 12), "not reproduced"),
+        # C(12, 4) / C(24, 4) = 495 / 10,626 = 0.047.
+        ((4, 12), (0, 12), "not decided"),
+        ((0, 12), (0, 12), "not decided"),
+    ],
+)
+def test_counts_are_compared_by_fisher_s_test(more, fewer, verdict):
+    assert claims.counted(more, fewer) == verdict
+
+
+def test_a_missing_study_is_named(tmp_path):
+    with pytest.raises(
+        SystemExit, match="Expected .*x.csv. Make it with: make studies"
+    ):
+        claims.read(tmp_path / "x.csv")
 
 
 def test_the_cost_of_self_training_by_hand():
@@ -92,8 +115,8 @@ def test_the_cost_of_self_training_by_hand():
         (claims.SELF, "S3", "0"): cell(1.0),
     }
     assert claims.cost(cells) == (
-        "Self-training (teacher, labels, student) costs 2.5 ± 0.7 times the seconds "
-        "and 2.5 ± 1.4 times the images of training that fine-tuning a pre-trained "
+        "Self-training (teacher, labels, student) costs 2.5 ± 0.5 times the seconds "
+        "and 2.5 ± 1.0 times the images of training that fine-tuning a pre-trained "
         "model does (2 pairs)."
     )
 
@@ -142,8 +165,8 @@ def test_grids_share_their_teachers():
 
 def test_figure_2_of_the_paper():
     plan, cells = cells_of("coco_figure_2", {"columns": {"3": ("ALPHA = 3.0",)}})
-    assert len(plan["rows"]) == 12 and len(cells) == 12
-    # Twice S1 and twice S2 have the same teacher.
+    assert len(plan["rows"]) == 14 and len(cells) == 14
+    # One for each augmentation.
     assert len({cell["teacher_dir"] for cell in cells}) == 4
     gin.clear_config()
     (larger,) = [c for c in cells if c["row"] == "S2, 180k, larger rate, plain sum"]

@@ -1,5 +1,6 @@
 """ImageClassifier, its metric, and the joint training of a backbone by two tasks."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -14,7 +15,7 @@ from test_fitting import assert_equal_weights, fit, scenes, tiny_model
 
 from official_selftrain import configuration, experiment, fitting, metrics
 from official_selftrain.data import augment, class_folders, digits, pipeline
-from official_selftrain.models import backbones
+from official_selftrain.models import SemanticSegmenter, backbones
 from official_selftrain.models.classifier import ImageClassifier
 from official_selftrain.selftraining import SelfTrainer
 
@@ -330,10 +331,16 @@ def test_what_joint_training_refuses():
         SelfTrainer(model, classifier=small())
     with pytest.raises(ValueError, match="Received: classification_weight=-1"):
         SelfTrainer(model, classification_weight=-1)
+    for wrong in ("x", model):
+        with pytest.raises(TypeError, match="ImageClassifier or None. Received: class"):
+            SelfTrainer(model, classifier=wrong)
     trainer, batch = trainer_and_batch()
     trainer.classifier = None
     with pytest.raises(ValueError, match="Received: classifier=None"):
         trainer(batch)
+    flat = {"classes": np.array([0, 1])}
+    with pytest.raises(ValueError, match=r"classes \[B, M\].*of shape \(2,\)"):
+        small().compute_losses({"image_logits": np.zeros((2, 3), np.float32)}, flat)
 
 
 def test_a_fit_with_classified_images(tmp_path, monkeypatch):
@@ -383,6 +390,14 @@ def test_a_fit_with_classified_images(tmp_path, monkeypatch):
     assert_equal_weights(resumed[1], classifier)
     with pytest.raises(ValueError, match="classifier for classified images. Received"):
         fit(tmp_path / "none", classified=icons())
+    wrong = {"model": model, "classifier": classifier}
+    with pytest.raises(ValueError, match="Received: classification_weight='0.5'"):
+        fit(tmp_path / "a", **wrong, classified=icons(), classification_weight="0.5")
+    with pytest.raises(ValueError, match="images of 3 classes. Received: 5"):
+        fit(tmp_path / "b", **wrong, classified=digits.icons(2, 0, (32, 32)))
+    unlabeled = dataclasses.replace(icons(), has_labels=False)
+    with pytest.raises(ValueError, match="a class each. Received: images without"):
+        fit(tmp_path / "c", **wrong, classified=unlabeled)
 
 
 JOINT = """
@@ -441,3 +456,80 @@ def test_what_an_experiment_with_joint_training_refuses(run, tmp_path, monkeypat
     monkeypatch.setattr(f"{__name__}.JOINT", masks)
     with pytest.raises(ValueError, match="a class each. Received: masks"):
         run(tmp_path / "run", stages=["teacher"])
+
+
+def test_the_classes_of_classified_images_stay_the_same(run, tmp_path, monkeypatch):
+    """Other classes for the student, or other names, would change their meaning."""
+    run(tmp_path / "run", stages=["teacher"])
+    known = (tmp_path / "run" / "classified_labels.txt").read_text()
+    assert known == "5\n6\n7\n8\n9\n"
+    other = JOINT + "digits.icons.classes = (6, 5, 7, 8, 9)\n"
+    monkeypatch.setattr(f"{__name__}.JOINT", other)
+    gin.clear_config()
+    with pytest.raises(ValueError, match=r"classified_labels.txt, \['5', '6'.*: \['6'"):
+        run(tmp_path / "run", stages=["control"])
+
+
+def test_joint_training_needs_a_backbone(run, tmp_path):
+    class Bare:
+        def __init__(self, **_):
+            pass
+
+    (tmp_path / "joint.gin").write_text(JOINT)
+    configuration.load_config([TINY, str(tmp_path / "joint.gin")], [])
+    bound = gin.get_configurable(experiment.run)
+    with pytest.raises(TypeError, match="a backbone to share .* Received: Bare"):
+        bound(str(tmp_path / "run"), model=Bare, stages=["teacher"])
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_joint_steps_in_half_precision(run, tmp_path, policy):
+    params = [f'PRECISION = "{policy}"', "EMA_DECAY = 0.5"]
+    results = run(tmp_path / "run", *params, stages=["teacher", "evaluation"])
+    assert results["teacher_average"]["steps"] == 4
+    rows = fitting.read_history(str(tmp_path / "run" / "teacher"))
+    assert all(0.0 < row["classified_loss"] < 10.0 for row in rows)
+
+
+def test_a_student_from_scratch_has_a_fresh_head(run, tmp_path):
+    run(
+        tmp_path / "run",
+        'experiment.run.student_init = "random"',
+        "STUDENT_STEPS = 1",
+        "fitting.fit.classification_weight = 1e-6",
+        "fitting.fit.log_every = 1",
+        stages=["teacher", "pseudo_labels", "student"],
+    )
+    heads = [
+        keras.saving.load_model(tmp_path / "run" / stage / "classifier.keras")
+        .get_layer("classification_predict")
+        .get_weights()[0]
+        for stage in ("teacher", "student")
+    ]
+    # The same seed makes both heads; a weight of 1e-6 hardly moves them.
+    np.testing.assert_allclose(heads[0], heads[1], atol=1e-5)
+
+
+def test_a_segmenter_trains_jointly():
+    model = SemanticSegmenter(
+        3,
+        (128, 128),
+        backbones.resnet(18, filters=(4, 4, 4, 4)),
+        num_filters=4,
+        num_repeats=1,
+        num_head_convs=1,
+    )
+    trainer = SelfTrainer(
+        model, classifier=ImageClassifier(3, (128, 128), model.backbone)
+    )
+    trainer.compile(optimizer=keras.optimizers.SGD(0.01))
+    masks = digits.scenes("labeled", 2, 0, (128, 128), num_classes=2, has_masks=True)
+    pictures = digits.icons(2, 0, (128, 128), (5, 6, 7))
+    batch = {
+        name: next(iter(pipeline.training_batches(source, 2, (128, 128), augment.fit)))
+        for name, source in (("labeled", masks), ("classified", pictures))
+    }
+    terms = {name: float(value) for name, value in trainer.step(batch).items()}
+    joint = terms["labeled_loss"] + terms["classified_loss"]
+    assert terms["loss"] == pytest.approx(joint, rel=1e-5)
+    assert terms["labeled_loss"] == pytest.approx(np.log(3), rel=0.5)

@@ -2,12 +2,7 @@
 
 import os
 
-import numpy as np
-
 from official_selftrain.data import examples, sources
-
-# A box that covers its image, as shares of height and width.
-_WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
 
 
 def class_folders(folder):
@@ -25,11 +20,14 @@ def class_folders(folder):
         `examples.Source`; ids count the images.
 
     Raises:
+        TypeError: if `folder` is no path.
         FileNotFoundError: if there is no folder, or one of a class without images.
         ValueError: for less than two classes.
 
     Source: own.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"Expected folder, a path. Received: folder={folder!r}")
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"Expected a folder of class folders. Received: folder={folder!r}"
@@ -49,15 +47,7 @@ def class_folders(folder):
         found = sources.folder(os.path.join(folder, name))
         skipped += found.skipped
         for example in found.dataset.as_numpy_iterator():
-            records.append(
-                {
-                    "path": example["path"].decode(),
-                    "id": len(records),
-                    "boxes": _WHOLE,
-                    "classes": np.array([label], np.int32),
-                    "scores": np.ones(1, np.float32),
-                    "ignore": np.zeros(1, bool),
-                    "areas": np.zeros(1, np.float32),
-                }
-            )
+            path = example["path"].decode()
+            whole = examples.whole_image(label)
+            records.append({"path": path, "id": len(records), **whole})
     return examples.from_records(records, names, skipped=skipped)

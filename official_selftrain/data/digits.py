@@ -127,19 +127,8 @@ def icons(
         opacity = _resized_digit(rng, digits[choice], digit_height, image_size[1])
         place = _free_place(rng, opacity, np.zeros(image_size, np.uint8))
         _paste(rng, image, opacity, place)
-        label = np.array([labels[choice]], np.int32)
-        whole = np.array([[0.0, 0.0, 1.0, 1.0]], np.float32)
-        records.append(
-            {
-                "encoded": _png(_noisy(rng, image)),
-                "id": index,
-                "boxes": whole,
-                "classes": label,
-                "scores": np.ones(1, np.float32),
-                "ignore": np.zeros(1, bool),
-                "areas": np.full(1, image_size[0] * image_size[1], np.float32),
-            }
-        )
+        whole = examples.whole_image(labels[choice])
+        records.append({"encoded": _png(_noisy(rng, image)), "id": index, **whole})
     return examples.from_records(records, [str(digit) for digit in classes])
 
 

@@ -59,6 +59,17 @@ class Source:
     has_masks: bool = False
 
 
+def whole_image(label):
+    """Return an example's labels for an image's own class: a box that covers it."""
+    return {
+        "boxes": np.array([[0.0, 0.0, 1.0, 1.0]], np.float32),
+        "classes": np.array([label], np.int32),
+        "scores": np.ones(1, np.float32),
+        "ignore": np.zeros(1, bool),
+        "areas": np.zeros(1, np.float32),
+    }
+
+
 def from_records(records, class_names=(), has_labels=True, skipped=()):
     """Make a source of examples held in memory (images may lie in files).
 

@@ -237,9 +237,9 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
             `"imagenet2012"` or another configuration of these.
         split: str, such as `"train"` or `"train[:20%]"`.
         data_dir: str or None, where TFDS keeps its data.
-        has_image_classes: bool, the labels are the images' own classes (of
-            `imagenet2012`, which has no others and no label without), each a box that
-            covers its image.
+        has_image_classes: bool, take the images' own classes for labels, each a box
+            that covers its image. Only `imagenet2012` has some; without, its images are
+            unlabelled.
 
     Returns:
         `examples.Source`; ids count the images. Its labels are boxes: TFDS has no

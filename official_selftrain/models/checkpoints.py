@@ -69,9 +69,10 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
     if weights is None:
         return model
     weights = os.fspath(weights)
+    parts = (parts,) if isinstance(parts, str) else tuple(parts)
     is_keras = weights.endswith((".weights.h5", ".keras"))
     is_lite = weights.endswith(".pth") or weights.startswith("efficientnet-lite")
-    if weights.endswith(".keras") and tuple(parts) == ("backbone",) and not class_ids:
+    if weights.endswith(".keras") and parts == ("backbone",) and class_ids is None:
         _load_backbone(model, weights)
         return model
     if (is_keras or is_lite) and (set(parts) != set(PARTS) or class_ids is not None):
@@ -243,15 +244,17 @@ def _load_backbone(model, path):
             f"Expected a model's file. Received: weights={path!r}, {reason}"
         ) from error
     stored, model = (getattr(m, "backbone", m) for m in (stored, model))
-    shapes = [
-        [(v.path.split("/", 1)[-1], tuple(v.shape)) for v in m.weights]
-        for m in (model, stored)
+    # Layers of other names may hold the same weights, in the same order.
+    differing = [
+        f"{found.path} {tuple(found.shape)} for {own.path} {tuple(own.shape)}"
+        for own, found in zip(model.weights, stored.weights)
+        if (own.name, own.shape) != (found.name, found.shape)
     ]
-    if shapes[0] != shapes[1]:
-        differing = [f"{a} for {b}" for b, a in zip(*shapes) if a != b]
+    if differing or len(model.weights) != len(stored.weights):
         raise ValueError(
-            f"Expected the {len(shapes[0])} weights of {model.name}. Received: "
-            f"weights={path!r} with {len(shapes[1])}, {_listed('other', differing)}"
+            f"Expected the {len(model.weights)} weights of {model.name}. Received: "
+            f"weights={path!r} with {len(stored.weights)}, "
+            f"{_listed('others', differing)}"
         )
     model.set_weights(stored.get_weights())
 

@@ -65,7 +65,7 @@ class ImageClassifier(keras.Model):
 
     def num_targets(self, labels):
         """Return the number of images whose class is known, float32 scalar."""
-        return ops.sum(ops.cast(labels["classes"][:, 0] >= 0, "float32"))
+        return ops.sum(ops.cast(_classes(labels) >= 0, "float32"))
 
     def compute_losses(self, outputs, labels, num_targets=None):
         """Return the mean cross-entropy of the images whose class is known.
@@ -79,8 +79,11 @@ class ImageClassifier(keras.Model):
 
         Returns:
             dict with `loss`, float32 scalar, 0 where no class is known.
+
+        Raises:
+            ValueError: for classes of another shape.
         """
-        classes = labels["classes"][:, 0]
+        classes = _classes(labels)
         known = ops.cast(classes >= 0, "float32")
         found = losses.cross_entropy(
             ops.maximum(classes, 0), ops.cast(outputs["image_logits"], "float32")
@@ -134,3 +137,14 @@ class ImageClassifier(keras.Model):
             )
         with dtype_policy(config.pop("dtype_policy", None)):
             return cls(**config)
+
+
+def _classes(labels):
+    """Return the class of each image."""
+    classes = labels["classes"]
+    if len(classes.shape) != 2:
+        raise ValueError(
+            "Expected classes [B, M], an image's class the first. "
+            f"Received: classes of shape {tuple(classes.shape)}"
+        )
+    return classes[:, 0]
