@@ -394,7 +394,7 @@ def test_a_fit_with_classified_images(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Received: classification_weight='0.5'"):
         fit(tmp_path / "a", **wrong, classified=icons(), classification_weight="0.5")
     with pytest.raises(ValueError, match="images of 3 classes. Received: 5"):
-        fit(tmp_path / "b", **wrong, classified=digits.icons(2, 0, (32, 32)))
+        fit(tmp_path / "b", **wrong, classified=digits.icons(2, 0, (48, 48)))
     unlabeled = dataclasses.replace(icons(), has_labels=False)
     with pytest.raises(ValueError, match="a class each. Received: images without"):
         fit(tmp_path / "c", **wrong, classified=unlabeled)
