@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 from tensorflow import data, nest
+from test_claims import cells_of
 from test_gin import clean_gin, run_on_tiny_voc  # noqa: F401
 from test_sources import OBJECTS, jpeg, picture, spec_of
 
@@ -72,17 +73,36 @@ def check_model(name):
         assert BUILT[key] == expected
 
 
+def figure_2():
+    """Return the flags of a cell of each row of Figure 2, at alpha 3."""
+    _, cells = cells_of("coco_figure_2", {"columns": {"3": ("ALPHA = 3.0",)}})
+    gin.clear_config()
+    return {f"resnet101, {cell['row']}": cell["command"] for cell in cells}
+
+
+CELLS = figure_2()
+
+
+def load(name, params):
+    """Read a row's gin file, or those of a cell of Figure 2."""
+    flags = [flag.split("=", 1) for flag in CELLS.get(name, ())]
+    files = [value for kind, value in flags if kind == "--gin_file"]
+    lines = [value for kind, value in flags if kind == "--gin_param"]
+    files = files or [str(ROOT / "gin" / name)]
+    configuration.load_config(files, [*lines, *params])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [*ROWS, *CELLS])
 def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
-    text = (ROOT / "gin" / name).read_text()
+    text = "" if name in CELLS else (ROOT / "gin" / name).read_text()
     optional = {
         "CHECKPOINT": "CHECKPOINT = None",
         "SPLIT_FILE": f'SPLIT_FILE = "{tmp_path}/split.json"',
         "pascal_coco": f'UNLABELED_IMAGES = "{tiny_coco.unlabeled}"',
     }
     params = [line for word, line in optional.items() if word in text]
-    configuration.load_config([str(ROOT / "gin" / name)], params)
+    load(name, params)
     check_model(name)
     gin.clear_config()
 
@@ -106,13 +126,15 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
                 # Before training every score is 0.01.
                 *("SCORE_THRESHOLD = 0.0", "retinanet.RetinaNet.score_threshold = 0.0"),
             ]
-            configuration.load_config([str(ROOT / "gin" / name)], params)
+            load(name, params)
             # The rows' rates belong to batches of 128 and 256.
             for schedule in ("cosine", "stepwise"):
                 key = f"schedules.{schedule}.learning_rate"
                 with gin.unlock_config():
                     if schedule in repr(gin.query_parameter("fitting.fit.schedule")):
                         gin.bind_parameter(key, 0.001)
+                        if "larger rate" in name:
+                            gin.bind_parameter(f"student/{key}", 0.002)
             run = gin.get_configurable(experiment.run)
             run(str(model_dir), stages=stages)
     is_joint = "_joint_" in name
