@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 from test_fitting import assert_equal_weights, fit, scenes, tiny_model
 
-from official_selftrain import configuration, experiment, fitting, metrics
+from official_selftrain import configuration, experiment, fitting, metrics, serving
 from official_selftrain.data import augment, class_folders, digits, pipeline
 from official_selftrain.models import SemanticSegmenter, backbones
 from official_selftrain.models.classifier import ImageClassifier
@@ -106,6 +106,13 @@ def test_every_weight_gets_a_gradient_and_survives_saving(tmp_path):
     )
 
 
+def test_a_classifier_has_no_export(tmp_path):
+    with pytest.raises(
+        TypeError, match="Received: model=classifier, a classifier of w"
+    ):
+        serving.export(small(), str(tmp_path), "digits", ["5", "6", "7"])
+
+
 def test_mixed_precision_ends_in_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -182,6 +189,8 @@ def test_folders_name_the_classes(tmp_path):
     assert sorted(batch["classes"].numpy().tolist()) == [[0, -1], [1, -1], [1, -1]]
     with pytest.raises(FileNotFoundError, match="class folders. Received: .*'none'"):
         class_folders.class_folders("none")
+    with pytest.raises(TypeError, match="a path. Received: folder=None"):
+        class_folders.class_folders(None)
     with pytest.raises(ValueError, match="two classes. Received: .*cat' with 1"):
         class_folders.class_folders(str(tmp_path / "cat"))
     (tmp_path / "dog").mkdir()

@@ -220,6 +220,10 @@ def test_gin_mistakes_are_refused(param, text):
     [
         ('include "nowhere.gin"\n', "Unable to open file: nowhere.gin"),
         ("from __gin__ import dynamic_registration\nimport nowhere\n", "'nowhere'"),
+        (
+            "from __gin__ import dynamic_registration\ndigits.scenes.seed = 1\n",
+            "an import for every name of a gin file. Received: 'digits' was not",
+        ),
     ],
 )
 def test_gin_files_that_cannot_be_read(tmp_path, content, text):
