@@ -233,7 +233,7 @@ def run(
         if before != names:
             raise ValueError(
                 f"Expected the classified images' classes of {known}, "
-                f"{before.split()[:10]}. Received: {names.split()[:10]}"
+                f"{before.splitlines()[:10]}. Received: {names.splitlines()[:10]}"
             )
         before = os.path.join(teacher_dir(number), "classifier.keras")
         starts_anew = stage == "teacher" or student_init != "teacher"
