@@ -64,7 +64,7 @@ DIFFERENCES = (
     ),
     (
         "digits_table_2",
-        "Self-training helps where pre-training hurts, with S4",
+        "Self-training helps with the strongest augmentation, S4",
         "+1.3",
         ((1, SELF, ("S4",)), (-1, "Rand Init", ("S4",))),
     ),
