@@ -209,7 +209,11 @@ def losses(cells):
     """Return the rows about the plain sum and the normalised loss."""
     counts = []
     for name in ("plain sum", "normalised"):
-        runs = [cell for key, cell in cells.items() if key[0].startswith(name)]
+        runs = [
+            cell
+            for key, cell in cells.items()
+            if key[0].startswith(name) and cell["status"] != "failed"
+        ]
         died = [cell for cell in runs if cell["status"] == "diverged"]
         lost = [
             cell

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from official_selftrain import configuration, experiment, fitting, label_quality
+from official_selftrain.models import backbones
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
@@ -278,8 +279,10 @@ def test_every_architecture_builds(name, settings, parameters):
         pytest.param("coco_s4.gin", "B7", marks=pytest.mark.slow),
     ],
 )
-def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path):
+def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkeypatch):
     """Two steps of teacher and student; only data, sizes and steps change."""
+    if backbone == "B0":  # with one block in every stage
+        monkeypatch.setitem(backbones._EFFICIENTNETS, "B0", (1.0, 0.1))
     text = (ROOT / "gin" / name).read_text()
     assert 'include "include/coco_tfds.gin"' in text
     row = tmp_path / name
@@ -402,6 +405,8 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
     name, params, scales, tiny_voc, tmp_path, monkeypatch
 ):
     """Two steps of teacher and student; images of odd sizes."""
+    if name == "pascal_b7.gin":  # with one block in every stage
+        monkeypatch.setitem(backbones._EFFICIENTNETS, "B0", (1.0, 0.1))
     results = run_on_tiny_voc(name, params, tiny_voc, tmp_path / "run", monkeypatch)
     for stage in ("teacher", "student"):
         assert results[stage]["steps"] == 2 and 0.0 <= results[stage]["mIoU"] <= 100.0
