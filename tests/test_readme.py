@@ -17,6 +17,18 @@ def test_model_fit_in_user_code(tmp_path, monkeypatch):
     assert losses["labeled_loss"][-1] < names["first_loss"]
 
 
+def test_tables_of_the_studies_are_those_that_are_kept():
+    text = README.read_text()
+    results = README.parent / "benchmarks" / "results" / "studies"
+    names = {path.stem for path in results.glob("*.md")}
+    studies = {path.stem for path in (README.parent / "gin/study").glob("digits_*.gin")}
+    assert names == {"claims", *studies}
+    for name in names:
+        table = (results / f"{name}.md").read_text().split("\n\n")[name != "claims"]
+        assert table.startswith("|") and table in text, name
+        assert name == "claims" or (results / f"{name}.csv").exists()
+
+
 def test_paths_that_readme_names_exist():
     root = README.parent
     for path in re.findall(
