@@ -17,7 +17,7 @@ help:
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
 	@echo "make smoke       set up, then take two steps of every row of the paper"
-	@echo "make studies     set up, then run the embedded studies (two hours on two cores)"
+	@echo "make studies     set up, then run the embedded studies (two to three hours)"
 	@echo "make lint        set up, then check the style"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make install     set up only"
