@@ -186,6 +186,24 @@ COCO_ROWS = {
 }
 
 
+EXPERIMENTS = sorted(
+    str(path.relative_to(ROOT / "gin"))
+    for path in [*(ROOT / "gin").glob("*.gin"), *(ROOT / "gin/study").glob("*.gin")]
+    if "studies.grid" not in path.read_text()
+)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_loads_alone(name, monkeypatch):
+    """Includes are found from the file's own folder, whatever was loaded before."""
+    monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+    params = []
+    if name == "study/coco_resnet101.gin":
+        params = ["TEACHER_STEPS = 1", "STUDENT_STEPS = 1"]
+    configuration.load_config([str(ROOT / "gin" / name)], params)
+    assert gin.get_bindings("experiment.run", resolve_references=False)["labeled"]
+
+
 def test_every_row_is_tested():
     known = {*TABLE_2, *ROWS_OF_OTHER_TABLES, *COCO_ROWS}
     assert {name for name in ROWS if name.startswith("coco")} == known
