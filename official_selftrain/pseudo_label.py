@@ -1,10 +1,10 @@
 """Label images with any teacher.
 
-python -m official_selftrain.pseudo_label \\
-    --teacher=runs/quickstart --images=photos --output_dir=labels
+    python -m official_selftrain.pseudo_label \\
+        --teacher=runs/quickstart --images=photos --output_dir=labels
 
 The teacher is a model_dir or .keras file of this package, a SavedModel folder, a model
-at a TF Serving server (http://host:port/v1/models/NAME, grpc://host:port/NAME) or a
+at a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`) or a
 JSON file of COCO results. Run the same command again to continue after an
 interruption. Exit codes: 0 done, 1 a mistake in the call or the data, 3 too many
 images without a label, 130 interrupted.

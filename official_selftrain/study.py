@@ -1,7 +1,7 @@
 """Run a grid of experiments; write the table and the figure of what they come to.
 
-python -m official_selftrain.study \\
-    --gin_file=gin/study/digits_table_2.gin --model_dir=runs/study --jobs=2
+    python -m official_selftrain.study \\
+        --gin_file=gin/study/digits_table_2.gin --model_dir=runs/study --jobs=2
 
 Every training is a process of its own; cells whose teachers follow from the same
 settings share teacher and labels. `--gin_param` changes the grid

@@ -1,7 +1,7 @@
 """Run an experiment: teacher, pseudo-labels, student, control, evaluation.
 
-python -m official_selftrain.train \\
-    --gin_file=gin/quickstart.gin --model_dir=runs/quickstart
+    python -m official_selftrain.train \\
+        --gin_file=gin/quickstart.gin --model_dir=runs/quickstart
 
 Run the same command again to continue after an interruption: what is finished
 is kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupted,

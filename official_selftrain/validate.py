@@ -1,6 +1,6 @@
 """List every violation in files of labels.
 
-python -m official_selftrain.validate --labels=labels
+    python -m official_selftrain.validate --labels=labels
 
 Reads TFRecord shards (a folder, path or glob) or a COCO .json, one's own, another
 tool's or those of pseudo_label. Exit codes: 0 none, 1 a mistake in the call, 2

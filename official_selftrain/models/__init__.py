@@ -5,30 +5,30 @@ with a complete `get_config`, registered for serialisation. `SelfTrainer`, the
 labelling and the evaluation ask five things of it, so any Keras model that
 offers them can be trained, can label and can be evaluated here:
 
-`model(images, training)`
+- `model(images, training)`
     float `[B, H, W, 3]`, RGB in 0…255 → outputs. The model normalises pixels
     itself.
-`model.compute_losses(outputs, labels)`
+- `model.compute_losses(outputs, labels)`
     → dict of float32 scalars, always with `"loss"`.
-`model.predictions(outputs, sizes)`
+- `model.predictions(outputs, sizes)`
     → predictions in pixels of images of the given sizes (int `[B, 2]`).
-`model.metric()`
+- `model.metric()`
     → fresh metric with `update(predictions, batch)` and `result()`, a dict.
-`model.image_size`
+- `model.image_size`
     (height, width) of the frame that images are fitted into.
 
 A model that is trained on several replicas, or with gradient accumulation, should
 offer one thing more. Without it, the parts of a batch count alike, which is right for
 losses that are means over images:
 
-`model.num_targets(labels)`
+- `model.num_targets(labels)`
     → float32 scalar, what the losses of a batch are divided by (positive anchors,
     known pixels). `compute_losses(outputs, labels, num_targets)` divides by it
     instead of the labels' own, so that the losses of a batch's parts add up.
 
 A model whose labels are masks offers another, for labelling:
 
-`model.multi_scale(scales, flip)`
+- `model.multi_scale(scales, flip)`
     → function from images to probabilities float32 `[B, H, W, K]`.
 
 Detection:

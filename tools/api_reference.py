@@ -1,0 +1,37 @@
+"""Render the API reference from the docstrings.
+
+Usage: python tools/api_reference.py FOLDER. The start page is FOLDER/index.html.
+"""
+
+import importlib
+import pathlib
+import pkgutil
+import sys
+
+import pdoc
+from absl import flags
+
+import official_selftrain
+
+
+def main(folder):
+    """Render a page for every module of the package.
+
+    pdoc shows what a package's `__all__` names; here that is every module too.
+    """
+    for module in pkgutil.walk_packages(
+        official_selftrain.__path__, official_selftrain.__name__ + "."
+    ):
+        importlib.import_module(module.name)
+        package, _, name = module.name.rpartition(".")
+        names = getattr(sys.modules[package], "__all__", None)
+        if names is not None and name not in names:
+            names.append(name)
+        for flag in flags.FLAGS:  # two command lines may have the same flag
+            flags.FLAGS[flag].allow_override = True
+    pdoc.render.configure(docformat="google")
+    pdoc.pdoc(official_selftrain.__name__, output_directory=pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
