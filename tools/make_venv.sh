@@ -1,11 +1,13 @@
 # Make a virtual environment and install the package with its tests into it.
 #
-# Usage: sh tools/make_venv.sh VENV EXTRA, with EXTRA one of cpu, gpu, tpu.
-# PYTHON chooses the interpreter, MIN_FREE_GB the disk space to ask for. Says in
-# one line what is missing, and exits with 1.
+# Usage: sh tools/make_venv.sh VENV EXTRA [CONSTRAINTS], with EXTRA one of cpu, gpu,
+# tpu and CONSTRAINTS the file of versions, constraints.txt where none is given.
+# PYTHON chooses the interpreter, MIN_FREE_GB the disk space to ask for. Says in one
+# line what is missing, and exits with 1.
 
 venv=$1
 extra=$2
+constraints=${3:-constraints.txt}
 
 fail() {
     echo "$1" >&2
@@ -48,10 +50,10 @@ if [ "$python" != "$venv/bin/python" ]; then
 fi
 echo "Installing into $venv (about 0.6 GB to download the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt --editable ".[$extra,test]" ||
+    --constraint "$constraints" --editable ".[$extra,test]" ||
     fail "pip could not install the packages; its message is above. Run the same command again to continue."
 # The tests' stand-in for TF Serving. It asks for a package of another name than
 # tensorflow-cpu.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-    --constraint constraints.txt tensorflow-serving-api ||
+    --constraint "$constraints" tensorflow-serving-api ||
     fail "pip could not install tensorflow-serving-api; its message is above."
