@@ -68,7 +68,10 @@ def to_onnx(loaded, function, output):
 def to_openvino(loaded, function, output):
     """Write OpenVINO's files; return a function that runs them."""
     import openvino
+    from openvino.frontend.tensorflow import utils
 
+    # OpenVINO's own look at the environment fails on Python 3.13.
+    utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
     # Weights stay float32, and so does arithmetic, which by default is that of the
     # processor's bfloat16.
     openvino.save_model(
