@@ -1,0 +1,115 @@
+"""Run the tutorials and keep the pictures that their pages show.
+
+python tools/render_tutorials.py [NAME …]
+
+A notebook is stored without outputs. A cell that is tagged `picture:NAME` draws one
+picture, which goes to tutorials/images/NAME.png; the markdown cell behind it shows it.
+"""
+
+import base64
+import io
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import nbclient
+import nbformat
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TUTORIALS = ROOT / "tutorials"
+
+# What the notebooks reach as their parent folder's.
+_BESIDE = ("README.md", "benchmarks", "export", "gin", "official_selftrain")
+
+# Far more than is needed, for machines that do much else.
+_CELL_SECONDS = 900
+_START_SECONDS = 300
+
+_TAG = "picture:"
+
+
+def run(name, folder):
+    """Run a notebook from its first cell to its last in a copy of the layout.
+
+    Args:
+        name: str, such as `"01_teacher_to_student"`.
+        folder: str, an empty folder; what the notebook writes goes there.
+
+    Returns:
+        The notebook with its outputs.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: with the text of the cell that failed.
+    """
+    folder = pathlib.Path(folder)
+    shutil.copytree(TUTORIALS, folder / "tutorials")
+    for shared in _BESIDE:
+        (folder / shared).symlink_to(ROOT / shared)
+    notebook = nbformat.read(folder / "tutorials" / f"{name}.ipynb", as_version=4)
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # The reader's own settings of IPython stay out.
+    env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython")}
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=_CELL_SECONDS,
+        startup_timeout=_START_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder / "tutorials")}},
+    )
+    return client.execute(env=env)
+
+
+def tagged(notebook):
+    """Return a dict of picture names to the places of the cells that draw them."""
+    return {
+        tag.removeprefix(_TAG): place
+        for place, cell in enumerate(notebook.cells)
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith(_TAG)
+    }
+
+
+def pictures(notebook):
+    """Return a dict of picture names to PNG files' bytes, of a notebook that ran.
+
+    Raises:
+        ValueError: if a tagged cell didn't draw exactly one picture.
+    """
+    found = {}
+    for name, place in tagged(notebook).items():
+        outputs = notebook.cells[place].outputs
+        drawn = [
+            o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})
+        ]
+        if len(drawn) != 1:
+            raise ValueError(
+                f"Expected one picture of cell {name!r}. Received: {len(drawn)}"
+            )
+        found[name] = _small(base64.b64decode(drawn[0]))
+    return found
+
+
+def _small(png):
+    """Return a PNG file of 256 colours, about a third as large."""
+    file = io.BytesIO()
+    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(256)
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def main(names):
+    """Render the notebooks of some names, all without one."""
+    images = TUTORIALS / "images"
+    images.mkdir(exist_ok=True)
+    for name in names or sorted(path.stem for path in TUTORIALS.glob("*.ipynb")):
+        with tempfile.TemporaryDirectory() as folder:
+            for picture, png in pictures(run(name, folder)).items():
+                (images / f"{picture}.png").write_bytes(png)
+                print(f"{name}: {picture}.png, {len(png) / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
