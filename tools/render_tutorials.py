@@ -93,9 +93,9 @@ def pictures(notebook):
 
 
 def _small(png):
-    """Return a PNG file of 256 colours, about a third as large."""
+    """Return a PNG file of 128 colours, about a quarter as large."""
     file = io.BytesIO()
-    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(256)
+    image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128)
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
