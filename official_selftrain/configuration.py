@@ -9,6 +9,7 @@ from absl import flags, logging
 from official_selftrain import command_line
 
 _ROOT = "experiment.run"
+_GIN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "gin")
 # Settings of it that neither a teacher nor its labels depend on.
 _AFTER_LABELS = (
     "student",
@@ -68,6 +69,8 @@ def load_config(files, params):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
         gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
+    # A file that lies elsewhere includes "include/base.gin" too.
+    gin.add_config_file_search_path(_GIN_FOLDER)
     # gin logs every folder in which an included file was not found.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)

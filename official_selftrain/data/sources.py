@@ -5,7 +5,6 @@ All of them give the same examples (see `examples`).
 
 import difflib
 import glob as globbing
-import json
 import os
 import pathlib
 import struct
@@ -13,18 +12,11 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import examples
+from official_selftrain.data import coco_files, examples
 
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 _READ_BUFFER = 2**20  # bytes
-
-# What an entry of a COCO file needs.
-_COCO_FIELDS = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox"),
-}
 
 # Where the data sets of TFDS keep their boxes, and which flag marks a region
 # that holds many objects.
@@ -61,18 +53,7 @@ def coco(annotations, images, class_names=None):
 
     Source: format of cocodataset.org.
     """
-    content = _read_json(annotations)
-    if isinstance(content, dict) and not content.get("annotations"):
-        # Files of unlabelled images may have neither.
-        content = {"annotations": [], "categories": [], **content}
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(content, dict) or key not in content:
-            raise ValueError(
-                f"Expected a COCO file with images, categories and annotations. "
-                f"Received: {annotations} without {key}"
-            )
-    for kind, fields in _COCO_FIELDS.items():
-        _check_fields(content[kind], kind, fields, annotations)
+    content = coco_files.read(annotations)
     categories = {c["id"]: c["name"] for c in content["categories"]}
     names = [categories[key] for key in sorted(categories)]
     if class_names is not None:
@@ -84,10 +65,12 @@ def coco(annotations, images, class_names=None):
     rows = {image["id"]: [] for image in content["images"]}
     skipped = []
     for annotation in content["annotations"]:
-        _check_annotation(annotation, rows, categories, annotations)
+        fault = coco_files.fault(annotation, rows, categories, annotations)
+        if fault:
+            raise ValueError(fault)
         x, y, width, height = annotation["bbox"]
         if width == 0 or height == 0:
-            skipped.append(f"annotation {annotation['id']}: box without area")
+            skipped.append(f"annotation {annotation.get('id')}: box without area")
         elif annotation["category_id"] in class_of:
             rows[annotation["image_id"]].append(annotation)
     records = []
@@ -334,16 +317,6 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
     return examples.Source(dataset, tuple(class_names), num_images, has_labels)
 
 
-def _read_json(path):
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a COCO file. Received: annotations={path!r}")
-    with open(path) as file:
-        try:
-            return json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
-
-
 def _check_names(wanted, known, path):
     for name in wanted:
         if name not in known:
@@ -351,31 +324,6 @@ def _check_names(wanted, known, path):
             raise ValueError(
                 f"Expected class_names among the {len(known)} categories of {path} "
                 f"(nearest: {near[0] if near else 'none'}). Received: {name!r}"
-            )
-
-
-def _check_fields(entries, kind, fields, path):
-    seen = set()
-    for index, entry in enumerate(entries):
-        where = f"{kind}[{index}] in {path}"
-        missing = [field for field in fields if field not in entry]
-        if missing:
-            raise ValueError(
-                f"Expected {', '.join(fields)} in every entry. Received: {where} "
-                f"without {missing[0]}"
-            )
-        if kind == "annotations":
-            continue
-        if not isinstance(entry["id"], int) or entry["id"] in seen:
-            raise ValueError(
-                f"Expected integer ids, each once. Received: {where} "
-                f"with id={entry['id']!r}"
-            )
-        seen.add(entry["id"])
-        if kind == "images" and min(entry["height"], entry["width"]) < 1:
-            raise ValueError(
-                f"Expected height and width of at least 1. Received: {where} with "
-                f"height={entry['height']}, width={entry['width']}"
             )
 
 
@@ -389,27 +337,6 @@ def _check_files(directory, names):
         raise FileNotFoundError(
             f"Expected every image of the annotation file in {directory}. Received: "
             f"{len(missing)} of {len(names)} missing, first {missing[0]!r}"
-        )
-
-
-def _check_annotation(annotation, image_ids, categories, path):
-    where = f"annotation {annotation.get('id')} in {path}"
-    if annotation["image_id"] not in image_ids:
-        raise ValueError(
-            f"Expected annotations of listed images. Received: {where} "
-            f"with image_id={annotation['image_id']}"
-        )
-    if annotation["category_id"] not in categories:
-        raise ValueError(
-            f"Expected annotations of listed categories "
-            f"({', '.join(map(str, sorted(categories)))}). Received: {where} "
-            f"with category_id={annotation['category_id']}"
-        )
-    bbox = annotation["bbox"]
-    if len(bbox) != 4 or not np.all(np.isfinite(bbox)) or min(bbox[2:]) < 0:
-        raise ValueError(
-            "Expected bbox [x, y, width, height], finite, width and height not "
-            f"negative. Received: {where} with bbox={bbox}"
         )
 
 

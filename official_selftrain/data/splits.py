@@ -63,12 +63,25 @@ def chosen(ids, share, seed=0):
     Returns:
         list of int, at least one.
     """
+    shuffled = ordered(ids, seed)
+    return sorted(shuffled[: max(round(share * len(shuffled)), 1)])
+
+
+def ordered(ids, seed=0):
+    """Return ids in the order of their hashes, which hangs on nothing but the seed.
+
+    Args:
+        ids: iterable of int.
+        seed: int.
+
+    Returns:
+        list of int.
+    """
 
     def place(number):
         return hashlib.sha256(f"{seed} {number}".encode()).digest()
 
-    ordered = sorted(ids, key=place)
-    return sorted(ordered[: max(round(share * len(ordered)), 1)])
+    return sorted(ids, key=place)
 
 
 def sha256(ids):

