@@ -165,14 +165,19 @@ def teacher_settings():
     return "\n".join(f"{name}: {settings[name]!r}" for name in sorted(settings))
 
 
-def _of_experiment(config):
-    """Return the lines that tell experiments apart: not what may change in between.
+def _binding_lines(config, model_dir):
+    """Return the lines of a configuration that must not change any more.
 
     A training goes on with the same weights on other devices, and a finished one may
-    get further rounds.
+    get further rounds. Until a student is begun, what only it depends on may change:
+    the threshold that is chosen by looking at the teacher's labels.
     """
-    free = ("STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy.")
-    return [line for line in config.splitlines() if not line.startswith(free)]
+    free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
+    begun = (os.path.join(model_dir, stage) for stage in ("student", "control"))
+    if not any(map(os.path.exists, begun)):
+        free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_STEPS =", "student/"]
+        free += [f"{_ROOT}.{name} =" for name in _AFTER_LABELS]
+    return [line for line in config.splitlines() if not line.startswith(tuple(free))]
 
 
 def claim_model_dir(model_dir):
@@ -193,8 +198,9 @@ def claim_model_dir(model_dir):
     # A run that ended before it made anything doesn't bind the next one.
     if os.path.exists(path) and os.listdir(model_dir) != ["operative.gin"]:
         with open(path) as file:
-            known = _of_experiment(file.read())
-        changes = difflib.unified_diff(known, _of_experiment(config), lineterm="", n=0)
+            known = _binding_lines(file.read(), model_dir)
+        now = _binding_lines(config, model_dir)
+        changes = difflib.unified_diff(known, now, lineterm="", n=0)
         for line in list(changes)[2:]:
             if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
                 there = "has" if line[0] == "-" else "lacks"

@@ -18,7 +18,11 @@ def call(module, *arguments, cwd):
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "PATH": "/usr/bin"},
+        env={
+            "PYTHONPATH": f"{ROOT}:{cwd}",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PATH": "/usr/bin",
+        },
     )
 
 

@@ -262,6 +262,30 @@ def test_model_dir_of_another_experiment(tmp_path):
         configuration.claim_model_dir(str(tmp_path))
 
 
+def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
+    """So that a threshold can be chosen by looking at the teacher's labels."""
+
+    def claim(*params):
+        gin.clear_config()
+        configuration.load_config([TINY], list(params))
+        configuration.claim_model_dir(str(tmp_path))
+
+    claim()
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "pseudo_labels").mkdir()
+    claim("SCORE_THRESHOLD = 0.35", "ALPHA = 2.0", "STUDENT_STEPS = 7")
+    claim("SCORE_THRESHOLD = 0.4", "experiment.run.ignore_threshold = 0.1")
+    assert "SCORE_THRESHOLD = 0.4" in (tmp_path / "operative.gin").read_text()
+    with pytest.raises(ValueError, match="'TEACHER_STEPS = "):
+        claim("SCORE_THRESHOLD = 0.4", "TEACHER_STEPS = 7")
+    claim("SCORE_THRESHOLD = 0.4")
+    for stage in ("student", "control"):
+        (tmp_path / stage).mkdir()
+        with pytest.raises(ValueError, match="it has 'SCORE_THRESHOLD = 0.4'"):
+            claim("SCORE_THRESHOLD = 0.5")
+        (tmp_path / stage).rmdir()
+
+
 @pytest.mark.parametrize(
     ("params", "stages", "error", "text"),
     [
