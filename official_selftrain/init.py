@@ -298,8 +298,8 @@ def _experiment(settings, summary, files, validation_images):
         "the images or than small boxes of 32 pixels need, up to "
         f"{own_data.LARGEST_FRAME[gpus > 0]} on {device}.",
         "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
-        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled images beside them. With "
-        "ACCUMULATION = 2 half of a batch is in memory at a time.",
+        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled "
+        "images beside them. With ACCUMULATION = 2 half a batch is in memory at a time.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
         "times. While the loss in history.csv still falls, more steps help.",
         "boxes_reason": "Twice as many as the fullest labelled image has, at least 20.",

@@ -12,6 +12,7 @@ images without a label, 130 interrupted.
 
 import concurrent.futures
 import functools
+import json
 import multiprocessing
 import os
 import sys
@@ -320,6 +321,11 @@ def _judge(settings):
             settings["images"], settings["image_dir"], settings["data_dir"]
         )
         print(f"report: {label_report.write(output_dir, truth)}")
+        with open(os.path.join(output_dir, "report.json")) as file:
+            sweep = json.load(file)["sweep"]
+        if sweep and sweep["classes"]["all"]["suggested"] is not None:
+            best = sweep["classes"]["all"]["suggested"]
+            print(f"threshold of the best F1: --gin_param='SCORE_THRESHOLD = {best}'")
     try:
         label_quality.require_labels(quality, settings["max_empty_share"])
     except ValueError as error:

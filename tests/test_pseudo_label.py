@@ -252,6 +252,8 @@ def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
     row = report["sweep"]["classes"]["all"]
+    best = f"--gin_param='SCORE_THRESHOLD = {row['suggested']}'"
+    assert f"threshold of the best F1: {best}\n" in result.stdout
     assert row["precision"] == [1.0] * 19 and row["recall"] == [1.0] * 19
     assert row["suggested"] == 0.95
     # The categories had the ids 1, 3 and 90.

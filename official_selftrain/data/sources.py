@@ -270,8 +270,9 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         )
     except AssertionError as error:
         raise FileNotFoundError(
-            f"Expected {name} in {builder.data_dir}. Make it with: tfds build {name}"
-            + (f" --data_dir={data_dir}" if data_dir else "")
+            f"Expected {name} in {builder.data_dir}. Make it in Python with: "
+            f"tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})"
+            ".download_and_prepare()"
         ) from error
 
     def convert(index, item):
