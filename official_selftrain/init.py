@@ -299,7 +299,7 @@ def _experiment(settings, summary, files, validation_images):
         f"{own_data.LARGEST_FRAME[gpus > 0]} on {device}.",
         "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
         f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled "
-        "images beside them. With ACCUMULATION = 2 half a batch is in memory at a time.",
+        "images beside them. With ACCUMULATION = 2 half of it is in memory.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
         "times. While the loss in history.csv still falls, more steps help.",
         "boxes_reason": "Twice as many as the fullest labelled image has, at least 20.",
