@@ -328,7 +328,7 @@ def table(plan, found):
     """
     rows, columns = list(plan["rows"]), list(plan["columns"])
     lines = [
-        f"{plan['title']} ({plan['metric']}, {len(plan['seeds'])} seeds)".strip(),
+        f"{plan['title']} ({plan['metric']}, {len(plan['seeds'])} seed{'s' * (len(plan['seeds']) > 1)})".strip(),
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
