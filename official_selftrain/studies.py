@@ -327,8 +327,10 @@ def table(plan, found):
         over the first row, seed by seed; then what the rows cost.
     """
     rows, columns = list(plan["rows"]), list(plan["columns"])
+    count = len(plan["seeds"])
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
     lines = [
-        f"{plan['title']} ({plan['metric']}, {len(plan['seeds'])} seed{'s' * (len(plan['seeds']) > 1)})".strip(),
+        f"{plan['title']} ({plan['metric']}, {seeds})".strip(),
         "",
         f"| | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
