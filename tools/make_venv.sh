@@ -18,6 +18,14 @@ version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 }
 
+# An environment of another Python than the one that is asked for is made anew.
+has=$(version_of "$venv/bin/python")
+asked=$([ -z "$PYTHON" ] || version_of "$PYTHON")
+if [ -n "$has" ] && [ -n "$asked" ] && [ "$has" != "$asked" ] && [ -e "$venv/pyvenv.cfg" ]; then
+    echo "Making $venv anew: it has Python $has, PYTHON is $asked."
+    rm -rf "$venv"
+fi
+
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$venv/bin/python
 else
@@ -47,6 +55,11 @@ if [ "$python" != "$venv/bin/python" ]; then
     fi
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make the virtual environment $venv."
+fi
+# TensorFlow for TPUs ends at 2.20, with a TensorBoard of its own.
+if [ "$extra" = tpu ]; then
+    grep -v -e '^tensor' "$constraints" >"$venv/constraints.txt"
+    constraints=$venv/constraints.txt
 fi
 echo "Installing into $venv (about 0.6 GB to download the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
