@@ -118,7 +118,8 @@ fitting.fit.log_every = {log_every}
 {strategy}
 # Pseudo-labels from SCORE_THRESHOLD (0.5) on are taught; those from 0.2 up to it are
 # neither taught nor taken for background. The report of the pseudo-labels on the
-# validation images gives precision and recall of every threshold.
+# validation images gives precision and recall of every threshold; ignore_threshold must
+# lie below the one you choose.
 experiment.run.ignore_threshold = 0.2
 {boxes_reason}
 experiment.run.max_boxes = {max_boxes}
