@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "tutorials"
 
 # What the notebooks reach as their parent folder's.
-_BESIDE = ("README.md", "benchmarks", "export", "gin", "official_selftrain")
+_BESIDE = ("README.md", "benchmarks", "export", "gin", "official_selftrain", "tests")
 
 # Far more than is needed, for machines that do much else.
 _CELL_SECONDS = 900
