@@ -15,23 +15,30 @@ import tensorflow as tf
 
 from official_selftrain import anchors
 from official_selftrain import boxes as box_ops
-from official_selftrain.data import coco_files, images, sources, splits, voc
+from official_selftrain.data import (
+    coco_files,
+    images,
+    problems,
+    sources,
+    splits,
+    voc,
+)
 
 # What can be wrong with the data, and what becomes of it.
 FINDINGS = {
-    "missing": "images that aren't there: left out",
-    "unreadable": "images that can't be read: left out",
-    "size": "images of another size than the annotations say: left out",
-    "wrong": "boxes that can't be used: left out",
-    "flat": "boxes without area: left out",
-    "outside": "boxes that leave their image: clipped",
-    "repeated": "boxes drawn twice: the second left out",
-    "contradictory": "boxes in the same place with different classes: kept",
-    "whole": "boxes that cover their whole image: kept",
-    "unknown": "boxes of classes that the labelled images don't have: left out",
-    "unused": "classes without a box: left out",
-    "labeled": "unlabelled images that are labelled ones: left out",
-    "double": "unlabelled images that come twice: the second left out",
+    "missing": "images that aren't there, left out",
+    "unreadable": "images that can't be read, left out",
+    "size": "images of another size than the annotations say, left out",
+    "wrong": "boxes that can't be used, left out",
+    "flat": "boxes without area, left out",
+    "outside": "boxes that leave their image, clipped",
+    "repeated": "boxes drawn twice, the second left out",
+    "contradictory": "boxes in the same place with different classes, kept",
+    "whole": "boxes that cover their whole image, kept",
+    "unknown": "boxes of classes that the labelled images don't have, left out",
+    "unused": "classes without a box, left out",
+    "labeled": "unlabelled images that are labelled ones, left out",
+    "double": "unlabelled images that come twice, the second left out",
 }
 
 # From this IoU on two boxes are in the same place.
@@ -157,7 +164,7 @@ def _sizes(paths):
         try:
             pixels = images.decode(tf.io.read_file(path))
         except tf.errors.OpError as error:
-            return None, error.message.split(" [Op:")[0].strip()
+            return None, problems.reason(error)
         return tuple(pixels.shape[:2]), None
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -216,7 +223,7 @@ def summary(findings):
         list of str.
     """
     return [
-        f"{len(findings[kind])} {text} (first: {findings[kind][0]})"
+        f"{text}: {len(findings[kind])} (first: {findings[kind][0]})"
         for kind, text in FINDINGS.items()
         if findings.get(kind)
     ]

@@ -68,12 +68,19 @@ def problem(example, source):
             size = tf.shape(image)[:2]
             examples.read_mask(example, size, len(source.class_names))
     except tf.errors.OpError as error:
-        return _reason(error)
+        return reason(error)
     return None
 
 
-def _reason(error):
-    """Return the part of a TensorFlow error's text that a person can use."""
+def reason(error):
+    """Return the part of a TensorFlow error's text that a person can use.
+
+    Args:
+        error: `tf.errors.OpError`.
+
+    Returns:
+        str.
+    """
     text = error.message.split("[Op:")[0]
     if "Summarized data:" in text:  # a check of ours, as a list of its parts
         text = text.split("Summarized data:")[1]
