@@ -109,7 +109,8 @@ STUDENT_STEPS = {steps}
 # A student starts from its teacher's weights and needs less.
 teacher/schedules.cosine.learning_rate = {learning_rate}
 student/schedules.cosine.learning_rate = {student_learning_rate}
-schedules.cosine.warmup_steps = {warmup_steps}
+WARMUP_STEPS = {warmup_steps}
+schedules.cosine.warmup_steps = %WARMUP_STEPS
 fitting.fit.schedule = @schedules.cosine
 fitting.fit.optimizer = @keras.optimizers.AdamW
 keras.optimizers.AdamW.weight_decay = 1e-3

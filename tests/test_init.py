@@ -75,8 +75,8 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     params = [
         *(
             "TEACHER_STEPS = 2",
-            "STUDENT_STEPS = 1",
-            "schedules.cosine.warmup_steps = 1",
+            "STUDENT_STEPS = 2",
+            "WARMUP_STEPS = 1",
         ),
         *("IMAGE_SIZE = (64, 64)", "BATCH_SIZE = 2", "SCORE_THRESHOLD = 0.0"),
         "experiment.run.ignore_threshold = None",
@@ -93,7 +93,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["pseudo_labels"]["images"] == 4
-    assert results["student"]["images"] == 4
+    assert results["student"]["images"] == 8
     assert (tmp_path / "run" / "labels.txt").read_text() == "square\nbar\npost\n"
 
 
