@@ -9,7 +9,7 @@ MIN_FREE_GB ?= 4
 PARALLEL ?= -n 2 --dist worksteal
 
 BIN = $(VENV)/bin
-STAMP = $(VENV)/installed-$(EXTRA)$(if $(PYTHON),-$(notdir $(PYTHON)))
+STAMP = $(VENV)/installed-$(EXTRA)-$(notdir $(CONSTRAINTS))$(PYTHON:%=-$(notdir $(PYTHON)))
 
 .PHONY: help quickstart test test-all smoke studies docs lint parity test-oldest \
     install clean

@@ -1,7 +1,7 @@
 """Look at your own images and labels, and write an experiment for them.
 
-python -m official_selftrain.init --images=photos --annotations=labels.json \\
-    --unlabeled=more_photos --output=mine.gin
+    python -m official_selftrain.init --images=photos --annotations=labels.json \\
+        --unlabeled=more_photos --output=mine.gin
 
 Prints what is there and what is wrong with it, and writes `mine.gin`, each setting with
 its reason, and beside it `mine_train.json`, `mine_validation.json` and
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from official_selftrain import command_line, own_data
+from official_selftrain import command_line, own_data, proposals
 
 flags.adopt_module_key_flags(command_line)
 
@@ -165,7 +165,10 @@ def _init():
     if _VALIDATION_ANNOTATIONS.value:
         training = content
         validation, findings = own_data.read(
-            _VALIDATION_ANNOTATIONS.value, validation_images, training["categories"]
+            _VALIDATION_ANNOTATIONS.value,
+            validation_images,
+            training["categories"],
+            own_data.paths(training, _IMAGES.value),
         )
         _print_labeled("validation", validation, findings)
     else:
@@ -178,19 +181,18 @@ def _init():
     print(f"\nunlabelled: {len(unlabeled['images']):,} images")
     for line in own_data.summary(findings):
         print(f"  {line}")
-    settings = own_data.propose(
+    settings = proposals.propose(
         training,
         num_gpus=len(tf.config.list_physical_devices("GPU")),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         has_weights=importlib.util.find_spec(_WEIGHTS) is not None,
     )
     contents = (training, validation, unlabeled)
-    os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)
     for path, part in zip(files[1:], contents):
         with open(path, "w") as file:
             json.dump(part, file)
     summary = _summary(*contents)
-    with open(_OUTPUT.value, "w") as file:
+    with open(_OUTPUT.value, "w", encoding="utf-8") as file:
         file.write(_experiment(settings, summary, files, validation_images))
     print(f"\n{_OUTPUT.value}: {summary}")
     print(f"next: {_train_command()}")
@@ -201,6 +203,7 @@ def _output_files(output):
     stem, ending = os.path.splitext(output)
     if ending != ".gin":
         raise ValueError(f"Expected a .gin file. Received: output={output!r}")
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     parts = ("train", "validation", "unlabeled")
     files = [output, *(f"{stem}_{part}.json" for part in parts)]
     for path in files:
@@ -242,7 +245,7 @@ def _print_labeled(title, content, findings):
         f"boxes; {len(content['annotations']):,} boxes, up to "
         f"{max(per_image.values())} on an image"
     )
-    shares = np.sqrt(own_data.box_sides(content).prod(axis=1))
+    shares = np.sqrt(proposals.box_sides(content).prod(axis=1))
     low, median, high = 100 * np.quantile(shares, (0.1, 0.5, 0.9))
     print(
         f"  box sizes, of the image's longer side: median {median:.1f} %, 10 % of the "
@@ -298,7 +301,7 @@ def _experiment(settings, summary, files, validation_images):
         f"{settings['median']:.0f} (half) and {settings['large']:.0f} pixels (95 %) "
         "large, the geometric mean of their sides. A multiple of 32, no larger than "
         "the images or than small boxes of 32 pixels need, up to "
-        f"{own_data.LARGEST_FRAME[gpus > 0]} on {device}.",
+        f"{proposals.LARGEST_FRAME[gpus > 0]} on {device}.",
         "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
         f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled "
         "images beside them. With ACCUMULATION = 2 half of it is in memory.",
@@ -322,11 +325,11 @@ def _experiment(settings, summary, files, validation_images):
         ),
         command=_train_command(),
         imports=imports,
-        images=json.dumps(_IMAGES.value),
-        validation_images=json.dumps(validation_images),
-        train_file=json.dumps(files[1]),
-        validation_file=json.dumps(files[2]),
-        unlabeled_file=json.dumps(files[3]),
+        images=repr(_IMAGES.value),
+        validation_images=repr(validation_images),
+        train_file=repr(files[1]),
+        validation_file=repr(files[2]),
+        unlabeled_file=repr(files[3]),
         student_learning_rate=settings["learning_rate"] / 2,
         warmup_steps=settings["steps"] // 10,
         log_every=settings["steps"] // 10,

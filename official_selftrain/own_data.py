@@ -1,4 +1,4 @@
-"""Look at somebody's own images and boxes, and propose an experiment for them.
+"""Look at somebody's own images and boxes.
 
 What is wrong with the data is reported and left out; the files themselves are never
 changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the files.
@@ -7,14 +7,11 @@ changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the file
 import collections
 import concurrent.futures
 import hashlib
-import math
 import os
 
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain import anchors
-from official_selftrain import boxes as box_ops
 from official_selftrain.data import (
     coco_files,
     images,
@@ -37,8 +34,8 @@ FINDINGS = {
     "whole": "boxes that cover their whole image, kept",
     "unknown": "boxes of classes that the labelled images don't have, left out",
     "unused": "classes without a box, left out",
-    "labeled": "unlabelled images that are labelled ones, left out",
-    "double": "unlabelled images that come twice, the second left out",
+    "labeled": "images that are among the labelled ones, left out",
+    "double": "images that come twice, the second left out",
 }
 
 # From this IoU on two boxes are in the same place.
@@ -47,17 +44,8 @@ _SAME_PLACE = 0.95
 # The share of labelled images that is held out for validation.
 _HELD_OUT = 0.2
 
-# The small objects should be this large in the frame, in pixels: four cells of P3.
-_SMALL_OBJECT = 32
 
-# Pixels, without and with a GPU.
-LARGEST_FRAME = (320, 640)
-
-# Boxes that are compared with every anchor.
-_MAX_COVERED_BOXES = 1000
-
-
-def read(annotations, folder, categories=None):
+def read(annotations, folder, categories=None, labeled=()):
     """Read labelled images, and leave out what can't be used.
 
     Args:
@@ -65,6 +53,8 @@ def read(annotations, folder, categories=None):
         folder: str, the folder of the images.
         categories: list of COCO's category entries, or None for the file's own. They
             are matched by name; boxes of others are left out.
+        labeled: paths of images that these must not repeat. Files of the same bytes
+            are the same image.
 
     Returns:
         `(content, findings)`: a COCO file's content with the images and boxes that
@@ -73,8 +63,8 @@ def read(annotations, folder, categories=None):
 
     Raises:
         FileNotFoundError: for a missing file or folder.
-        ValueError: for a file that isn't COCO's, boxes that are shares of the image,
-            or if no box is left.
+        ValueError: for a file that isn't COCO's, boxes that are shares of the image or
+            corners, a name of two categories, or if no box is left.
 
     Source: own.
     """
@@ -86,22 +76,24 @@ def read(annotations, folder, categories=None):
         raise FileNotFoundError(
             f"Expected a folder of images. Received: images={folder!r}"
         )
-    bboxes = [a["bbox"] for a in content["annotations"]]
-    if bboxes and max(max(bbox, default=0.0) for bbox in bboxes) <= 1.0:
-        raise ValueError(
-            "Expected boxes [x, y, width, height] in pixels. Received: "
-            f"{annotations}, whose boxes lie within 0…1: shares of the image?"
-        )
-    findings = collections.defaultdict(list)
-    kept = _usable_images(content["images"], folder, findings)
     names = {c["id"]: c["name"] for c in content["categories"]}
+    for name, count in collections.Counter(names.values()).items():
+        if count > 1:
+            raise ValueError(
+                f"Expected every category once. Received: {annotations} with "
+                f"{count} of name={name!r}"
+            )
+    sizes = {image["id"]: image for image in content["images"]}
     rows = {image["id"]: [] for image in content["images"]}
+    findings = collections.defaultdict(list)
     for annotation in content["annotations"]:
         fault = coco_files.fault(annotation, rows, names, annotations)
         if fault:
             findings["wrong"].append(fault.split("Received: ")[1])
         else:
             rows[annotation["image_id"]].append(annotation)
+    _check_units(rows, sizes, annotations)
+    kept = _usable_images(content["images"], folder, labeled, findings)
     found = []
     for image in kept:
         found += _usable_boxes(image, rows[image["id"]], names, findings)
@@ -137,7 +129,35 @@ def _with_categories(annotations, names, categories, findings):
     return kept
 
 
-def _usable_images(entries, folder, findings):
+def _check_units(rows, sizes, path):
+    """Refuse boxes that aren't `[x, y, width, height]` in pixels."""
+    bboxes = np.array([a["bbox"] for found in rows.values() for a in found])
+    if not len(bboxes):
+        return
+    kind = "Expected boxes [x, y, width, height] in pixels. Received: "
+    if bboxes.max() <= 1.0:
+        raise ValueError(
+            f"{kind}{path}, whose boxes lie within 0…1: shares of the image?"
+        )
+    limits = np.array(
+        [
+            (sizes[key]["width"], sizes[key]["height"])
+            for key, found in rows.items()
+            for _ in found
+        ]
+    )
+    start, end = bboxes[:, :2], bboxes[:, 2:]
+    leaving = np.any(start + end > limits + 1.0, axis=1)
+    are_corners = np.all((end > start) & (end <= limits + 1.0))
+    if np.mean(leaving) > 0.1 and are_corners:
+        raise ValueError(
+            f"{kind}{path}, of whose {len(bboxes)} boxes {leaving.sum()} leave their "
+            "image and all fit as [xmin, ymin, xmax, ymax]"
+        )
+
+
+def _usable_images(entries, folder, labeled, findings):
+    labeled, seen = {_digest(path) for path in labeled}, set()
     files = paths({"images": entries}, folder)
     kept = []
     for entry, path, (size, reason) in zip(entries, files, _sizes(files)):
@@ -153,7 +173,12 @@ def _usable_images(entries, folder, findings):
                 f"{turned if size == stated[::-1] else ''}"
             )
         else:
-            kept.append(entry)
+            digest = _digest(path)
+            if digest in labeled or digest in seen:
+                findings["labeled" if digest in labeled else "double"].append(path)
+            else:
+                seen.add(digest)
+                kept.append(entry)
     return kept
 
 
@@ -251,7 +276,13 @@ def read_unlabeled(folder, labeled):
         FileNotFoundError: if there is no image.
         ValueError: if none is left.
     """
-    source = sources.folder(folder)
+    try:
+        source = sources.folder(folder)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "Expected a folder or glob with images (.jpg, .jpeg, .png, .bmp, .gif). "
+            f"Received: unlabeled={folder!r}"
+        ) from error
     found = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
     labeled, seen = {_digest(path) for path in labeled}, set()
     findings = {"unreadable": list(source.skipped), "labeled": [], "double": []}
@@ -328,113 +359,3 @@ def hold_out(content, seed=0):
         }
 
     return part(lambda key: key not in chosen), part(lambda key: key in chosen)
-
-
-def box_sides(content):
-    """Return the boxes' sizes as shares of their images' longer sides.
-
-    Args:
-        content: dict, a COCO file's content.
-
-    Returns:
-        float64 `[n, 2]`, height and width in 0…1.
-    """
-    longest = {i["id"]: max(i["height"], i["width"]) for i in content["images"]}
-    sides = [
-        np.array(a["bbox"][:1:-1]) / longest[a["image_id"]]
-        for a in content["annotations"]
-    ]
-    return np.array(sides).reshape(-1, 2)
-
-
-def propose(content, num_gpus=0, memory=16.0, has_weights=True):
-    """Propose an experiment's settings for labelled images and a machine.
-
-    Args:
-        content: dict, the training images as a COCO file's content.
-        num_gpus: int.
-        memory: float, main memory in GiB.
-        has_weights: bool, whether EfficientNet-Lite0's ImageNet weights are at hand.
-
-    Returns:
-        dict of settings: `image_size`, `anchor_size`, `max_level`, `aspect_ratios`,
-        `coverage` (the share of boxes that have an anchor of an IoU of at least 0.5),
-        `small`, `median`, `large` (sides in the frame in pixels which 10 %, 50 % and
-        95 % of the boxes stay below), `batch_size`, `learning_rate`, `steps`,
-        `epochs`, `bn_momentum`, `max_boxes`.
-
-    Source: own; rules of thumb.
-    """
-    sides = box_sides(content)
-    shares = np.sqrt(sides.prod(axis=1))
-    longest = max(max(i["height"], i["width"]) for i in content["images"])
-    # As many pixels as the small objects need; no more than the images have.
-    needed = min(_SMALL_OBJECT / np.quantile(shares, 0.1), longest)
-    side = np.clip(32 * math.ceil(needed / 32), 128, LARGEST_FRAME[num_gpus > 0])
-    side = int(side)
-    small, median, large = np.quantile(shares, (0.1, 0.5, 0.95)) * side
-    # The smallest anchors, of level P3, are anchor_size · 8 pixels.
-    anchor_size = float(np.clip(np.floor(small / 8 * 4) / 4, 1.0, 8.0))
-    max_level = 5
-    while max_level < 7 and anchor_size * 2 ** (max_level + 1) < large:
-        max_level += 1
-    aspect_ratios = _aspect_ratios(sides[:, 1] / sides[:, 0])
-    per_device = 16 if num_gpus else 8 if memory >= 4.0 else 4
-    batch_size = per_device * max(num_gpus, 1)
-    most = 20000 if num_gpus else 2000
-    steps = int(np.clip(100 * len(content["images"]) / batch_size, 400, most))
-    steps = 100 * math.ceil(steps / 100)
-    counts = collections.Counter(a["image_id"] for a in content["annotations"])
-    settings = {
-        "image_size": (side, side),
-        "small": float(small),
-        "median": float(median),
-        "large": float(large),
-        "anchor_size": anchor_size,
-        "max_level": max_level,
-        "aspect_ratios": aspect_ratios,
-        "batch_size": batch_size,
-        "learning_rate": 1e-3 * batch_size / 8,
-        "steps": steps,
-        "epochs": steps * batch_size / len(content["images"]),
-        # The moving statistics forget the start within a tenth of the steps.
-        "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
-        "max_boxes": int(max(20, 2 * max(counts.values()))),
-        "has_weights": has_weights,
-        "num_gpus": num_gpus,
-    }
-    settings["coverage"] = _coverage(content, settings)
-    return settings
-
-
-def _aspect_ratios(ratios):
-    """Return the medians of the thirds of width over height, without near doubles."""
-    found = []
-    for ratio in np.quantile(ratios, (1 / 2, 1 / 6, 5 / 6)):
-        if all(max(ratio / other, other / ratio) > 1.2 for other in found):
-            found.append(round(float(ratio), 2))
-    return tuple(found)
-
-
-def _coverage(content, settings):
-    """Return the share of boxes that an anchor meets with an IoU of at least 0.5."""
-    scales = {
-        i["id"]: settings["image_size"][0] / max(i["height"], i["width"])
-        for i in content["images"]
-    }
-    corners = np.array(
-        [
-            np.array([y, x, y + height, x + width]) * scales[a["image_id"]]
-            for a in content["annotations"][:_MAX_COVERED_BOXES]
-            for x, y, width, height in [a["bbox"]]
-        ],
-        np.float32,
-    )
-    grid = anchors.anchor_boxes(
-        settings["image_size"],
-        max_level=settings["max_level"],
-        anchor_size=settings["anchor_size"],
-        aspect_ratios=settings["aspect_ratios"],
-    )
-    best = [np.max(box_ops.iou(box[None], grid)) for box in corners]
-    return float(np.mean(np.array(best) >= 0.5))

@@ -90,7 +90,8 @@ def test_every_section_is_a_heading(reference):
 
 
 @pytest.mark.parametrize(
-    "name", ["describe", "preview", "pseudo_label", "study", "train", "validate"]
+    "name",
+    ["describe", "init", "preview", "pseudo_label", "study", "train", "validate"],
 )
 def test_command_lines_are_code(reference, name):
     page = page_of(reference, f"official_selftrain.{name}")

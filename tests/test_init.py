@@ -53,7 +53,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
         "square                         6  33.3 %       6  few: expect little of it",
         "unlabelled: 4 images",
         "images that can't be read, left out: 1 (first: ",
-        "unlabelled images that are labelled ones, left out: 1 (first: ",
+        "images that are among the labelled ones, left out: 1 (first: ",
         "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabelled.",
         "--gin_file='settings/it'\"'\"'s mine.gin' --model_dir='runs/it'",
     ):

@@ -1,13 +1,14 @@
 """What is found in somebody's own data, and what is proposed for it."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain import own_data
+from official_selftrain import own_data, proposals
 from official_selftrain.data import sources, voc
 
 
@@ -144,11 +145,78 @@ def test_validation_images_take_the_labelled_ones_classes(folder, write):
             "images that can't be read, left out: 1",
         ),
         ([entry(1, "a.png")], [], "Expected at least one box on a readable image"),
+        (
+            [entry(1, "a.png")],
+            [boxed(1, 3, [10, 12, 30, 28]), boxed(1, 3, [1, 1, 20, 9])],
+            r"in pixels. Received: .*boxes.json, of whose 2 boxes 1 leave their image "
+            r"and all fit as \[xmin, ymin, xmax, ymax\]",
+        ),
     ],
 )
 def test_data_of_which_nothing_is_left(folder, write, images, annotations, message):
     with pytest.raises(ValueError, match=message):
         own_data.read(write(images, annotations), str(folder))
+
+
+def test_a_name_of_two_categories(folder, write):
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]
+    path = write([entry(1, "a.png")], [boxed(1, 1, [1, 2, 5, 5])], categories)
+    with pytest.raises(ValueError, match="every category once.*2 of name='cup'"):
+        own_data.read(path, str(folder))
+
+
+def test_images_that_come_twice(folder, write):
+    """In a file, and in the validation what is in the training."""
+    shutil.copy(folder / "a.png", folder / "copy.png")
+    images = [entry(1, "a.png"), entry(2, "copy.png"), entry(3, "c.png")]
+    path = write(images, [boxed(k, 3, [1, 2, 5, 5]) for k in (1, 2, 3)])
+    content, findings = own_data.read(path, str(folder))
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    assert [a["image_id"] for a in content["annotations"]] == [1, 3]
+    assert findings["double"] == [str(folder / "copy.png")]
+    content, findings = own_data.read(
+        path, str(folder), labeled=[str(folder / "c.png")]
+    )
+    assert [image["id"] for image in content["images"]] == [1]
+    assert findings["labeled"] == [str(folder / "c.png")]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bbox": None}, "annotation 7 in .* with bbox=None"),
+        ({"bbox": ["1", 2, 5, 5]}, r"with bbox=\['1', 2, 5, 5\]"),
+        ({"category_id": "3"}, "with category_id='3'"),
+        ({"image_id": [1]}, r"with image_id=\[1\]"),
+    ],
+)
+def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
+    right = boxed(1, 3, [1, 2, 5, 5], id=6)
+    path = write([entry(1, "a.png")], [right, {**right, "id": 7, **change}])
+    content, findings = own_data.read(path, str(folder))
+    assert [a["id"] for a in content["annotations"]] == [6]
+    (line,) = findings["wrong"]
+    assert re.search(message, line)
+    with pytest.raises(ValueError, match=message):  # a run of it stops instead
+        sources.coco(path, str(folder))
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("annotations", {"a": 1}, "a list of annotations. Received: .* with dict"),
+        ("images", [3], r"in every entry. Received: images\[0\] in .*, 3"),
+        ("images", [entry(1, "a.png", None)], "height=30, width=None"),
+        ("images", [entry(1, "a.png", "40")], "height=30, width='40'"),
+    ],
+)
+def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
+    content = {"images": [entry(1, "a.png")], "annotations": [], "categories": []}
+    content["annotations"].append(boxed(1, 3, [1, 2, 5, 5]))
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ValueError, match=message):
+        own_data.read(str(path), str(folder))
 
 
 def test_a_missing_folder(write):
@@ -180,9 +248,11 @@ def test_unlabelled_images(folder, tmp_path):
     source = sources.coco(str(path), ".")
     assert (source.num_images, source.has_labels) == (2, False)
     with pytest.raises(
-        ValueError, match=r"isn't labelled. .*pool/a.\*'; unlabelled images that"
+        ValueError, match=r"isn't labelled. .*pool/a.\*'; images that are"
     ):
         own_data.read_unlabeled(str(pool / "a.*"), [str(folder / "a.png")])
+    with pytest.raises(FileNotFoundError, match="with images .*unlabeled='nowhere'"):
+        own_data.read_unlabeled("nowhere", [])
 
 
 def content_of(num_images, bboxes, width=640, height=480, category_id=3):
@@ -222,7 +292,7 @@ def test_a_single_image_cannot_be_split():
 
 def test_settings_by_hand():
     """64 pixels of 640 are 32 of 320, the largest frame without a GPU."""
-    settings = own_data.propose(content_of(64, [[0, 0, 64, 64]]), memory=16.0)
+    settings = proposals.propose(content_of(64, [[0, 0, 64, 64]]), memory=16.0)
     assert settings.pop("bn_momentum") == pytest.approx(1 - 10 / 800, abs=1e-3)
     for name in ("small", "median", "large"):
         assert settings.pop(name) == pytest.approx(32.0)
@@ -280,14 +350,14 @@ def test_settings_by_hand():
     ],
 )
 def test_settings_follow_data_and_machine(content, machine, expected):
-    settings = own_data.propose(content, **machine)
+    settings = proposals.propose(content, **machine)
     assert {name: settings[name] for name in expected} == expected
 
 
 def test_anchors_reach_the_large_boxes():
     """320 pixels of 640: 160 of 320; 5 % are that large, the others 16."""
     small, large = [0, 0, 32, 32], [0, 0, 320, 320]
-    settings = own_data.propose(content_of(2, [small] * 8 + [large] * 2))
+    settings = proposals.propose(content_of(2, [small] * 8 + [large] * 2))
     assert settings["image_size"] == (320, 320)
     assert settings["anchor_size"] == 2.0
     # 2 · 2^6 = 128 < 160 <= 2 · 2^7

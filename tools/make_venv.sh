@@ -19,11 +19,17 @@ version_of() {
 }
 
 # An environment of another Python than the one that is asked for is made anew.
-has=$(version_of "$venv/bin/python")
-asked=$([ -z "$PYTHON" ] || version_of "$PYTHON")
-if [ -n "$has" ] && [ -n "$asked" ] && [ "$has" != "$asked" ] && [ -e "$venv/pyvenv.cfg" ]; then
-    echo "Making $venv anew: it has Python $has, PYTHON is $asked."
-    rm -rf "$venv"
+if [ -n "$PYTHON" ]; then
+    asked=$(version_of "$PYTHON") || fail "Expected a Python. Received: PYTHON=$PYTHON"
+    case $asked in
+        3.11 | 3.12 | 3.13) ;;
+        *) fail "Python 3.11, 3.12 or 3.13 is needed. Received: PYTHON=$PYTHON, $asked" ;;
+    esac
+    has=$(version_of "$venv/bin/python")
+    if [ -n "$has" ] && [ "$has" != "$asked" ] && [ -e "$venv/pyvenv.cfg" ]; then
+        echo "Making $venv anew: it has Python $has, PYTHON is $asked."
+        rm -rf "$venv"
+    fi
 fi
 
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -58,7 +64,7 @@ if [ "$python" != "$venv/bin/python" ]; then
 fi
 # TensorFlow for TPUs ends at 2.20, with a TensorBoard of its own.
 if [ "$extra" = tpu ]; then
-    grep -v -e '^tensor' "$constraints" >"$venv/constraints.txt"
+    grep -v -e '^tensorboard' -e '^tensorflow=' -e '^tensorflow-cpu=' "$constraints" >"$venv/constraints.txt"
     constraints=$venv/constraints.txt
 fi
 echo "Installing into $venv (about 0.6 GB to download the first time)"

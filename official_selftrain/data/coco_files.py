@@ -68,19 +68,20 @@ def fault(annotation, image_ids, categories, path):
         is, and one that leaves its image.)
     """
     where = f"annotation {annotation.get('id')} in {path}"
-    if annotation["image_id"] not in image_ids:
+    image_id, category_id = annotation["image_id"], annotation["category_id"]
+    if not isinstance(image_id, int) or image_id not in image_ids:
         return (
             f"Expected annotations of listed images. Received: {where} "
-            f"with image_id={annotation['image_id']}"
+            f"with image_id={image_id!r}"
         )
-    if annotation["category_id"] not in categories:
+    if not isinstance(category_id, int) or category_id not in categories:
         return (
             f"Expected annotations of listed categories "
             f"({', '.join(map(str, sorted(categories)))}). Received: {where} "
-            f"with category_id={annotation['category_id']}"
+            f"with category_id={category_id!r}"
         )
     bbox = annotation["bbox"]
-    if len(bbox) != 4 or not np.all(np.isfinite(bbox)) or min(bbox[2:]) < 0:
+    if not _are_numbers(bbox, 4) or min(bbox[2:]) < 0:
         return (
             "Expected bbox [x, y, width, height], finite, width and height not "
             f"negative. Received: {where} with bbox={bbox}"
@@ -88,10 +89,29 @@ def fault(annotation, image_ids, categories, path):
     return None
 
 
+def _are_numbers(values, count):
+    """Return whether something is a list of finite numbers, as many as said."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, (int, float)) for value in values)
+        and bool(np.all(np.isfinite(values)))
+    )
+
+
 def _check_fields(entries, kind, fields, path):
+    if not isinstance(entries, list):
+        raise ValueError(
+            f"Expected a list of {kind}. Received: {path} with {type(entries).__name__}"
+        )
     seen = set()
     for index, entry in enumerate(entries):
         where = f"{kind}[{index}] in {path}"
+        if not isinstance(entry, dict):
+            raise ValueError(
+                f"Expected {', '.join(fields)} in every entry. Received: {where}, "
+                f"{entry!r}"
+            )
         missing = [field for field in fields if field not in entry]
         if missing:
             raise ValueError(
@@ -106,8 +126,11 @@ def _check_fields(entries, kind, fields, path):
                 f"with id={entry['id']!r}"
             )
         seen.add(entry["id"])
-        if kind == "images" and min(entry["height"], entry["width"]) < 1:
+        if kind != "images":
+            continue
+        size = [entry["height"], entry["width"]]
+        if not _are_numbers(size, 2) or min(size) < 1:
             raise ValueError(
                 f"Expected height and width of at least 1. Received: {where} with "
-                f"height={entry['height']}, width={entry['width']}"
+                f"height={size[0]!r}, width={size[1]!r}"
             )
