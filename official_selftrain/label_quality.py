@@ -265,7 +265,7 @@ def sweep(source, truth, thresholds=THRESHOLDS):
         dict: `thresholds`, `images`, and `classes`: for every class name, and `"all"`,
         a dict of `true` (count), and for each threshold `predicted` and `found`
         (counts), `precision`, `recall` (None without a count to divide by), `F1`,
-        `per_image`; `suggested`, the highest threshold of the best F1 (None if
+        `per_image`; `suggested`, the middle threshold of the best F1 (None if
         nothing is found).
 
     Raises:
@@ -312,7 +312,8 @@ def sweep(source, truth, thresholds=THRESHOLDS):
 def _rates(thresholds, images, true, predicted, found):
     both = [2.0 * f / (true + p) if true + p else 0.0 for f, p in zip(found, predicted)]
     best = max(both)
-    last = max(place for place, value in enumerate(both) if value == best)
+    # Of several, the middle one: the least near to those that are worse.
+    places = [place for place, value in enumerate(both) if value == best]
     return {
         "true": int(true),
         "predicted": predicted.tolist(),
@@ -321,7 +322,7 @@ def _rates(thresholds, images, true, predicted, found):
         "recall": [float(f / true) if true else None for f in found],
         "F1": [float(value) for value in both],
         "per_image": [float(p / images) for p in predicted],
-        "suggested": float(thresholds[last]) if best else None,
+        "suggested": float(thresholds[places[len(places) // 2]]) if best else None,
     }
 
 
