@@ -228,7 +228,7 @@ def _summary(training, validation, unlabeled):
     classes = len(training["categories"])
     return (
         f"{len(training['images']):,} images with "
-        f"{len(training['annotations']):,} boxes of "
+        f"{len(own_data.objects(training)):,} boxes of "
         f"{classes} class{'es' * (classes > 1)} to train on, "
         f"{len(validation['images']):,} to validate, "
         f"{len(unlabeled['images']):,} unlabelled."
@@ -237,12 +237,13 @@ def _summary(training, validation, unlabeled):
 
 def _print_labeled(title, content, findings):
     sizes = np.array([(i["width"], i["height"]) for i in content["images"]])
-    per_image = collections.Counter(a["image_id"] for a in content["annotations"])
+    objects = own_data.objects(content)
+    per_image = collections.Counter(a["image_id"] for a in objects)
     (least, greatest) = sizes.min(axis=0), sizes.max(axis=0)
     print(
         f"\n{title}: {len(sizes):,} images, {least[0]} x {least[1]} to "
         f"{greatest[0]} x {greatest[1]} pixels, {len(sizes) - len(per_image)} without "
-        f"boxes; {len(content['annotations']):,} boxes, up to "
+        f"boxes; {len(objects):,} boxes, up to "
         f"{max(per_image.values())} on an image"
     )
     shares = np.sqrt(proposals.box_sides(content).prod(axis=1))
@@ -252,12 +253,12 @@ def _print_labeled(title, content, findings):
         f"boxes below {low:.1f} %, 10 % above {high:.1f} %"
     )
     by_class = collections.defaultdict(list)
-    for annotation in content["annotations"]:
+    for annotation in objects:
         by_class[annotation["category_id"]].append(annotation["image_id"])
     print(f"  {'class':24}{'boxes':>8}{'share':>8}{'images':>8}")
     for category in content["categories"]:
         found = by_class[category["id"]]
-        share = f"{100 * len(found) / len(content['annotations']):.1f} %"
+        share = f"{100 * len(found) / len(objects):.1f} %"
         few = "  few: expect little of it" if len(found) < _FEW_BOXES else ""
         print(
             f"  {category['name']:24}{len(found):8,}{share:>8}{len(set(found)):8,}{few}"

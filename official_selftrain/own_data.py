@@ -28,15 +28,20 @@ FINDINGS = {
     "size": "images of another size than the annotations say, left out",
     "wrong": "boxes that can't be used, left out",
     "flat": "boxes without area, left out",
+    "beyond": "boxes outside of their image, left out",
     "outside": "boxes that leave their image, clipped",
     "repeated": "boxes drawn twice, the second left out",
     "contradictory": "boxes in the same place with different classes, kept",
+    "crowd": "boxes of crowds or difficult objects, ignored in training",
     "whole": "boxes that cover their whole image, kept",
     "unknown": "boxes of classes that the labelled images don't have, left out",
     "unused": "classes without a box, left out",
     "labeled": "images that are among the labelled ones, left out",
     "double": "images that come twice, the second left out",
+    "foreign": "images of kinds that aren't read, left out",
 }
+
+_FOREIGN_ENDINGS = (".avif", ".heic", ".tif", ".tiff", ".webp")
 
 # From this IoU on two boxes are in the same place.
 _SAME_PLACE = 0.95
@@ -103,7 +108,7 @@ def read(annotations, folder, categories=None, labeled=()):
         categories = [c for c in content["categories"] if c["id"] in used]
     else:
         found = _with_categories(found, names, categories, findings)
-    if not found:
+    if not objects({"annotations": found}):
         raise ValueError(
             f"Expected at least one box on a readable image. Received: {annotations}"
             f"{''.join('; ' + line for line in summary(findings))}"
@@ -208,13 +213,16 @@ def _usable_boxes(image, annotations, names, findings):
         top, bottom = np.clip([y, y + height], 0, image["height"])
         area = float((right - left) * (bottom - top))
         if area <= 0.0:
-            findings["flat"].append(where)
+            kind = "beyond" if width > 0 and height > 0 else "flat"
+            findings[kind].append(where)
             continue
         # Annotation tools round: half a pixel is no mistake.
         if max(-x, -y, x + width - right, y + height - bottom) > 0.5:
             findings["outside"].append(where)
         if area >= _SAME_PLACE * image["width"] * image["height"]:
             findings["whole"].append(where)
+        if annotation.get("iscrowd"):
+            findings["crowd"].append(where)
         box = (top, left, bottom, right)
         double = next(
             (other for other in kept if _iou(box, other[0]) >= _SAME_PLACE), None
@@ -254,6 +262,11 @@ def summary(findings):
     ]
 
 
+def objects(content):
+    """Return the annotations that aren't of crowds."""
+    return [a for a in content["annotations"] if not a.get("iscrowd")]
+
+
 def paths(content, folder):
     """Return the paths of a COCO file's images."""
     return [os.path.join(folder, image["file_name"]) for image in content["images"]]
@@ -286,6 +299,12 @@ def read_unlabeled(folder, labeled):
     found = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
     labeled, seen = {_digest(path) for path in labeled}, set()
     findings = {"unreadable": list(source.skipped), "labeled": [], "double": []}
+    findings["foreign"] = [
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder)
+        for name in sorted(names)
+        if name.lower().endswith(_FOREIGN_ENDINGS)
+    ]
     entries = []
     for path, (size, reason) in zip(found, _sizes(found)):
         digest = size and _digest(path)

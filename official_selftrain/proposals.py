@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from official_selftrain import anchors
+from official_selftrain import anchors, own_data
 from official_selftrain import boxes as box_ops
 
 # The small objects should be this large in the frame, in pixels: four cells of P3.
@@ -22,7 +22,7 @@ _MAX_COVERED_BOXES = 1000
 
 
 def box_sides(content):
-    """Return the boxes' sizes as shares of their images' longer sides.
+    """Return the sizes of boxes, but crowds, as shares of their images' longer sides.
 
     Args:
         content: dict, a COCO file's content.
@@ -33,7 +33,7 @@ def box_sides(content):
     longest = {i["id"]: max(i["height"], i["width"]) for i in content["images"]}
     sides = [
         np.array(a["bbox"][:1:-1]) / longest[a["image_id"]]
-        for a in content["annotations"]
+        for a in own_data.objects(content)
     ]
     return np.array(sides).reshape(-1, 2)
 
@@ -116,7 +116,7 @@ def _coverage(content, settings):
     corners = np.array(
         [
             np.array([y, x, y + height, x + width]) * scales[a["image_id"]]
-            for a in content["annotations"][:_MAX_COVERED_BOXES]
+            for a in own_data.objects(content)[:_MAX_COVERED_BOXES]
             for x, y, width, height in [a["bbox"]]
         ],
         np.float32,

@@ -71,7 +71,7 @@ FLOORS = {
     "experiment": 11,
     "studies": 11,
     "own_data": 8,
-    "proposals": 8,
+    "proposals": 9,
     "command_line": 12,
     "configuration": 13,
     "train": 14,

@@ -89,11 +89,18 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, write):
     ]
     counts = {kind: len(lines) for kind, lines in findings.items()}
     assert counts == {
-        **{"missing": 1, "unreadable": 1, "size": 2, "wrong": 3, "flat": 2},
+        **{
+            "missing": 1,
+            "unreadable": 1,
+            "size": 2,
+            "wrong": 3,
+            "flat": 1,
+            "beyond": 1,
+        },
         **{"outside": 1, "repeated": 1, "contradictory": 1, "whole": 1, "unused": 1},
     }
     lines = own_data.summary(findings)
-    assert len(lines) == 10
+    assert len(lines) == 11
     for text in (
         "images that aren't there, left out: 1 (first: ",
         "images of another size than the annotations say, left out: 2",
@@ -233,6 +240,7 @@ def test_unlabelled_images(folder, tmp_path):
         shutil.copy(folder / name, pool / name)
     shutil.copy(folder / "c.png", pool / "d.png")
     (pool / "notes.txt").write_text("no image")
+    (pool / "photo.WEBP").write_bytes(b"RIFF")
     content, findings = own_data.read_unlabeled(str(pool), [str(folder / "a.png")])
     assert content["images"] == [
         entry(1, str(pool / "c.png")),
@@ -240,6 +248,7 @@ def test_unlabelled_images(folder, tmp_path):
     ]
     assert findings["labeled"] == [str(pool / "a.png")]
     assert findings["double"] == [str(pool / "d.png")]
+    assert findings["foreign"] == [str(pool / "photo.WEBP")]
     (broken,) = findings["unreadable"]
     assert broken.startswith(f"{pool / 'broken.jpg'}: ")
     assert "Invalid JPEG data" in broken and "{{" not in broken
@@ -398,7 +407,13 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
     content, findings = own_data.read(str(annotations), str(folder))
     assert len(content["annotations"]) == 2
-    assert own_data.summary(findings) == []
+    # The difficult one is left out of what the settings follow from.
+    assert own_data.objects(content) == content["annotations"][1:]
+    assert own_data.summary(findings) == [
+        "boxes of crowds or difficult objects, ignored in training: 1 "
+        "(first: a.png: cup [0.0, 1.0, 10.0, 29.0])"
+    ]
+    np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
 
 
 def test_folders_that_are_not_pascal_vocs(tmp_path):
