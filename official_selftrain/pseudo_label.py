@@ -325,7 +325,10 @@ def _judge(settings):
             sweep = json.load(file)["sweep"]
         if sweep and sweep["classes"]["all"]["suggested"] is not None:
             best = sweep["classes"]["all"]["suggested"]
-            print(f"threshold of the best F1: --gin_param='SCORE_THRESHOLD = {best}'")
+            print(
+                f"threshold of the best F1: --gin_param='SCORE_THRESHOLD = {best}' "
+                "(an ignore_threshold must be lower)"
+            )
     try:
         label_quality.require_labels(quality, settings["max_empty_share"])
     except ValueError as error:
