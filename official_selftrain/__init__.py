@@ -5,6 +5,7 @@ NeurIPS 2020, arXiv 2006.06882) for Keras 3 and TensorFlow.
 
 - Run an experiment from gin files: `official_selftrain.train`. In Python: `run`, with
   the settings of the stages in `official_selftrain.experiment`.
+- Look at your own data and get an experiment for it: `official_selftrain.init`.
 - Train in Python: `SelfTrainer`, a Keras model. `official_selftrain.fitting` adds
   checkpoints, replicas and a history.
 - Make a model: `RetinaNet`, `SemanticSegmenter`, `ImageClassifier` on

@@ -175,7 +175,7 @@ def _binding_lines(config, model_dir):
     free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
     begun = (os.path.join(model_dir, stage) for stage in ("student", "control"))
     if not any(map(os.path.exists, begun)):
-        free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_STEPS =", "student/"]
+        free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
         free += [f"{_ROOT}.{name} =" for name in _AFTER_LABELS]
     return [line for line in config.splitlines() if not line.startswith(tuple(free))]
 

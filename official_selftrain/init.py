@@ -5,8 +5,9 @@
 
 Prints what is there and what is wrong with it, and writes `mine.gin`, each setting with
 its reason, and beside it `mine_train.json`, `mine_validation.json` and
-`mine_unlabeled.json`, the images and boxes that can be used. Your own files are never
-changed. Exit codes: 0 done, 1 a mistake in the call or the data.
+`mine_unlabeled.json`, the images and boxes that can be used, and `mine_findings.txt`,
+everything that is wrong. Your own files are never changed. Exit codes: 0 done, 1 a
+mistake in the call or the data.
 """
 
 import collections
@@ -62,6 +63,8 @@ backbones.resnet.depth = 18"""
 
 # With fewer boxes a class is hardly learnt.
 _FEW_BOXES = 10
+# With fewer validation images chance decides.
+_FEW_IMAGES = 20
 
 _TEMPLATE = """\
 # An experiment for your own images, written by
@@ -109,8 +112,10 @@ STUDENT_STEPS = {steps}
 # A student starts from its teacher's weights and needs less.
 teacher/schedules.cosine.learning_rate = {learning_rate}
 student/schedules.cosine.learning_rate = {student_learning_rate}
-WARMUP_STEPS = {warmup_steps}
-schedules.cosine.warmup_steps = %WARMUP_STEPS
+TEACHER_WARMUP_STEPS = {warmup_steps}
+STUDENT_WARMUP_STEPS = {warmup_steps}
+teacher/schedules.cosine.warmup_steps = %TEACHER_WARMUP_STEPS
+student/schedules.cosine.warmup_steps = %STUDENT_WARMUP_STEPS
 fitting.fit.schedule = @schedules.cosine
 fitting.fit.optimizer = @keras.optimizers.AdamW
 keras.optimizers.AdamW.weight_decay = 1e-3
@@ -159,27 +164,30 @@ def main(argv):
 
 def _init():
     files = _output_files(_OUTPUT.value)
-    content, findings = own_data.read(_ANNOTATIONS.value, _IMAGES.value)
-    _print_labeled("labelled", content, findings)
+    content, found = own_data.read(_ANNOTATIONS.value, _IMAGES.value)
+    findings = [("labelled", found)]
+    _print_labeled("labelled", content, found)
     validation_images = _VALIDATION_IMAGES.value or _IMAGES.value
     if _VALIDATION_ANNOTATIONS.value:
         training = content
-        validation, findings = own_data.read(
+        validation, found = own_data.read(
             _VALIDATION_ANNOTATIONS.value,
             validation_images,
             training["categories"],
             own_data.paths(training, _IMAGES.value),
         )
-        _print_labeled("validation", validation, findings)
+        findings.append(("validation", found))
+        _print_labeled("validation", validation, found)
     else:
         training, validation = own_data.hold_out(content)
-    unlabeled, findings = own_data.read_unlabeled(
+    unlabeled, found = own_data.read_unlabeled(
         _UNLABELED.value,
         own_data.paths(training, _IMAGES.value)
         + own_data.paths(validation, validation_images),
     )
     print(f"\nunlabelled: {len(unlabeled['images']):,} images")
-    for line in own_data.summary(findings):
+    findings.append(("unlabelled", found))
+    for line in own_data.summary(found):
         print(f"  {line}")
     settings = proposals.propose(
         training,
@@ -191,10 +199,21 @@ def _init():
     for path, part in zip(files[1:], contents):
         with open(path, "w") as file:
             json.dump(part, file)
+    with open(files[-1], "w", encoding="utf-8") as file:
+        for title, found in findings:
+            for kind, lines in found.items():
+                text = own_data.FINDINGS[kind]
+                file.writelines(f"{title}: {text}: {line}\n" for line in lines)
     summary = _summary(*contents)
     with open(_OUTPUT.value, "w", encoding="utf-8") as file:
         file.write(_experiment(settings, summary, files, validation_images))
     print(f"\n{_OUTPUT.value}: {summary}")
+    print(f"everything that was found: {files[-1]}")
+    if len(validation["images"]) < _FEW_IMAGES:
+        print(
+            f"few validation images ({len(validation['images'])}): their figures, and "
+            "a threshold chosen on them, say little"
+        )
     print(f"next: {_train_command()}")
 
 
@@ -206,6 +225,7 @@ def _output_files(output):
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     parts = ("train", "validation", "unlabeled")
     files = [output, *(f"{stem}_{part}.json" for part in parts)]
+    files.append(f"{stem}_findings.txt")
     for path in files:
         if os.path.exists(path):
             raise ValueError(

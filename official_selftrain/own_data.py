@@ -103,8 +103,9 @@ def read(annotations, folder, categories=None, labeled=()):
     for image in kept:
         found += _usable_boxes(image, rows[image["id"]], names, findings)
     if categories is None:
-        used = {annotation["category_id"] for annotation in found}
+        used = {a["category_id"] for a in objects({"annotations": found})}
         findings["unused"] = [n for key, n in names.items() if key not in used]
+        found = [a for a in found if a["category_id"] in used]
         categories = [c for c in content["categories"] if c["id"] in used]
     else:
         found = _with_categories(found, names, categories, findings)
@@ -353,7 +354,7 @@ def hold_out(content, seed=0):
         ValueError: if that leaves no image for one of them.
     """
     classes = {image["id"]: set() for image in content["images"]}
-    for annotation in content["annotations"]:
+    for annotation in objects(content):
         classes[annotation["image_id"]].add(annotation["category_id"])
     left = collections.Counter(key for found in classes.values() for key in found)
     count = max(round(_HELD_OUT * len(classes)), 1)

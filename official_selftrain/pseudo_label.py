@@ -324,11 +324,13 @@ def _judge(settings):
         with open(os.path.join(output_dir, "report.json")) as file:
             sweep = json.load(file)["sweep"]
         if sweep and sweep["classes"]["all"]["suggested"] is not None:
-            best = sweep["classes"]["all"]["suggested"]
-            print(
-                f"threshold of the best F1: --gin_param='SCORE_THRESHOLD = {best}' "
-                "(an ignore_threshold must be lower)"
-            )
+            best = sweep["classes"]["all"]
+            score = best["suggested"]
+            setting = f"--gin_param='SCORE_THRESHOLD = {score}'"
+            if score < 0.2:  # the ignore_threshold of our own files
+                lower = round(score / 2, 3)
+                setting += f" --gin_param='experiment.run.ignore_threshold = {lower}'"
+            print(f"threshold of the best F1, on {best['true']} labels: {setting}")
     try:
         label_quality.require_labels(quality, settings["max_empty_share"])
     except ValueError as error:

@@ -60,7 +60,15 @@ def test_the_written_experiment_runs(arguments, tmp_path):
         assert text in done.stdout, text
     written = {path.name for path in (tmp_path / "settings").iterdir()}
     parts = ("train", "validation", "unlabeled")
-    assert written == {"it's mine.gin", *(f"it's mine_{part}.json" for part in parts)}
+    assert written == {
+        *("it's mine.gin", "it's mine_findings.txt"),
+        *(f"it's mine_{part}.json" for part in parts),
+    }
+    found = (tmp_path / "settings" / "it's mine_findings.txt").read_text().splitlines()
+    assert len(found) == 2
+    assert found[0].startswith("unlabelled: images that can't be read, left out: /")
+    assert "/unlabeled/again.jpg" in found[1]
+    assert "few validation images (1): " in done.stdout
     counts = {}
     for part in parts:
         path = tmp_path / "settings" / f"it's mine_{part}.json"
@@ -76,7 +84,8 @@ def test_the_written_experiment_runs(arguments, tmp_path):
         *(
             "TEACHER_STEPS = 2",
             "STUDENT_STEPS = 2",
-            "WARMUP_STEPS = 1",
+            "TEACHER_WARMUP_STEPS = 1",
+            "STUDENT_WARMUP_STEPS = 1",
         ),
         *("IMAGE_SIZE = (64, 64)", "BATCH_SIZE = 2", "SCORE_THRESHOLD = 0.0"),
         "experiment.run.ignore_threshold = None",

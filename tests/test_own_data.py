@@ -294,6 +294,18 @@ def test_the_last_image_of_a_class_is_not_held_out():
         assert image["id"] != lonely
 
 
+def test_crowds_alone_are_not_held_out():
+    """Nor is a class of nothing else one."""
+    content = content_of(5, [])
+    content["annotations"] = [
+        *(boxed(k, 3, [0, 0, 9, 9]) for k in (0, 1)),
+        *(boxed(k, 3, [0, 0, 9, 9], iscrowd=1) for k in (2, 3, 4)),
+    ]
+    _, validation = own_data.hold_out(content)
+    (image,) = validation["images"]
+    assert image["id"] in (0, 1)
+
+
 def test_a_single_image_cannot_be_split():
     with pytest.raises(ValueError, match="every class on two images.* 1 images"):
         own_data.hold_out(content_of(1, [[0, 0, 9, 9]]))
@@ -404,16 +416,23 @@ def test_boxes_of_pascal_voc(tmp_path):
 def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     annotations = tmp_path / "Annotations"
     annotations.mkdir()
-    (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
+    (annotations / "a.xml").write_text(XML.format(name="a.png", first="key"))
     content, findings = own_data.read(str(annotations), str(folder))
+    assert content["categories"] == [{"id": 1, "name": "key"}]
     assert len(content["annotations"]) == 2
     # The difficult one is left out of what the settings follow from.
     assert own_data.objects(content) == content["annotations"][1:]
     assert own_data.summary(findings) == [
         "boxes of crowds or difficult objects, ignored in training: 1 "
-        "(first: a.png: cup [0.0, 1.0, 10.0, 29.0])"
+        "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
     ]
     np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
+    # A class of nothing else is none.
+    (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
+    content, findings = own_data.read(str(annotations), str(folder))
+    assert [c["name"] for c in content["categories"]] == ["key"]
+    assert len(content["annotations"]) == 1
+    assert findings["unused"] == ["cup"]
 
 
 def test_folders_that_are_not_pascal_vocs(tmp_path):

@@ -253,7 +253,7 @@ def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
     row = report["sweep"]["classes"]["all"]
     best = f"--gin_param='SCORE_THRESHOLD = {row['suggested']}'"
-    assert f"threshold of the best F1: {best} (an ignore" in result.stdout
+    assert f"threshold of the best F1, on 18 labels: {best}\n" in result.stdout
     assert row["precision"] == [1.0] * 19 and row["recall"] == [1.0] * 19
     assert row["suggested"] == 0.5  # all of 0.05 to 0.95 are as good
     # The categories had the ids 1, 3 and 90.
