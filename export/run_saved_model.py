@@ -3,7 +3,8 @@
 python export/run_saved_model.py exported/quickstart/1 --images=photos --output=out.npz
 
 The result holds an array `NUMBER/OUTPUT` for every output of every image, in the order
-of their names. Neither Keras nor this project is needed.
+of their names. Files that can't be read are named and left out. Neither Keras nor this
+project is needed.
 """
 
 import argparse
@@ -44,14 +45,29 @@ def run(arguments):
     for start in range(0, len(paths), arguments.batch_size):
         part = paths[start : start + arguments.batch_size]
         try:
-            outputs = function(image_bytes=tf.stack([tf.io.read_file(p) for p in part]))
-        except tf.errors.InvalidArgumentError as error:
-            reason = error.message.strip().splitlines()[0]
-            raise ValueError(f"one of {', '.join(part)}: {reason}") from None
-        for name, values in outputs.items():
-            for number, value in enumerate(values.numpy(), start):
-                found[f"{number}/{name}"] = value
+            found.update(answers(function, part, start))
+        except tf.errors.InvalidArgumentError:
+            # One file that is no image fails its whole batch.
+            for number, path in enumerate(part, start):
+                try:
+                    found.update(answers(function, [path], number))
+                except tf.errors.InvalidArgumentError:
+                    print(f"skipped {path}: can't be read", file=sys.stderr)
+    if not found:
+        raise ValueError(
+            f"Expected an image that can be read. Received: none of {len(paths)} files"
+        )
     np.savez(arguments.output, **found)
+
+
+def answers(function, paths, first_number):
+    """Return a dict of `NUMBER/OUTPUT` to the model's answers for some files."""
+    outputs = function(image_bytes=tf.stack([tf.io.read_file(p) for p in paths]))
+    return {
+        f"{number}/{name}": value
+        for name, values in outputs.items()
+        for number, value in enumerate(values.numpy(), first_number)
+    }
 
 
 def largest_difference(values, others):

@@ -386,6 +386,24 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     assert done.returncode == 1 and "export.json" in done.stderr
 
 
+def test_files_that_are_no_images_are_skipped(exported, tmp_path):
+    folder, _ = exported
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder / "photos", mixed)
+    (mixed / "0.jpg").write_bytes(b"no image")
+    first = photos(folder)[0]
+    (mixed / "broken.jpg").write_bytes(first.read_bytes()[:60])
+    path = folder / "served" / "detector" / "1"
+    command = [sys.executable, "export/verify_saved_model.py", path]
+    done = call(*command, f"--images={mixed}")
+    assert done.returncode == 0 and "4 images: equal, 2 skipped" in done.stdout
+    for name in ("0.jpg", "broken.jpg"):
+        assert f"skipped {mixed / name}: can't be read" in done.stderr
+    done = call(*command, f"--images={mixed / 'b*.jpg'}")
+    assert done.returncode == 1
+    assert "Expected an image that can be read. Received: none of 1" in done.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensorflow_alone_runs_it(exported, tmp_path, kind):
     """Without Keras, and with this project out of reach."""
