@@ -108,7 +108,8 @@ BATCH_SIZE = {batch_size}
 {steps_reason}
 TEACHER_STEPS = {steps}
 STUDENT_STEPS = {steps}
-# 0.001 for a batch of 8, in proportion to the batch: AdamW with its gradients clipped.
+# AdamW with its gradients clipped: 0.001 for a batch of 8, in proportion to the
+# square root of the batch, as its steps don't grow with the gradients.
 # A student starts from its teacher's weights and needs less.
 teacher/schedules.cosine.learning_rate = {learning_rate}
 student/schedules.cosine.learning_rate = {student_learning_rate}

@@ -85,7 +85,7 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
         "max_level": max_level,
         "aspect_ratios": aspect_ratios,
         "batch_size": batch_size,
-        "learning_rate": 1e-3 * batch_size / 8,
+        "learning_rate": round(1e-3 * math.sqrt(batch_size / 8), 5),
         "steps": steps,
         "epochs": steps * batch_size / len(content["images"]),
         # The moving statistics forget the start within a tenth of the steps.

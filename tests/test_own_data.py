@@ -332,14 +332,14 @@ def test_settings_by_hand():
         (
             content_of(640, [[0, 0, 32, 32]]),
             {"num_gpus": 2},
-            {"image_size": (640, 640), "batch_size": 32, "learning_rate": 4e-3}
+            {"image_size": (640, 640), "batch_size": 32, "learning_rate": 2e-3}
             | {"steps": 2000, "epochs": 100.0},
         ),
         # Little memory; few images: the least number of steps.
         (
             content_of(5, [[0, 0, 64, 64]]),
             {"memory": 2.0},
-            {"batch_size": 4, "steps": 400, "epochs": 320.0, "learning_rate": 5e-4},
+            {"batch_size": 4, "steps": 400, "epochs": 320.0, "learning_rate": 0.00071},
         ),
         # No larger than the images are: 200 pixels, to the next multiple of 32.
         (content_of(5, [[0, 0, 8, 8]], 200, 90), {}, {"image_size": (224, 224)}),
