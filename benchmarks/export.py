@@ -25,8 +25,10 @@ import tensorflow as tf
 from sklearn import datasets
 from train_step import time_in_turn
 
-from official_selftrain import RetinaNet, backbones, serving, teachers
-from official_selftrain.data import augment
+from official_selftrain import RetinaNet, backbones
+from official_selftrain.data.augmentation import augment
+from official_selftrain.inference import prediction
+from official_selftrain.serving import saved_models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE, CLASSES = (640, 640), 80
@@ -43,7 +45,7 @@ def main():
     model = RetinaNet(CLASSES, SIZE, backbones.resnet(50))
     with tempfile.TemporaryDirectory() as folder:
         names = [str(number) for number in range(CLASSES)]
-        path = serving.export(model, folder, "model", names)
+        path = saved_models.export(model, folder, "model", names)
         loaded = tf.saved_model.load(path).signatures
         seconds = {
             count: time_in_turn(runs(model, loaded, count), rounds[count])
@@ -86,7 +88,7 @@ def runs(model, loaded, count):
     files = tf.constant([tf.io.encode_jpeg(image).numpy() for image in pixels])
     frames = tf.stack([augment.fit(image, {}, SIZE)[0] for image in pixels])
     sizes = tf.constant([[480, 640]] * count)
-    predict = teachers.predictor(model)
+    predict = prediction.predictor(model)
     return {
         "bare": lambda: predict(frames, sizes),
         "image_tensor": lambda: loaded["image_tensor"](images=pixels),

@@ -26,12 +26,11 @@ import numpy as np
 import sklearn.datasets
 import tensorflow as tf
 
-from official_selftrain.data import (
+from official_selftrain.data import examples, pipeline
+from official_selftrain.data.augmentation import (
     augment,
-    examples,
-    geometry,
     operations,
-    pipeline,
+    placement,
     policies,
 )
 
@@ -168,7 +167,7 @@ def parts(source, repeats):
     example = next(iter(source.dataset))
     image = examples.read_image(example)
     labels = {"boxes": example["boxes"] * [480.0, 640.0, 480.0, 640.0]}
-    corners = geometry.with_corners(labels)
+    corners = placement.with_corners(labels)
 
     def mean(function):
         stream = tf.data.Dataset.counter().map(

@@ -29,14 +29,11 @@ import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
 
-from official_selftrain import (
-    RetinaNet,
-    SemanticSegmenter,
-    backbones,
-    pseudo_labels,
-    teachers,
-)
-from official_selftrain.data import digits, examples
+from official_selftrain import RetinaNet, SemanticSegmenter, backbones
+from official_selftrain.data import examples
+from official_selftrain.data.sources import digits
+from official_selftrain.inference import prediction
+from official_selftrain.labeling import label_store, teachers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FRAME, SCENE, BATCH = (256, 256), (48, 48), 8
@@ -127,7 +124,7 @@ def bare(model, count):
     """Return a job: the network alone on as many images, NMS included."""
     batch = tf.random.uniform((BATCH, *model.image_size, 3), 0.0, 255.0)
     sizes = np.tile(np.int32([model.image_size]), (BATCH, 1))
-    predict = teachers.predictor(model)
+    predict = prediction.predictor(model)
 
     def job():
         for _ in range(count // BATCH):
@@ -144,7 +141,7 @@ def labelling(model, source, num_classes, **settings):
 
     def job():
         with tempfile.TemporaryDirectory() as folder:
-            pseudo_labels.write(
+            label_store.write(
                 teacher, source, folder, BATCH, on_images=lambda count: None
             )
 

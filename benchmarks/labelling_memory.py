@@ -79,8 +79,8 @@ def label(images, output_dir):
     """Label a folder and return this process' peak memory in bytes."""
     import numpy as np
 
-    from official_selftrain import pseudo_labels, teachers
     from official_selftrain.data import sources
+    from official_selftrain.labeling import label_store, teachers
 
     labels = {
         "boxes": np.tile(np.float32([1, 2, 20, 30]), (10, 1)),
@@ -94,7 +94,7 @@ def label(images, output_dir):
         False,
         {},
     )
-    pseudo_labels.write(teacher, sources.folder(images), output_dir)
+    label_store.write(teacher, sources.folder(images), output_dir)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

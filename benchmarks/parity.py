@@ -21,7 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import color, geometry, operations
+from official_selftrain.data.augmentation import color, operations, placement
+from official_selftrain.geometry import affine
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -31,7 +32,7 @@ TENTHS = [[0.9, 0.2, 3.0], [-0.1, 1.1, -2.0], [0.0, 0.0, 1.0]]
 
 def warp(image, move):
     """Return an image after a move."""
-    return geometry.warp([image], move, [geometry.FILL_PIXEL])[0]
+    return affine.warp([image], move, [placement.FILL_PIXEL])[0]
 
 
 def size(image):
@@ -41,11 +42,11 @@ def size(image):
 
 # Our counterpart of each operation.
 OURS = {
-    "rotate": lambda image: warp(image, geometry.rotation(24.0, size(image))),
-    "rotate_back": lambda image: warp(image, geometry.rotation(-45.0, size(image))),
-    "translate": lambda image: warp(image, geometry.translation(7.0, -4.0)),
-    "shear_x": lambda image: warp(image, geometry.shear(0.18, 0.0)),
-    "shear_y": lambda image: warp(image, geometry.shear(0.0, -0.27)),
+    "rotate": lambda image: warp(image, affine.rotation(24.0, size(image))),
+    "rotate_back": lambda image: warp(image, affine.rotation(-45.0, size(image))),
+    "translate": lambda image: warp(image, affine.translation(7.0, -4.0)),
+    "shear_x": lambda image: warp(image, affine.shear(0.18, 0.0)),
+    "shear_y": lambda image: warp(image, affine.shear(0.0, -0.27)),
     "transform": lambda image: warp(image, tf.constant(TRANSFORM)),
     "transform_of_tenths": lambda image: warp(image, tf.constant(TENTHS)),
     "equalize": color.equalize,

@@ -29,7 +29,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain import RetinaNet, SelfTrainer, anchors, backbones, distribution
+from official_selftrain import RetinaNet, SelfTrainer, backbones
+from official_selftrain.models import anchors
+from official_selftrain.training import distribution
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE, BATCH, SLOTS = 256, 4, 100

@@ -18,8 +18,11 @@ import keras
 import tensorflow as tf
 from absl import app, flags
 
-from official_selftrain import command_line, serving, teachers
-from official_selftrain.evaluation import load_model, model_path
+from official_selftrain.cli import command_line
+from official_selftrain.experiment.results import load_model, model_path
+from official_selftrain.files import hashes
+from official_selftrain.labeling import teachers
+from official_selftrain.serving import saved_models
 
 flags.adopt_module_key_flags(command_line)
 
@@ -37,7 +40,7 @@ _BOXES = flags.DEFINE_enum(
     "boxes", "pixels", ("pixels", "normalized"), "What boxes are measured in."
 )
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", serving.MAX_PIXELS, "Larger images are refused.", lower_bound=1
+    "max_pixels", saved_models.MAX_PIXELS, "Larger images are refused.", lower_bound=1
 )
 _WARMUP_IMAGE = flags.DEFINE_string(
     "warmup_image", None, "A file that the server warms up with; grey by default."
@@ -94,7 +97,7 @@ def _export():
         config = file.read()
     origin = {
         "model": os.path.abspath(path),
-        "sha256": teachers.sha256(path),
+        "sha256": hashes.sha256(path),
         "boxes": _BOXES.value,
         "max_pixels": _MAX_PIXELS.value,
         **suppression,
@@ -103,7 +106,7 @@ def _export():
     name = _NAME.value or os.path.basename(os.path.abspath(model_dir))
     if name in ("models.config", "batching_parameters.txt"):
         raise ValueError(f"Expected another name, {name} is the server's file")
-    written = serving.export(
+    written = saved_models.export(
         model,
         _EXPORT_DIR.value,
         name,
@@ -118,7 +121,7 @@ def _export():
     if not os.path.exists(batching):
         template = os.path.join(os.path.dirname(__file__), "batching_parameters.txt")
         shutil.copyfile(template, batching)
-    serving.add_to_server(_EXPORT_DIR.value, name)
+    saved_models.add_to_server(_EXPORT_DIR.value, name)
     print(f"export: {written}")
 
 

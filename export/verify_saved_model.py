@@ -20,9 +20,12 @@ import tensorflow as tf
 from absl import app, flags
 from run_saved_model import image_paths, largest_difference
 
-from official_selftrain import command_line, teachers
-from official_selftrain.boxes import covered_size
-from official_selftrain.data import augment, images
+from official_selftrain.cli import command_line
+from official_selftrain.data import images
+from official_selftrain.data.augmentation import augment
+from official_selftrain.files import hashes
+from official_selftrain.geometry.letterbox import covered_size
+from official_selftrain.inference import prediction
 
 flags.adopt_module_key_flags(command_line)
 
@@ -57,7 +60,7 @@ def _verify(path):
             f"Expected {model_path}, the model that was exported. Say with "
             "--model=FILE where it is now"
         )
-    if not _MODEL.value and teachers.sha256(model_path) != origin["sha256"]:
+    if not _MODEL.value and hashes.sha256(model_path) != origin["sha256"]:
         raise ValueError(
             f"Expected {model_path} as it was exported. Received: another model; pass "
             "--model=FILE"
@@ -79,7 +82,7 @@ def _verify(path):
         with np.load(output) as file:
             found = dict(file)
     is_segmenter = hasattr(model, "multi_scale")
-    expect = _expected_masks(model) if is_segmenter else teachers.predictor(model)
+    expect = _expected_masks(model) if is_segmenter else prediction.predictor(model)
     worst, compared = {}, 0
     for number, image_path in enumerate(paths):
         if not any(name.startswith(f"{number}/") for name in found):
@@ -113,7 +116,7 @@ def _expected_masks(model):
     def expect(frames, sizes):
         covered = covered_size(sizes, model.image_size)
         found = probabilities(frames)
-        return teachers.masks_of_size(found, covered[0], sizes[0])
+        return prediction.masks_of_size(found, covered[0], sizes[0])
 
     return expect
 

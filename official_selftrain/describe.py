@@ -9,10 +9,10 @@ done, 1 a mistake in the call.
 import gin
 from absl import app, flags
 
-from official_selftrain import configuration
+from official_selftrain.cli import gin_files
 from official_selftrain.models.sizes import sizes
 
-flags.adopt_module_key_flags(configuration)
+flags.adopt_module_key_flags(gin_files)
 
 _NUM_CLASSES = flags.DEFINE_integer(
     "num_classes", 80, "Classes; the data, which would tell, isn't read.", lower_bound=1
@@ -21,7 +21,7 @@ _NUM_CLASSES = flags.DEFINE_integer(
 
 def main(argv):
     """Run the command line."""
-    return configuration.exit_code("describe", argv, _describe)
+    return gin_files.exit_code("describe", argv, _describe)
 
 
 def _describe():

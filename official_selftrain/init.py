@@ -21,7 +21,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from official_selftrain import command_line, own_data, proposals
+from official_selftrain.cli import command_line
+from official_selftrain.onboarding import own_data, proposals
 
 flags.adopt_module_key_flags(command_line)
 

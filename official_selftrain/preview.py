@@ -15,10 +15,11 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain import configuration, report
-from official_selftrain.data import augment
+from official_selftrain.cli import gin_files
+from official_selftrain.data.augmentation import augment
+from official_selftrain.inference import pictures
 
-flags.adopt_module_key_flags(configuration)
+flags.adopt_module_key_flags(gin_files)
 
 _OUTPUT = flags.DEFINE_string("output", None, "The PNG file to write.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 6, "Columns.", lower_bound=1)
@@ -34,7 +35,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the augmentations.", lower_bound=0)
 
 def main(argv):
     """Run the command line."""
-    return configuration.exit_code("preview", argv, _preview)
+    return gin_files.exit_code("preview", argv, _preview)
 
 
 def _preview():
@@ -54,7 +55,7 @@ def _preview():
     source = settings["labeled"]()
     if not source.has_labels:
         raise ValueError("Expected labelled images. Received: no annotation at all")
-    sheet = report.contact_sheet(
+    sheet = pictures.contact_sheet(
         source, rows, settings["image_size"], _NUM_IMAGES.value, _SEED.value
     )
     os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)

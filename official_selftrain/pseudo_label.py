@@ -21,17 +21,18 @@ import keras
 from absl import app, flags
 from tqdm import tqdm
 
-from official_selftrain import (
-    coco_labels,
-    command_line,
+from official_selftrain.cli import command_line
+from official_selftrain.data.sources import pools
+from official_selftrain.files import hashes
+from official_selftrain.labeling import (
+    coco_export,
     label_quality,
     label_report,
-    pseudo_labels,
+    label_store,
     served,
-    signatures,
     teachers,
 )
-from official_selftrain.data import pools
+from official_selftrain.serving import signatures
 
 flags.adopt_module_key_flags(command_line)
 
@@ -129,7 +130,7 @@ def open_teacher(settings):
         origin = {
             "kind": "keras",
             "path": model_path,
-            "sha256": teachers.sha256(model_path),
+            "sha256": hashes.sha256(model_path),
             "scales": scales,
             "flip": settings["flip"],
         }
@@ -144,7 +145,7 @@ def open_teacher(settings):
         )
     elif os.path.isfile(os.path.join(path, "saved_model.pb")):
         names, ids = _classes(labels or os.path.join(path, "assets/labels.txt"), first)
-        origin = {"kind": "saved_model", "path": path, "sha256": teachers.sha256(path)}
+        origin = {"kind": "saved_model", "path": path, "sha256": hashes.sha256(path)}
         teacher = served.signature_teacher(
             signatures.saved_model(path, signature),
             names,
@@ -198,7 +199,7 @@ def _label(settings, on_images=None):
     source, described = pools.open_pool(
         settings["images"], settings["image_dir"], settings["data_dir"]
     )
-    pseudo_labels.write(
+    label_store.write(
         open_teacher(settings),
         source,
         settings["output_dir"],
@@ -304,10 +305,10 @@ def _judge(settings):
     if not os.path.exists(os.path.join(output_dir, "manifest.json")):
         print("labels: this share is done, others are missing")
         return 0
-    manifest = pseudo_labels.read_manifest(output_dir)
+    manifest = label_store.read_manifest(output_dir)
     for line in manifest["skipped"][:20]:
         print(f"skipped {line}")
-    stored = pseudo_labels.read(output_dir)
+    stored = label_store.read(output_dir)
     quality = label_quality.measure(stored, settings["score_threshold"])
     print(
         f"labels: {manifest['labeled']} of {manifest['images']} images, "
@@ -315,7 +316,7 @@ def _judge(settings):
         f"label of at least {settings['score_threshold']}; in {output_dir}"
     )
     if settings["coco_json"]:
-        coco_labels.write(output_dir, settings["coco_json"])
+        coco_export.write(output_dir, settings["coco_json"])
     if flags.FLAGS.report:
         truth, _ = pools.open_pool(
             settings["images"], settings["image_dir"], settings["data_dir"]

@@ -20,9 +20,10 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain import command_line, configuration, studies
+from official_selftrain.cli import command_line, gin_files
+from official_selftrain.experiment import studies
 
-flags.adopt_module_key_flags(configuration)
+flags.adopt_module_key_flags(gin_files)
 
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Where everything is kept.", required=True
@@ -36,11 +37,11 @@ def main(argv):
 
 
 def _study():
-    if len(configuration.GIN_FILE.value) != 1:
+    if len(gin_files.GIN_FILE.value) != 1:
         raise ValueError(
-            f"Expected one gin file. Received: {len(configuration.GIN_FILE.value)}"
+            f"Expected one gin file. Received: {len(gin_files.GIN_FILE.value)}"
         )
-    (path,), params = configuration.GIN_FILE.value, configuration.GIN_PARAM.value
+    (path,), params = gin_files.GIN_FILE.value, gin_files.GIN_PARAM.value
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
     of_grid = [line for line in params if line.startswith("studies.")]
@@ -74,7 +75,7 @@ def _pretraining(path, folder, model_dir):
         return None
     file = os.path.normpath(os.path.join(folder, path))
     gin.clear_config()
-    configuration.load_config([file], [])
+    gin_files.load_config([file], [])
     run_dir = os.path.join(model_dir, "pretraining", _hash(gin.config_str()))
     gin.clear_config()
     return {
@@ -102,8 +103,8 @@ def _cells(plan, folder, model_dir, first, params=()):
                 files = [os.path.normpath(os.path.join(folder, x)) for x in files]
                 lines = [line for line in lines if not _is_file(line)]
                 gin.clear_config()
-                configuration.load_config(files, _filled(lines, name))
-                teacher = _hash(configuration.teacher_settings())
+                gin_files.load_config(files, _filled(lines, name))
+                teacher = _hash(gin_files.teacher_settings())
                 whole = _hash(gin.config_str())
                 gin.clear_config()
                 has_student = stage != "teacher"

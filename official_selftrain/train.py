@@ -13,9 +13,11 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain import configuration, experiment, report
+from official_selftrain import experiment
+from official_selftrain.cli import gin_files
+from official_selftrain.experiment import report
 
-flags.adopt_module_key_flags(configuration)
+flags.adopt_module_key_flags(gin_files)
 
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Where everything is kept.", required=True
@@ -29,11 +31,11 @@ _STAGES = flags.DEFINE_list(
 
 def main(argv):
     """Run the command line."""
-    return configuration.exit_code("train", argv, _train)
+    return gin_files.exit_code("train", argv, _train)
 
 
 def _train():
-    configuration.claim_model_dir(_MODEL_DIR.value)
+    gin_files.claim_model_dir(_MODEL_DIR.value)
     run = gin.get_configurable(experiment.run)
     _print_results(run(_MODEL_DIR.value, stages=_STAGES.value))
 

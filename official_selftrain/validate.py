@@ -11,8 +11,9 @@ import os
 
 from absl import app, flags
 
-from official_selftrain import command_line, teachers
+from official_selftrain.cli import command_line
 from official_selftrain.data import validation
+from official_selftrain.labeling import teachers
 
 flags.adopt_module_key_flags(command_line)
 

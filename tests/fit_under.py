@@ -18,9 +18,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
-from official_selftrain import distribution, fitting, schedules
-from official_selftrain.data import augment, digits
+from official_selftrain.data.augmentation import augment
+from official_selftrain.data.sources import digits
 from official_selftrain.models import ImageClassifier, RetinaNet, backbones
+from official_selftrain.training import distribution, fitting, schedules
 
 
 def main(name, output_dir, *settings):

@@ -6,7 +6,9 @@ import pathlib
 import gin
 import pytest
 
-from official_selftrain import configuration, studies, study
+from official_selftrain import study
+from official_selftrain.cli import gin_files
+from official_selftrain.experiment import studies
 
 ROOT = pathlib.Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("claims", ROOT / "benchmarks/claims.py")
@@ -173,7 +175,7 @@ def test_figure_2_of_the_paper():
     flags = [flag.split("=", 1) for flag in larger["command"]]
     files = [value for name, value in flags if name == "--gin_file"]
     params = [value for name, value in flags if name == "--gin_param"]
-    configuration.load_config(files, params)
+    gin_files.load_config(files, params)
     fit = gin.get_bindings("student/fitting.fit")
     assert (fit["steps"], fit["alpha"], fit["normalize"]) == (180000, 3.0, False)
     rates = [

@@ -66,7 +66,7 @@ def test_the_start_page_leads_on(reference):
 
 
 def test_arguments_are_a_list(reference):
-    page = page_of(reference, "official_selftrain.losses")
+    page = page_of(reference, "official_selftrain.models.losses")
     section = re.search(
         r'<section id="focal_loss">.*?Arguments:</h6>\s*<ul>(.*?)</ul>', page, re.DOTALL
     )

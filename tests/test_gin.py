@@ -7,8 +7,11 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import configuration, experiment, fitting, label_quality
+from official_selftrain import experiment
+from official_selftrain.cli import gin_files
+from official_selftrain.labeling import label_quality
 from official_selftrain.models import backbones
+from official_selftrain.training import fitting
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
@@ -35,14 +38,14 @@ def clean_gin():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_file_parses_and_uses_all_it_sets(name):
-    configuration.load_config([str(ROOT / "gin" / name)], ["SEED = 3"])
+    gin_files.load_config([str(ROOT / "gin" / name)], ["SEED = 3"])
     assert gin.query_parameter("SEED/gin.macro.value") == 3
 
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_rows_of_table_2(name):
     """Section 4: batch 256, SGD 0.9, 0.0032 → 0.32 in 1,000 steps, L2 1e-4."""
-    configuration.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(ROOT / "gin" / name)], [])
 
     def value(key):
         return gin.query_parameter(key)
@@ -78,7 +81,7 @@ ROWS_OF_OTHER_TABLES = {
 
 @pytest.mark.parametrize("name", ROWS_OF_OTHER_TABLES)
 def test_rows_of_other_tables(name):
-    configuration.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(ROOT / "gin" / name)], [])
     table, *expected, side, parameters = ROWS_OF_OTHER_TABLES[name]
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA", "BATCH_SIZE")
     values = [gin.query_parameter(f"{macro}/gin.macro.value") for macro in macros]
@@ -200,7 +203,7 @@ def test_every_experiment_loads_alone(name, monkeypatch):
     params = []
     if name == "study/coco_resnet101.gin":
         params = ["TEACHER_STEPS = 1", "STUDENT_STEPS = 1"]
-    configuration.load_config([str(ROOT / "gin" / name)], params)
+    gin_files.load_config([str(ROOT / "gin" / name)], params)
     assert gin.get_bindings("experiment.run", resolve_references=False)["labeled"]
 
 
@@ -212,7 +215,7 @@ def test_every_row_is_tested():
 @pytest.mark.parametrize("name", COCO_ROWS)
 def test_rows_of_coco(name):
     teacher, student, *steps, alpha, number, share, has_start = COCO_ROWS[name]
-    configuration.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(ROOT / "gin" / name)], [])
 
     def value(key):
         return gin.query_parameter(key)
@@ -324,7 +327,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkey
         # Before training every score is 0.01.
         "retinanet.RetinaNet.score_threshold = 0.0",
     ]
-    configuration.load_config([str(row)], params)
+    gin_files.load_config([str(row)], params)
     run = gin.get_configurable(experiment.run)
     run(str(tmp_path / "run"), stages=["teacher", "pseudo_labels", "student"])
     for stage, images in (("teacher", 4), ("student", 8)):
@@ -344,7 +347,7 @@ PASCAL = {"pascal_b7": (0.08, 40000, (256, 256)), "pascal_l2": (0.2, 20000, (256
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("pascal")])
 def test_rows_of_pascal(name):
-    configuration.load_config([str(ROOT / "gin" / name)], ["CHECKPOINT = None"])
+    gin_files.load_config([str(ROOT / "gin" / name)], ["CHECKPOINT = None"])
 
     def value(key):
         return gin.query_parameter(key)
@@ -394,7 +397,7 @@ def run_on_tiny_voc(
         "CHECKPOINT = None",
         *params,
     ]
-    configuration.load_config([str(ROOT / "gin" / name)], params)
+    gin_files.load_config([str(ROOT / "gin" / name)], params)
     run = gin.get_configurable(experiment.run)
     # A teacher of two steps finds nothing but background: let it pass.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
@@ -451,7 +454,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
         "segmenter.SemanticSegmenter.num_repeats = 1",
         "segmenter.SemanticSegmenter.num_filters = 16",
     ]
-    configuration.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
+    gin_files.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     results = gin.get_configurable(experiment.run)(str(tmp_path / "run"))
     assert results["pseudo_labels"]["images"] == 6

@@ -13,7 +13,7 @@ import shlex
 import gin
 import pytest
 
-from official_selftrain import configuration
+from official_selftrain.cli import gin_files
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -154,7 +154,7 @@ def check(command):
     settings = experiment_of(rest)
     if settings and script.stem != "study" and "configuration" in script.read_text():
         gin.clear_config()
-        configuration.load_config(*settings)
+        gin_files.load_config(*settings)
         gin.clear_config()
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from official_selftrain import report
-from official_selftrain.data import augment, digits, geometry
+from official_selftrain.data.augmentation import augment, placement
+from official_selftrain.data.sources import digits
+from official_selftrain.inference import pictures
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = pathlib.Path(__file__).parent / "tiny.gin"
@@ -51,7 +52,9 @@ def test_the_sheet_shows_every_row_with_its_boxes_and_masks():
         calls.append((image, labels, image_size, seed.numpy().tolist()))
         return augment.fit(image, labels, image_size, seed)
 
-    figure = report.contact_sheet(source, {"S1": spy, "own": spy}, (40, 56), 2, seed=4)
+    figure = pictures.contact_sheet(
+        source, {"S1": spy, "own": spy}, (40, 56), 2, seed=4
+    )
     titles = [axes.get_ylabel() for axes in figure.axes]
     assert titles == ["image", "", "S1", "", "own", ""]
     assert [call[3] for call in calls] == [[4, 0], [4, 0], [4, 1], [4, 1]]
@@ -74,7 +77,7 @@ def test_masks_are_painted_from_boxes():
         "classes": tf.constant([4, 0]),
     }
     np.testing.assert_array_equal(
-        report._painted(labels, (4, 6)),
+        pictures._painted(labels, (4, 6)),
         [
             [0, 0, 0, 0, 0, 0],
             [0, 0, 5, 5, 5, 0],
@@ -82,5 +85,5 @@ def test_masks_are_painted_from_boxes():
             [1, 1, 1, 0, 0, 0],
         ],
     )
-    colors = report._mask_colors(np.array([[0, 3, geometry.IGNORE_CLASS]]))
+    colors = pictures._mask_colors(np.array([[0, 3, placement.IGNORE_CLASS]]))
     assert colors[0, 0, 3] == 0.0 and colors[0, 1, 3] == 0.55

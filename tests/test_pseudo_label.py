@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain import RetinaNet, backbones, digits, pseudo_labels
+from official_selftrain import RetinaNet, backbones, digits
 from official_selftrain.data import sources
+from official_selftrain.labeling import label_store
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
@@ -41,7 +42,7 @@ def label(items):
 
 teacher = teachers.Teacher(prepare, label, ("a",), False, {"kind": "stub"})
 print("ready", flush=True)
-pseudo_labels.write(
+label_store.write(
     teacher, sources.folder(sys.argv[1]), sys.argv[2], 4, 10, on_images=lambda n: None,
     worker_index=int(sys.argv[3]), worker_count=int(sys.argv[4]), score_floor=0.0)
 """
@@ -170,7 +171,7 @@ def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
         ):  # fmt: skip
             assert text in result.stdout
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    stored = pseudo_labels.read(str(tmp_path / "one"), ["b", "a"])
+    stored = label_store.read(str(tmp_path / "one"), ["b", "a"])
     assert [int(e["id"]) for e in stored.dataset] == [0, 1, 2, 3, 4, 5]
     # The turned photograph is embedded upright, for readers that know no EXIF.
     turned = list(stored.dataset)[4]["encoded"].numpy()

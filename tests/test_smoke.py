@@ -15,10 +15,12 @@ import tensorflow_datasets
 from tensorflow import data, nest
 from test_claims import cells_of
 from test_gin import clean_gin, run_on_tiny_voc  # noqa: F401
-from test_sources import OBJECTS, jpeg, picture, spec_of
+from toy_images import OBJECTS, jpeg, picture, spec_of
 
-from official_selftrain import configuration, experiment, fitting
+from official_selftrain import experiment
+from official_selftrain.cli import gin_files
 from official_selftrain.models import backbones
+from official_selftrain.training import fitting
 
 ROOT = pathlib.Path(__file__).parent.parent
 ROWS = sorted(
@@ -89,7 +91,7 @@ def load(name, params):
     files = [value for kind, value in flags if kind == "--gin_file"]
     lines = [value for kind, value in flags if kind == "--gin_param"]
     files = files or [str(ROOT / "gin" / name)]
-    configuration.load_config(files, [*lines, *params])
+    gin_files.load_config(files, [*lines, *params])
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain import configuration, studies, study
+from official_selftrain import study
+from official_selftrain.cli import gin_files
+from official_selftrain.experiment import studies
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ROOT / "tests" / "tiny.gin"
@@ -113,8 +115,8 @@ def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
     found = []
     for params in ([], [param]):
         gin.clear_config()
-        configuration.load_config([str(TINY)], params)
-        found.append(configuration.teacher_settings())
+        gin_files.load_config([str(TINY)], params)
+        found.append(gin_files.teacher_settings())
     assert (found[0] == found[1]) is is_same
 
 

@@ -13,18 +13,13 @@ import gin
 import numpy as np
 import pytest
 
-from official_selftrain import (
-    command_line,
-    configuration,
-    evaluation,
-    experiment,
-    fitting,
-    label_quality,
-    pseudo_labels,
-    teachers,
-    training_log,
-)
+from official_selftrain import experiment
+from official_selftrain.cli import command_line, gin_files
 from official_selftrain.data import masks
+from official_selftrain.experiment import results as stage_results
+from official_selftrain.files import hashes
+from official_selftrain.labeling import label_quality, label_store
+from official_selftrain.training import fitting, training_log
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny.gin")
@@ -67,8 +62,8 @@ def run(tmp_path):
 
     def run(*params, model_dir=tmp_path / "run", stages=STAGES, gin_file=TINY):
         gin.clear_config()
-        configuration.load_config([str(gin_file)], list(params))
-        configuration.claim_model_dir(str(model_dir))
+        gin_files.load_config([str(gin_file)], list(params))
+        gin_files.claim_model_dir(str(model_dir))
         return gin.get_configurable(experiment.run)(str(model_dir), stages=stages)
 
     return run
@@ -156,7 +151,7 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
     assert f"student: AP {results['student']['AP']:.2f}" in again.stdout
     # operative.gin holds the whole experiment.
     gin.clear_config()
-    configuration.load_config([str(model_dir / "operative.gin")], [])
+    gin_files.load_config([str(model_dir / "operative.gin")], [])
 
 
 def test_stages_one_by_one(run, tmp_path):
@@ -212,7 +207,7 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
 )
 def test_gin_mistakes_are_refused(param, text):
     with pytest.raises(ValueError, match=text):
-        configuration.load_config([TINY], [param])
+        gin_files.load_config([TINY], [param])
 
 
 @pytest.mark.parametrize(
@@ -231,35 +226,35 @@ def test_gin_files_that_cannot_be_read(tmp_path, content, text):
     path = tmp_path / "bad.gin"
     path.write_text(content)
     with pytest.raises(command_line._MISTAKES, match=text):
-        configuration.load_config([str(path)], [])
+        gin_files.load_config([str(path)], [])
     with pytest.raises(FileNotFoundError, match="gin_file='.*/nowhere.gin'"):
-        configuration.load_config([str(tmp_path / "nowhere.gin")], [])
+        gin_files.load_config([str(tmp_path / "nowhere.gin")], [])
 
 
 def test_model_dir_that_is_a_file(tmp_path):
-    configuration.load_config([TINY], [])
+    gin_files.load_config([TINY], [])
     (tmp_path / "run").write_text("")
     with pytest.raises(ValueError, match="model_dir='.*/run', a file"):
-        configuration.claim_model_dir(str(tmp_path / "run"))
+        gin_files.claim_model_dir(str(tmp_path / "run"))
 
 
 def test_model_dir_of_another_experiment(tmp_path):
-    configuration.load_config([TINY], [])
-    configuration.claim_model_dir(str(tmp_path))
+    gin_files.load_config([TINY], [])
+    gin_files.claim_model_dir(str(tmp_path))
     # Nothing is made yet: other settings may take its place.
     gin.clear_config()
-    configuration.load_config([TINY], ["SEED = 5"])
-    configuration.claim_model_dir(str(tmp_path))
+    gin_files.load_config([TINY], ["SEED = 5"])
+    gin_files.claim_model_dir(str(tmp_path))
     assert "SEED = 5" in (tmp_path / "operative.gin").read_text()
     gin.clear_config()
-    configuration.load_config([TINY], [])
-    configuration.claim_model_dir(str(tmp_path))
+    gin_files.load_config([TINY], [])
+    gin_files.claim_model_dir(str(tmp_path))
     (tmp_path / "teacher").mkdir()
-    configuration.claim_model_dir(str(tmp_path))
+    gin_files.claim_model_dir(str(tmp_path))
     gin.clear_config()
-    configuration.load_config([TINY], ["SEED = 7"])
+    gin_files.load_config([TINY], ["SEED = 7"])
     with pytest.raises(ValueError, match=r"made with \(it has 'SEED = 0'\).*model_dir"):
-        configuration.claim_model_dir(str(tmp_path))
+        gin_files.claim_model_dir(str(tmp_path))
 
 
 def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
@@ -267,8 +262,8 @@ def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
 
     def claim(*params):
         gin.clear_config()
-        configuration.load_config([TINY], list(params))
-        configuration.claim_model_dir(str(tmp_path))
+        gin_files.load_config([TINY], list(params))
+        gin_files.claim_model_dir(str(tmp_path))
 
     claim()
     (tmp_path / "teacher").mkdir()
@@ -445,7 +440,7 @@ def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch)
     )
     assert results["pseudo_labels"]["ignored"] == 0.0
     assert results["teacher"]["class_IoU"][0] > 0.0
-    stored = pseudo_labels.read(str(first / "pseudo_labels")).dataset
+    stored = label_store.read(str(first / "pseudo_labels")).dataset
     sure = np.stack([masks.decode(example["confidence"]) for example in stored])
     score = float(sure.max() / 255)
     second = tmp_path / "second"
@@ -497,13 +492,13 @@ def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatc
     values = {"teacher": 1.0, "student": 3.0}
     values.update({"round_2/student": 5.0, "round_3/student": 5.0})
     folder = tmp_path / "run"
-    stored = evaluation.stored_metrics
+    stored = stage_results.stored_metrics
 
     def metrics(stage_dir, *args, **kwargs):
         found = stored(stage_dir, *args, **kwargs)
         return {**found, "AP": values[os.path.relpath(stage_dir, folder)]}
 
-    monkeypatch.setattr(evaluation, "stored_metrics", metrics)
+    monkeypatch.setattr(stage_results, "stored_metrics", metrics)
     params = ["ROUNDS = 5", "experiment.run.control = False", "TEACHER_STEPS = 2"]
     results = run(*params, "STUDENT_STEPS = 2")
     assert [(r["round"], r["student"]) for r in results["rounds"]] == [
@@ -516,8 +511,8 @@ def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatc
         ("round_2", "student"),
         ("round_3", "round_2/student"),
     ):
-        manifest = pseudo_labels.read_manifest(str(folder / name / "pseudo_labels"))
-        made_by = teachers.sha256(str(folder / teacher / "model.keras"))
+        manifest = label_store.read_manifest(str(folder / name / "pseudo_labels"))
+        made_by = hashes.sha256(str(folder / teacher / "model.keras"))
         assert manifest["settings"]["teacher"]["sha256"] == made_by
         assert (folder / name / "student" / "model.keras").exists()
     assert not (folder / "round_4").exists()

@@ -7,7 +7,7 @@ Letters in shapes: B batch, H W pixels of the frame, M label slots.
 
 import tensorflow as tf
 
-from official_selftrain.data import augment as augmentations
+from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.data.examples import read_image, read_mask
 
 _PADDING = {"boxes": 0.0, "classes": -1, "scores": 0.0, "ignore": False, "areas": 0.0}

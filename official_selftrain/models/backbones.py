@@ -12,7 +12,7 @@ import sys
 import keras
 import keras_cv
 
-from official_selftrain.checks import check_choice
+from official_selftrain.checks.arguments import check_choice
 from official_selftrain.models import blocks as residual
 
 # Keras walks a graph recursively, when it is built and when it is loaded: that of

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.checks import check_choice
+from official_selftrain.checks.arguments import check_choice
 from official_selftrain.models.inputs import PIXEL_MEAN, PIXEL_STDDEV
 from official_selftrain.models.torch_files import read_torch
 from official_selftrain.models.variable_names import (

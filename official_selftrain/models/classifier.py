@@ -6,7 +6,8 @@ Letters in shapes: B batch, H W pixels, K classes, M label slots.
 import keras
 from keras import ops
 
-from official_selftrain import losses, metrics
+from official_selftrain import metrics
+from official_selftrain.models import losses
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,

@@ -7,8 +7,11 @@ D detections.
 import keras
 from keras import ops
 
-from official_selftrain import anchors, checks, losses, metrics
-from official_selftrain import boxes as box_ops
+from official_selftrain import metrics
+from official_selftrain.checks import arguments
+from official_selftrain.geometry import boxes as box_ops
+from official_selftrain.geometry import letterbox, suppression
+from official_selftrain.models import anchors, losses
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import retinanet_head
 from official_selftrain.models.inputs import (
@@ -109,7 +112,7 @@ class RetinaNet(keras.Model):
         max_detections=100,
         name="retinanet",
     ):
-        checks.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
+        arguments.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
         image_size = check_model(
             image_size,
             backbone,
@@ -290,7 +293,7 @@ class RetinaNet(keras.Model):
         """Decode outputs into detections.
 
         The images must have been fitted into the input's frame as
-        `boxes.letterbox_scale` says, content in the top left corner.
+        `letterbox.letterbox_scale` says, content in the top left corner.
 
         Args:
             outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
@@ -319,7 +322,7 @@ class RetinaNet(keras.Model):
         deltas = ops.cast(outputs["box_deltas"], "float32")
         finite = ops.all(ops.isfinite(deltas), axis=-1, keepdims=True)
         scores = ops.where(finite & ~ops.isnan(scores), scores, 0.0)
-        scale = box_ops.letterbox_scale(sizes, self.image_size)
+        scale = letterbox.letterbox_scale(sizes, self.image_size)
         boxes = box_ops.decode(deltas, ops.convert_to_tensor(self.anchors))
         scale = ops.concatenate([scale, scale], axis=-1)[:, None]
         boxes = boxes / scale
@@ -336,7 +339,7 @@ class RetinaNet(keras.Model):
         # treats every class alone. In pixels of the frame the distances stay small
         # enough for float32.
         shift = ops.cast(top_classes, "float32") * (max(self.image_size) + 1.0)
-        picked, picked_scores = box_ops.non_max_suppression(
+        picked, picked_scores = suppression.non_max_suppression(
             top_boxes * scale + shift[..., None],
             top_scores,
             self.max_detections,

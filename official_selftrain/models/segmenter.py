@@ -6,7 +6,8 @@ Letters in shapes: B batch, H W pixels, K classes.
 import keras
 from keras import ops
 
-from official_selftrain import losses, metrics
+from official_selftrain import metrics
+from official_selftrain.models import losses
 from official_selftrain.models.heads import ResizeBilinear, segmentation_head
 from official_selftrain.models.inputs import (
     PIXEL_MEAN,

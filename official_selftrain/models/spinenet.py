@@ -6,7 +6,7 @@ each resampled to its level, and runs residual blocks at that level.
 
 from keras import Input, Model, layers
 
-from official_selftrain.checks import check_choice
+from official_selftrain.checks.arguments import check_choice
 from official_selftrain.models import blocks
 
 # Nodes 2 to 16 after the stem's nodes 0 and 1:

@@ -1,0 +1,1 @@
+"""Checks of arguments: one line that says what was expected and what came."""

@@ -1,0 +1,222 @@
+"""What the command lines of experiments share: reading gin files."""
+
+import difflib
+import os
+
+import gin
+from absl import flags, logging
+
+from official_selftrain.cli import command_line
+
+_ROOT = "experiment.run"
+_GIN_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "gin")
+# Settings of it that neither a teacher nor its labels depend on.
+_AFTER_LABELS = (
+    "student",
+    "score_threshold",
+    "ignore_threshold",
+    "student_init",
+    "control",
+    "max_empty_share",
+    "rounds",
+)
+
+GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", None, "The experiment. Repeatable; later files win.", required=True
+)
+GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param",
+    [],
+    'A setting that wins over the files, such as "SEED = 3". Repeatable.',
+)
+flags.adopt_module_key_flags(command_line)
+
+
+def exit_code(name, arguments, command):
+    """Read the gin files, run a command; print a mistake as one line.
+
+    Args:
+        name: str, of the command line.
+        arguments: list of str, what was given beside the flags.
+        command: function ().
+
+    Returns:
+        As `command_line.exit_code`.
+    """
+
+    def configured():
+        load_config(GIN_FILE.value, GIN_PARAM.value)
+        command()
+
+    return command_line.exit_code(name, arguments, configured)
+
+
+def load_config(files, params):
+    """Parse gin files and overrides and check what gin doesn't.
+
+    gin accepts macros that nobody reads and settings of functions that nobody
+    calls; both are mistakes here.
+
+    Args:
+        files: list of str.
+        params: list of str.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for anything that gin or the checks refuse.
+    """
+    for path in files:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
+        gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
+    # A file that lies elsewhere includes "include/base.gin" too.
+    gin.add_config_file_search_path(_GIN_FOLDER)
+    # gin logs every folder in which an included file was not found.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        gin.parse_config_files_and_bindings(files, params, finalize_config=False)
+    except SyntaxError as error:
+        raise ValueError(
+            f"Expected settings such as SEED = 3 in {error.filename or 'gin_param'}, "
+            f"line {error.lineno}. Received: {(error.text or '').strip()!r}, "
+            f"{error.msg}"
+        ) from error
+    except NameError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"Expected an import for every name of a gin file. Received: {reason}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_references()
+    gin.finalize()
+
+
+def _check_references():
+    """Check that every macro and every setting is used, and every macro set."""
+    # gin has no public view of what it parsed: {(scope, selector): {name: value}}.
+    config = gin.config._CONFIG
+    uses, scopes = {}, set()
+    for (scope, selector), settings in config.items():
+        used = uses.setdefault(_node(scope, selector), set())
+        for reference in gin.config.iterate_references(settings):
+            node = _node("/".join(reference.scopes), reference.configurable.selector)
+            used.add(node)
+            if not node.startswith("%"):
+                scopes.update(reference.scopes)
+    macros = {node for node in uses if node.startswith("%")}
+    for node in sorted(set().union(*uses.values()) - set(uses)):
+        if node.startswith("%"):
+            raise ValueError(_unknown("a macro that is set", node[1:], macros))
+    root = gin.config._REGISTRY.get_match(_ROOT)
+    if root is None:
+        raise ValueError(f"Expected an experiment. Received: gin files without {_ROOT}")
+    reached, queue = set(), [root.selector]
+    while queue:
+        node = queue.pop()
+        if node not in reached:
+            reached.add(node)
+            queue.extend(uses.get(node, ()))
+    for node in sorted(set(uses) - reached):
+        if node.startswith("%"):
+            raise ValueError(
+                _unknown("a macro that is used", node[1:], reached & macros)
+            )
+        raise ValueError(_unknown("settings of a function that is used", node, reached))
+    for scope, selector in sorted(config):
+        if selector != "gin.macro" and scope and scope not in scopes:
+            raise ValueError(_unknown("a scope that is used", scope, scopes))
+
+
+def _node(scope, selector):
+    return f"%{scope}" if selector == "gin.macro" else selector
+
+
+def teacher_settings():
+    """Return the settings that a teacher and its labels follow from.
+
+    Two experiments for which they are the same can share both.
+
+    Returns:
+        str: all settings but those of the scope `student`, of what becomes of the
+        labels, and of macros that only these use.
+    """
+    settings, macros = {}, {}
+    for (scope, selector), values in gin.config._CONFIG.items():
+        if selector == "gin.macro":
+            macros[f"%{scope}"] = values["value"]
+        elif scope.split("/")[0] != "student":
+            is_root = selector.endswith(_ROOT)
+            kept = {
+                name: value
+                for name, value in values.items()
+                if not (is_root and name in _AFTER_LABELS)
+            }
+            settings[f"{scope}/{selector}"] = kept
+    used, queue = set(), [settings]
+    while queue:
+        for reference in gin.config.iterate_references(queue.pop()):
+            name = _node("/".join(reference.scopes), reference.configurable.selector)
+            if name in macros and name not in used:
+                used.add(name)
+                queue.append(macros[name])
+    settings.update({name: macros[name] for name in used})
+    return "\n".join(f"{name}: {settings[name]!r}" for name in sorted(settings))
+
+
+def _binding_lines(config, model_dir):
+    """Return the lines of a configuration that must not change any more.
+
+    A training goes on with the same weights on other devices, and a finished one may
+    get further rounds. Until a student is begun, what only it depends on may change:
+    the threshold that is chosen by looking at the teacher's labels.
+    """
+    free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
+    begun = (os.path.join(model_dir, stage) for stage in ("student", "control"))
+    if not any(map(os.path.exists, begun)):
+        free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
+        free += [f"{_ROOT}.{name} =" for name in _AFTER_LABELS]
+    return [line for line in config.splitlines() if not line.startswith(tuple(free))]
+
+
+def claim_model_dir(model_dir):
+    """Write `operative.gin` into `model_dir`, or check that it is the same.
+
+    Args:
+        model_dir: str.
+
+    Raises:
+        ValueError: if it is a file or holds what another experiment has made.
+    """
+    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+        raise ValueError(
+            f"Expected a folder. Received: model_dir={model_dir!r}, a file"
+        )
+    config = gin.config_str()
+    path = os.path.join(model_dir, "operative.gin")
+    # A run that ended before it made anything doesn't bind the next one.
+    if os.path.exists(path) and os.listdir(model_dir) != ["operative.gin"]:
+        with open(path) as file:
+            known = _binding_lines(file.read(), model_dir)
+        now = _binding_lines(config, model_dir)
+        changes = difflib.unified_diff(known, now, lineterm="", n=0)
+        for line in list(changes)[2:]:
+            if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
+                there = "has" if line[0] == "-" else "lacks"
+                raise ValueError(
+                    f"Expected the settings that {model_dir} was made with (it {there} "
+                    f"{line[1:].strip()!r}). Received: others; choose another model_dir"
+                )
+    os.makedirs(model_dir, exist_ok=True)
+    with open(path + ".partial", "w") as file:
+        file.write(config)
+    os.replace(file.name, path)
+
+
+def _unknown(expected, received, known):
+    near = difflib.get_close_matches(
+        received, [name.lstrip("%") for name in known], 1, 0
+    )
+    nearest = f" (nearest: {near[0]})" if near else ""
+    return f"Expected {expected}{nearest}. Received: {received}"

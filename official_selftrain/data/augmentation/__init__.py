@@ -1,0 +1,1 @@
+"""Augment-S1 to S4 and what they are made of."""

@@ -1,0 +1,241 @@
+"""Geometry of images, boxes and masks together.
+
+A function takes and returns `(image, labels)`. `image` is `[h, w, c]`, uint8 or
+float. Of `labels` it moves two entries, if they are there, and passes the rest:
+
+- `corners`: float32 `[n, k, 2]`, corners of the n boxes as (y, x) in pixels: all
+  four in order around the box, or two opposite ones where nothing turns;
+- `mask`: `[h, w]`, integer class ids.
+
+Boxes travel as corners because the box around a turned box around a turned box
+is too large: `with_corners` takes boxes apart first, `with_boxes` puts the
+smallest boxes around what is left of them in the end. Pixel (0, 0) covers the
+square from (0, 0) to (1, 1).
+
+All randomness is stateless: the same seed gives the same result. Seeds are int32 or
+int64 `[2]`; the two kinds draw differently, and the input pipeline takes int64.
+"""
+
+import tensorflow as tf
+
+from official_selftrain.data.masks import IGNORE_CLASS
+
+# ImageNet's mean colour: what padding looks like after normalisation is zero.
+PAD_PIXEL = (123.675, 116.28, 103.53)
+
+# What a rotation or a shift brings in from outside of the image.
+FILL_PIXEL = 128
+
+
+def with_corners(labels, count=4):
+    """Return labels with `corners` in the place of `boxes`.
+
+    Args:
+        labels: dict with `boxes` float32 `[n, 4]` (ymin, xmin, ymax, xmax), or
+            without boxes.
+        count: 4, or 2 if the boxes will only be flipped, scaled and shifted.
+
+    Returns:
+        dict with `corners` float32 `[n, count, 2]`; unchanged if it has some.
+    """
+    if "boxes" not in labels:
+        return labels
+    labels = dict(labels)
+    # ymin, xmin, ymax, xmax
+    order = {2: (0, 1, 2, 3), 4: (0, 1, 0, 3, 2, 3, 2, 1)}[count]
+    corners = tf.gather(labels.pop("boxes"), order, axis=1)
+    labels["corners"] = tf.reshape(corners, (-1, count, 2))
+    return labels
+
+
+def with_boxes(labels, size):
+    """Return labels with `boxes` in the place of `corners`.
+
+    Args:
+        labels: dict with `corners` float32 `[n, k, 2]` and any other tensors
+            with n rows, or without corners.
+        size: int32 `[2]`, height and width of what can be seen.
+
+    Returns:
+        dict with `boxes` float32 `[m, 4]` within 0…`size`: the smallest boxes
+        around the visible parts. What can't be seen is dropped from `boxes` and
+        from every entry but `mask`.
+    """
+    if "corners" not in labels:
+        return labels
+    labels = dict(labels)
+    boxes = visible_boxes(labels.pop("corners"), size)
+    labels["boxes"] = boxes
+    rows = tf.where(tf.reduce_all(boxes[:, 2:] > boxes[:, :2], axis=1))[:, 0]
+    return {
+        key: value if key == "mask" else tf.gather(value, rows)
+        for key, value in labels.items()
+    }
+
+
+def visible_boxes(corners, size):
+    """Return the smallest boxes around what is within an image.
+
+    Args:
+        corners: float32 `[n, k, 2]`, see the module; four corners must be those
+            of a convex quadrangle.
+        size: `[2]`, height and width.
+
+    Returns:
+        float32 `[n, 4]` within 0…`size`, without area where nothing is visible.
+
+    Source: own; the authors cut the box around the corners, which is larger
+        where a turned box leaves the image.
+    """
+    size = tf.cast(size, tf.float32)
+    if corners.shape[1] == 4:
+        lowest, highest = _visible_extent(corners, size)
+    else:
+        lowest, highest = tf.reduce_min(corners, 1), tf.reduce_max(corners, 1)
+    boxes = tf.concat([lowest, highest], axis=1)
+    return tf.clip_by_value(boxes, 0.0, tf.tile(size, [2]))
+
+
+def _visible_extent(corners, size):
+    """Return least and greatest (y, x) of quadrangles within 0…size.
+
+    Edges are cut by Liang and Barsky's method.
+    """
+    after = tf.roll(corners, -1, axis=1)
+    edges = after - corners
+    # Each edge is corner * (1 - t) + after * t; inside for t in [start, end].
+    parallel = edges == 0.0
+    low = tf.math.divide_no_nan(-corners, edges)
+    high = tf.math.divide_no_nan(size - corners, edges)
+    within = (corners >= 0.0) & (corners <= size)
+    start = tf.where(parallel, tf.where(within, 0.0, 2.0), tf.minimum(low, high))
+    end = tf.where(parallel, 1.0, tf.maximum(low, high))
+    start = tf.maximum(tf.reduce_max(start, axis=2, keepdims=True), 0.0)
+    end = tf.minimum(tf.reduce_min(end, axis=2, keepdims=True), 1.0)
+    crossed = tf.tile(start <= end, [1, 2, 1])
+    ends = tf.concat(
+        [corners * (1.0 - start) + after * start, corners * (1.0 - end) + after * end],
+        axis=1,
+    )
+    # The image's own corners count where they lie inside a quadrangle.
+    frame = tf.stack([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]) * size
+    away = frame[None, :, None] - corners[:, None]  # [n, image corner, edge, 2]
+    side = edges[:, None, :, 0] * away[..., 1] - edges[:, None, :, 1] * away[..., 0]
+    covered = tf.reduce_all(side >= 0.0, axis=2) | tf.reduce_all(side <= 0.0, axis=2)
+
+    diagonals = corners[:, 2:] - corners[:, :2]
+    area = diagonals[:, 0, 0] * diagonals[:, 1, 1]
+    area -= diagonals[:, 0, 1] * diagonals[:, 1, 0]
+    points = tf.concat([ends, tf.broadcast_to(frame[None], tf.shape(corners))], axis=1)
+    seen = tf.concat([crossed, covered[..., None]], axis=1) & (
+        area[:, None, None] != 0.0
+    )
+    lowest = tf.reduce_min(tf.where(seen, points, float("inf")), axis=1)
+    highest = tf.reduce_max(tf.where(seen, points, float("-inf")), axis=1)
+    visible = tf.reduce_any(seen, axis=1)
+    return tf.where(visible, lowest, 0.0), tf.where(visible, highest, 0.0)
+
+
+def flip(image, labels, seed, probability=0.5):
+    """Mirror an image and its labels from left to right at random.
+
+    Args:
+        image: `[h, w, c]`.
+        labels: dict, see the module.
+        seed: `[2]`, see `geometry`.
+        probability: float in 0…1.
+
+    Returns:
+        `(image, labels)`.
+
+    Source: paper section 3.
+    """
+    width = tf.cast(tf.shape(image)[1], tf.float32)
+    apply = tf.random.stateless_uniform((), seed) < probability
+
+    def mirrored(pixels):
+        return tf.cond(apply, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+
+    labels = dict(labels)
+    if "mask" in labels:
+        labels["mask"] = mirrored(labels["mask"])
+    if "corners" in labels:
+        y, x = tf.unstack(labels["corners"], axis=2)
+        labels["corners"] = tf.stack([y, tf.where(apply, width - x, x)], axis=2)
+    return mirrored(image), labels
+
+
+def resize_and_crop(
+    image, labels, image_size, seed, scale_range=(1.0, 1.0), pad_value=PAD_PIXEL
+):
+    """Fit an image into a frame, scaled by a random factor, cropped and padded.
+
+    The image is scaled so that it would just fit into `image_size` times the
+    factor, aspect ratio kept; what exceeds the frame is cropped at a random
+    offset (the greatest possible one is never drawn, as in the authors' code),
+    what is missing is padded at the bottom and right. A factor of 1
+    gives the letterbox of `letterbox.letterbox_scale`. Pixels are interpolated
+    linearly, a mask takes the class of the nearest pixel.
+
+    Args:
+        image: `[h, w, c]`, 0…255.
+        labels: dict, see the module.
+        image_size: (height, width) of the frame.
+        seed: `[2]`, see `geometry`.
+        scale_range: the least and greatest factor.
+        pad_value: float, or one for each channel.
+
+    Returns:
+        `(image, labels, size)`: float32 `[H, W, c]`; labels in pixels of the
+        frame, corners possibly outside of it, the mask's padding
+        `IGNORE_CLASS`; int32 `[2]`, the part of the frame that the image
+        covers.
+
+    Source: the authors' preprocessing (scale jitter of the paper's section 3).
+    """
+    scale_seed, offset_seed = tf.unstack(tf.random.split(seed, 2))
+    factor = tf.random.stateless_uniform((), scale_seed, *map(float, scale_range))
+    frame = tf.constant(image_size, tf.float32)
+    source_size = tf.shape(image)[:2]
+    size = tf.cast(source_size, tf.float32)
+    scale = tf.reduce_min(tf.round(frame * factor) / size)
+    scaled = tf.maximum(tf.round(size * scale), 1.0)
+    room = tf.maximum(scaled - frame, 0.0)
+    offset = tf.floor(tf.random.stateless_uniform((2,), offset_seed) * room)
+    covered = tf.cast(tf.minimum(scaled, frame), tf.int32)
+    missing = tf.constant(image_size, tf.int32) - covered
+
+    crop = tf.image.resize(tf.cast(image, tf.float32), tf.cast(scaled, tf.int32))
+    start = tf.cast(offset, tf.int32)
+    channels = image.shape[2]
+    crop = tf.slice(crop, [start[0], start[1], 0], [covered[0], covered[1], channels])
+    # Several times as fast as tf.pad.
+    right = _filled(pad_value, (covered[0], missing[1], channels))
+    below = _filled(pad_value, (missing[0], image_size[1], channels))
+    padded = tf.concat([tf.concat([crop, right], axis=1), below], axis=0)
+    padded = tf.ensure_shape(padded, (*image_size, channels))
+
+    labels = dict(labels)
+    if "corners" in labels:
+        labels["corners"] = labels["corners"] * (scaled / size) - offset
+    if "mask" in labels:
+        mask = labels["mask"]
+        for axis in (0, 1):
+            # Nearest in the sense of the linear resize: the pixel under the centre.
+            centers = tf.range(covered[axis], dtype=tf.float32) + offset[axis] + 0.5
+            nearest = tf.cast(centers * (size / scaled)[axis], tf.int32)
+            nearest = tf.minimum(nearest, source_size[axis] - 1)
+            mask = tf.gather(mask, nearest, axis=axis)
+        mask = tf.pad(
+            mask, [[0, missing[0]], [0, missing[1]]], constant_values=IGNORE_CLASS
+        )
+        labels["mask"] = tf.ensure_shape(mask, image_size)
+    return padded, labels, covered
+
+
+# Moves: affine maps from the result back to the source, in (x, y, 1) of pixel
+# centres. A product first @ second is the move `first` followed by `second`.
+
+
+def _filled(value, shape):
+    return tf.broadcast_to(tf.constant(value, tf.float32), shape)

@@ -1,0 +1,120 @@
+"""Data sets of TensorFlow Datasets."""
+
+import tensorflow as tf
+
+from official_selftrain.data import examples
+
+# Where the data sets of TFDS keep their boxes, and which flag marks a region
+# that holds many objects.
+_TFDS_OBJECTS = {
+    "coco": ("objects", "is_crowd"),
+    "voc": ("objects", None),
+    "open_images_v4": ("bobjects", "is_group_of"),
+    "imagenet2012": (None, None),
+}
+
+
+def tfds(name, split, data_dir=None, has_image_classes=False):
+    """Read a data set of TensorFlow Datasets.
+
+    Args:
+        name: `"coco/2017"`, `"voc/2012"`, `"open_images_v4"`,
+            `"imagenet2012"` or another configuration of these.
+        split: str, such as `"train"` or `"train[:20%]"`.
+        data_dir: str or None, where TFDS keeps its data.
+        has_image_classes: bool, take the images' own classes for labels, each a box
+            that covers its image. Only `imagenet2012` has some; without, its images are
+            unlabelled.
+
+    Returns:
+        `examples.Source`; ids count the images. Its labels are boxes: TFDS has no
+        masks of PASCAL VOC (see `voc`).
+
+    Raises:
+        ValueError: for a data set of another kind, or one whose images have no class.
+        FileNotFoundError: if it hasn't been prepared.
+
+    Source: tensorflow.org/datasets.
+    """
+    import tensorflow_datasets
+
+    family = name.split("/")[0].split(":")[0]
+    if family not in _TFDS_OBJECTS:
+        raise ValueError(
+            f"Expected one of {', '.join(_TFDS_OBJECTS)}. Received: name={name!r}"
+        )
+    objects, group_flag = _TFDS_OBJECTS[family]
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"Expected a data set that TFDS knows. Received: name={name!r}"
+        ) from error
+    features = builder.info.features
+    if has_image_classes and "label" not in features:
+        raise ValueError(
+            "Expected a data set whose images have a class each, imagenet2012. "
+            f"Received: name={name!r}"
+        )
+    if has_image_classes:
+        class_names = features["label"].names
+    else:
+        class_names = () if objects is None else features[objects]["label"].names
+    # COCO's test images come without annotations.
+    has_labels = len(class_names) > 0 and not (
+        family == "coco" and split.startswith("test")
+    )
+    try:
+        encoded = builder.as_dataset(
+            split=split,
+            decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+            shuffle_files=False,
+        )
+    except AssertionError as error:
+        raise FileNotFoundError(
+            f"Expected {name} in {builder.data_dir}. Make it in Python with: "
+            f"tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})"
+            ".download_and_prepare()"
+        ) from error
+
+    def convert(index, item):
+        if has_image_classes:
+            found = {
+                "boxes": tf.constant([[0.0, 0.0, 1.0, 1.0]]),
+                "classes": tf.cast(item["label"], tf.int32)[None],
+                "ignore": tf.zeros((1,), tf.bool),
+                "areas": tf.zeros((1,)),
+            }
+        elif objects is None:
+            found = {
+                "boxes": tf.zeros((0, 4)),
+                "classes": tf.zeros((0,), tf.int32),
+                "ignore": tf.zeros((0,), tf.bool),
+                "areas": tf.zeros((0,)),
+            }
+        else:
+            item_objects = item[objects]
+            labels = tf.cast(item_objects["label"], tf.int32)
+            areas = item_objects.get("area", tf.zeros_like(labels))
+            found = {
+                "boxes": tf.reshape(item_objects["bbox"], (-1, 4)),
+                "classes": labels,
+                "ignore": tf.cast(
+                    item_objects[group_flag] if group_flag else tf.zeros_like(labels),
+                    tf.bool,
+                ),
+                "areas": tf.cast(areas, tf.float32),
+            }
+        return {
+            "encoded": item["image"],
+            "path": tf.constant(""),
+            "id": index,
+            **found,
+            "scores": tf.ones(tf.shape(found["classes"])),
+            "mask": tf.constant(""),
+            "confidence": tf.constant(""),
+        }
+
+    dataset = encoded.enumerate().map(convert)
+    num_images = int(dataset.cardinality())
+    return examples.Source(dataset, tuple(class_names), num_images, has_labels)

@@ -1,0 +1,433 @@
+"""Studies: grids of experiments, the table and the figure of what they come to.
+
+A study lives in one `model_dir`, which several may share: `pretraining/`, `teachers/`
+and `runs/` hold experiments, each run in a process of its own, with `outcome.json` and
+`log.txt`; `NAME.md`, `NAME.csv` and `NAME.png` what they come to. Experiments whose
+teachers follow from the same settings share teacher and labels.
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot
+
+from official_selftrain.checks import arguments
+from official_selftrain.files.atomic import read_json, write_json
+from official_selftrain.metrics import headline
+
+_STAGES = ("teacher", "student", "control")
+_PRETRAINING = "{pretraining}"
+_COSTS = ("steps", "images", "seconds")
+
+# What `official_selftrain.train` runs for a stage of a study, and with which settings:
+# labels are made whatever they are worth, each student judges them by its threshold.
+_RUN = {
+    "teacher": "teacher,evaluation",
+    "labels": "pseudo_labels",
+    "student": "pseudo_labels,student,evaluation",
+    "control": "control,evaluation",
+}
+_PARAMS = {
+    "labels": ("experiment.run.max_empty_share = 1.0",),
+    "control": ("experiment.run.control = True",),
+}
+
+
+def grid(
+    experiment,
+    rows,
+    columns,
+    seeds=(0,),
+    settings=(),
+    metric="AP",
+    title="",
+    pretraining=None,
+):
+    """Return the cells of a study; gin binds the arguments.
+
+    Args:
+        experiment: str, a gin file, relative to the study's.
+        rows: dict of name to (stage whose model is measured, setting, …); the first
+            row is what the others are compared with. A setting is a line of gin, or a
+            gin file that is added; `{pretraining}` in it stands for the pre-trained
+            model's file.
+        columns: dict of name to (setting, …).
+        seeds: ints; every cell is run with each.
+        settings: of all cells.
+        metric: str, a key of a stage's results.
+        title: str, of table and figure.
+        pretraining: str or None, a gin file whose teacher is trained first, once for
+            all cells.
+
+    Returns:
+        dict of the arguments.
+
+    Raises:
+        TypeError: for rows, columns, seeds or settings that aren't tuples.
+        ValueError: for a stage that is none, a study without a cell, or one that starts
+            from a pre-training without having one.
+    """
+    if not rows or not columns or not seeds:
+        raise ValueError(
+            "Expected rows, columns and seeds. Received: "
+            f"rows={rows!r}, columns={columns!r}, seeds={seeds!r}"
+        )
+    lists = {"settings": settings, "seeds": seeds}
+    lists |= {f"rows[{name!r}]": row for name, row in rows.items()}
+    lists |= {f"columns[{name!r}]": column for name, column in columns.items()}
+    for name, value in lists.items():
+        if not isinstance(value, (tuple, list)):
+            raise TypeError(
+                f"Expected {name}, a tuple such as (x,). Received: {value!r}"
+            )
+    for stage, *_ in rows.values():
+        arguments.check_choice("stage", stage, _STAGES)
+    if pretraining is None and _PRETRAINING in repr([rows, columns, settings]):
+        raise ValueError(
+            f"Expected a pretraining for {_PRETRAINING}. Received: pretraining=None"
+        )
+    return {
+        "experiment": experiment,
+        "rows": rows,
+        "columns": columns,
+        "seeds": tuple(seeds),
+        "settings": tuple(settings),
+        "metric": metric,
+        "title": title,
+        "pretraining": pretraining,
+    }
+
+
+def run(cells, jobs, lock, first=None):
+    """Run what isn't finished: pre-training, teachers, labels, students, controls.
+
+    Each of them is a process of `official_selftrain.train`. A folder's name is the hash
+    of the settings that count, and its `outcome.json` holds how each stage ended, which
+    is never forgotten but for a failure, which is tried again.
+
+    Args:
+        cells: list of dicts: `row`, `column`, `seed`, `stage`; `command`, the flags of
+            `official_selftrain.train`; `teacher_dir` and `run_dir`, the same for a cell
+            that measures the teacher; `is_pretrained`, whether it starts from `first`.
+        jobs: int, processes at a time, which share the cores evenly.
+        lock: int, an open file that the processes shall hold too.
+        first: a cell whose teacher is trained before all others, the pre-training, or
+            None.
+    """
+    processes = set()
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
+
+    def is_done(folder, stage):
+        return read_outcomes(folder).get(stage, {}).get("status") == "done"
+
+    def ends(folder, stage, job):
+        """Run a stage, unless it has ended; return whether it is done."""
+        outcomes = read_outcomes(folder)
+        if outcomes.get(stage, {}).get("status", "failed") != "failed":
+            return is_done(folder, stage)
+        os.makedirs(folder, exist_ok=True)
+        # The folder's name vouches for the settings that count here; others, such as a
+        # student's in its teacher's folder, may differ from the last call's.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "operative.gin"))
+        command = [sys.executable, "-m", "official_selftrain.train", *job["command"]]
+        command += [f"--gin_param={line}" for line in _PARAMS.get(stage, ())]
+        command += [f"--model_dir={folder}", f"--stages={_RUN[stage]}"]
+        title = f"{job['row']}, {job['column']}, seed {job['seed']}"
+        print(f"study: {title}: {stage}", flush=True)
+        with open(os.path.join(folder, "log.txt"), "a") as log:
+            start = log.tell()
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, pass_fds=(lock,), env=environment
+            )
+            processes.add(process)
+            code = process.wait()
+            processes.discard(process)
+        if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
+            return False  # stopped from outside: to be continued
+        outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
+        write_json(os.path.join(folder, "outcome.json"), outcomes)
+        return code == 0
+
+    def teach(folder, job, is_labelling):
+        if job["is_pretrained"] and not is_done(first["run_dir"], "teacher"):
+            return
+        if ends(folder, "teacher", job) and is_labelling:
+            ends(folder, "labels", job)
+
+    def learn(folder, jobs_of_stages):
+        for stage, job in jobs_of_stages.items():
+            needed = ("teacher", "labels") if stage == "student" else ("teacher",)
+            if not all(is_done(job["teacher_dir"], name) for name in needed):
+                continue
+            os.makedirs(folder, exist_ok=True)
+            for name in ("teacher", "pseudo_labels"):
+                link = os.path.join(folder, name)
+                source = os.path.join(job["teacher_dir"], name)
+                if os.path.exists(source) and not os.path.lexists(link):
+                    os.symlink(os.path.relpath(source, folder), link)
+            ends(folder, stage, job)
+
+    teachers, students = {}, {}
+    for cell in cells:
+        job = teachers.setdefault(cell["teacher_dir"], [cell, False])
+        job[1] |= cell["stage"] == "student"
+        if cell["stage"] != "teacher":
+            students.setdefault(cell["run_dir"], {})[cell["stage"]] = cell
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        try:
+            if first:
+                pool.submit(ends, first["run_dir"], "teacher", first).result()
+            for function, work in (
+                (teach, [(folder, *job) for folder, job in teachers.items()]),
+                (learn, list(students.items())),
+            ):
+                for future in [pool.submit(function, *item) for item in work]:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.terminate()  # saves a checkpoint
+            raise
+
+
+def read_outcomes(folder):
+    """Return how the stages of a folder ended: dict of stage to `status` and `text`."""
+    return read_json(os.path.join(folder, "outcome.json")) or {}
+
+
+def _outcome(folder, code, start):
+    """Return how a process ended: done, diverged or failed, and a line about it."""
+    if code == 0:
+        return {"status": "done", "text": ""}
+    with open(os.path.join(folder, "log.txt"), "rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("train: ")]
+    text = (errors or lines or ["no output"])[-1]
+    diverged = re.search(r"a finite loss and gradient.* at step (\d+)", text)
+    if diverged:
+        return {"status": "diverged", "text": f"NaN at step {diverged[1]}"}
+    return {"status": "failed", "text": text[:300] or f"exit code {code}"}
+
+
+def _cell_outcome(cell, first):
+    """Return how a cell ended: as the first of what it needs that isn't done."""
+    chain = [("", cell["run_dir"], cell["stage"])]
+    if cell["stage"] == "student":
+        chain.insert(0, ("labels: ", cell["teacher_dir"], "labels"))
+    if cell["stage"] != "teacher":
+        chain.insert(0, ("teacher: ", cell["teacher_dir"], "teacher"))
+    if cell["is_pretrained"]:
+        chain.insert(0, ("pre-training: ", first["run_dir"], "teacher"))
+    missing = {"status": "failed", "text": "not finished"}
+    for name, folder, stage in chain:
+        outcome = read_outcomes(folder).get(stage, missing)
+        if outcome["status"] != "done":
+            return outcome["status"], name + outcome["text"]
+    return "done", ""
+
+
+def report(path, plan, cells, first=None):
+    """Write the cells, the table and the figure of a study.
+
+    Args:
+        path: str, of the files, without an ending.
+        plan: dict of `grid`.
+        cells: as of `run`.
+        first: as of `run`.
+
+    Returns:
+        int, how many cells failed.
+    """
+    found = {}
+    for cell in cells:
+        key = cell["row"], cell["column"], cell["seed"]
+        found[key] = _cell_result(plan["metric"], cell, first)
+    with open(path + ".csv.partial", "w", newline="") as file:
+        writer = csv.DictWriter(file, next(iter(found.values())))
+        writer.writeheader()
+        writer.writerows(found.values())
+    os.replace(path + ".csv.partial", path + ".csv")
+    text = table(plan, found)
+    if first:
+        text += f"\nThe pre-training, once for all cells and seeds: {_costs(first)}.\n"
+    with open(path + ".md", "w") as file:
+        file.write(text)
+    _draw(plan, found, path + ".png")
+    return sum(cell["status"] == "failed" for cell in found.values())
+
+
+def _cell_result(metric, cell, first):
+    """Return what a cell came to, and what it cost."""
+    status, text = _cell_outcome(cell, first)
+    results = {
+        **(read_json(os.path.join(cell["teacher_dir"], "results.json")) or {}),
+        **(read_json(os.path.join(cell["run_dir"], "results.json")) or {}),
+    }
+    figures = {
+        f"{stage}_{key}": results.get(stage, {}).get(key)
+        for stage in _STAGES
+        for key in (metric, *_COSTS)
+    }
+    labelling = None
+    if cell["stage"] == "student":
+        path = os.path.join(cell["teacher_dir"], "labelling.json")
+        labelling = (read_json(path) or {}).get("seconds")
+    parts = {
+        "teacher": [figures["teacher_seconds"]],
+        "student": [figures["teacher_seconds"], labelling, figures["student_seconds"]],
+        "control": [figures["teacher_seconds"], figures["control_seconds"]],
+    }[cell["stage"]]
+    is_done = status == "done"
+    return {
+        **{key: cell[key] for key in ("row", "column", "seed", "stage")},
+        "status": status,
+        "text": text,
+        metric: figures[f"{cell['stage']}_{metric}"] if is_done else None,
+        **figures,
+        "labelling_seconds": labelling,
+        "seconds": sum(parts) if is_done and None not in parts else None,
+    }
+
+
+def _costs(first):
+    """Return what a pre-training came to and cost, or how it ended, as text."""
+    outcome = read_outcomes(first["run_dir"]).get("teacher", {"status": "not finished"})
+    if outcome["status"] != "done":
+        return outcome.get("text") or outcome["status"]
+    made = read_json(os.path.join(first["run_dir"], "results.json"))["teacher"]
+    name = headline(made)
+    costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
+    return f"{name} {made[name]:.1f}, {costs}"
+
+
+def table(plan, found):
+    """Return a study's table as Markdown, in the paper's form.
+
+    Args:
+        plan: dict of `grid`.
+        found: dict of (row, column, seed) to a dict with the metric, `status`, `text`
+            and the costs.
+
+    Returns:
+        str: means ± standard deviations over the seeds; in brackets the mean gain
+        over the first row, seed by seed; then what the rows cost.
+    """
+    rows, columns = list(plan["rows"]), list(plan["columns"])
+    count = len(plan["seeds"])
+    seeds = f"{count} seed{'s' if count > 1 else ''}"
+    lines = [
+        f"{plan['title']} ({plan['metric']}, {seeds})".strip(),
+        "",
+        f"| | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+    ]
+    for row in rows:
+        texts = [_cell_text(plan, found, row, column) for column in columns]
+        lines.append(f"| {row} | {' | '.join(texts)} |")
+    lines += ["", _cost_text(plan, found)]
+    return "\n".join(lines) + "\n"
+
+
+def _values(plan, found, row, column):
+    """Return a cell's values by seed; NaN where there is none."""
+    values = [found[row, column, seed][plan["metric"]] for seed in plan["seeds"]]
+    return np.array([np.nan if value is None else value for value in values], float)
+
+
+def _cell_text(plan, found, row, column):
+    values = _values(plan, found, row, column)
+    kept = values[~np.isnan(values)]
+    missing = [
+        found[row, column, seed]["text"] or "no value"
+        for seed, value in zip(plan["seeds"], values)
+        if np.isnan(value)
+    ]
+    if not len(kept):
+        return "; ".join(dict.fromkeys(missing))
+    text = f"{kept.mean():.1f}"
+    if len(kept) > 1:
+        text += f" ± {kept.std(ddof=1):.1f}"
+    first = next(iter(plan["rows"]))
+    if row != first:
+        gains = values - _values(plan, found, first, column)
+        gains = gains[~np.isnan(gains)]
+        if len(gains):
+            text += f" ({gains.mean():+.1f})"
+    if missing:
+        text += (
+            f"; {len(missing)} of {len(values)}: {'; '.join(dict.fromkeys(missing))}"
+        )
+    return text
+
+
+def _cost_text(plan, found):
+    """Return a table of what a cell of each row costs, means over its cells.
+
+    `seconds` are what the measured model takes: those of the teacher, of labelling for
+    a student, and of its own training; the last column is their mean ratio to the first
+    row's, cell by cell.
+    """
+    names = [f"{stage}_{cost}" for stage in _STAGES for cost in _COSTS]
+    names.insert(3, "labelling_seconds")
+    names.append("seconds")
+    first = next(iter(plan["rows"]))
+    lines = [
+        f"| cost, mean of a cell | {' | '.join(n.replace('_', ' ') for n in names)} "
+        f"| times {first} |",
+        f"|---|{'---|' * (len(names) + 1)}",
+    ]
+    for row in plan["rows"]:
+        cells = [cell for key, cell in found.items() if key[0] == row]
+        texts = []
+        for name in names:
+            values = [cell[name] for cell in cells if cell[name] is not None]
+            texts.append(f"{np.mean(values):,.0f}" if values else "")
+        ratios = [
+            found[key]["seconds"] / found[first, *key[1:]]["seconds"]
+            for key in found
+            if key[0] == row
+            and found[key]["seconds"]
+            and found[first, *key[1:]]["seconds"]
+        ]
+        texts.append(f"{np.mean(ratios):.2f}" if ratios else "")
+        lines.append(f"| {row} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _draw(plan, found, path):
+    """Draw the rows as lines over the columns."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
+    places = np.arange(len(plan["columns"]))
+    for row in plan["rows"]:
+        values = np.array([_values(plan, found, row, c) for c in plan["columns"]])
+        known = ~np.isnan(values)
+        counts = known.sum(axis=1)
+        drawn = counts > 0
+        means = np.array([v[k].mean() if k.any() else 0 for v, k in zip(values, known)])
+        spread = np.array(
+            [v[k].std(ddof=1) if k.sum() > 1 else 0 for v, k in zip(values, known)]
+        )
+        axes.errorbar(
+            places[drawn], means[drawn], spread[drawn], marker="o", capsize=3, label=row
+        )
+    axes.set_xticks(places, list(plan["columns"]))
+    axes.set_ylabel(plan["metric"])
+    axes.set_title(plan["title"])
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

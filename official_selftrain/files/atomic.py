@@ -1,0 +1,44 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import json
+import os
+import socket
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a name to write to that becomes `path` in the end.
+
+    Each process has its own, so that two that do the same don't meet. An error leaves
+    `path` as it was.
+
+    Args:
+        path: str.
+    """
+    partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial"
+    yield partial
+    try:
+        os.replace(partial, path)
+    except FileNotFoundError:
+        if not os.path.exists(path):  # else another process was faster
+            raise
+
+
+def write_text(path, text):
+    """Write a text file, whole or not at all."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_json(path, content):
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path):
+    """Return the content of a JSON file, None without the file."""
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

@@ -1,0 +1,1 @@
+"""Numbers alone: boxes, the letterbox, suppression, affine moves."""

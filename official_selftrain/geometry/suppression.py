@@ -1,0 +1,72 @@
+"""Suppression of boxes that overlap better ones."""
+
+from keras import ops
+
+from official_selftrain.geometry.boxes import iou
+
+
+def non_max_suppression(
+    boxes,
+    scores,
+    max_detections,
+    iou_threshold=0.5,
+    soft_sigma=0.0,
+    score_threshold=0.05,
+):
+    """Pick the best boxes greedily and suppress their neighbours.
+
+    Shapes are static and the loop has a fixed length, so the function compiles
+    under XLA. To keep classes apart, shift the boxes of each class by more
+    than the size of the image before the call.
+
+    Args:
+        boxes: float `[B, N, 4]`.
+        scores: float `[B, N]`, at least 0.
+        max_detections: int D, how many boxes to pick from each image.
+        iou_threshold: boxes that overlap a picked one by more are dropped.
+        soft_sigma: if positive, Soft-NMS: instead of being dropped, scores
+            decay by `exp(-iou² / (2 · soft_sigma))`, TensorFlow's convention
+            (in the original paper's, sigma is twice as large).
+        score_threshold: only scores above it are picked.
+
+    Returns:
+        `(indices, scores)`: int32 `[B, D]` into N, and float `[B, D]` in
+        descending order, 0 in unused slots.
+
+    Source: Bodla et al. 2017 for the soft form.
+    """
+    num_candidates = boxes.shape[1]
+    slots = ops.arange(max_detections)
+    candidates = ops.arange(num_candidates)
+    batch_slots = ops.cast(ops.expand_dims(scores[:, 0] * 0.0, -1), "int32")
+
+    def pick(step, state):
+        scores, picked, picked_scores = state
+        best_score = ops.max(scores, axis=1)
+        # The first of the best, as argmax; Keras' own uses operations that OpenVINO
+        # doesn't know.
+        is_highest = scores == best_score[:, None]
+        best = ops.min(ops.where(is_highest, candidates, num_candidates - 1), axis=1)
+        best_box = ops.take_along_axis(boxes, best[:, None, None], axis=1)
+        overlap = iou(best_box, boxes)[:, 0]
+        if soft_sigma > 0.0:
+            remaining = scores * ops.exp(-0.5 / soft_sigma * overlap**2)
+        else:
+            remaining = ops.where(overlap > iou_threshold, 0.0, scores)
+        # A box without area does not overlap even itself.
+        is_best = candidates[None, :] == ops.cast(best, candidates.dtype)[:, None]
+        remaining = ops.where(is_best, 0.0, remaining)
+        valid = best_score > score_threshold
+        here = (slots == step)[None, :] & valid[:, None]
+        picked = ops.where(here, ops.cast(best, "int32")[:, None], picked)
+        picked_scores = ops.where(here, best_score[:, None], picked_scores)
+        return remaining, picked, picked_scores
+
+    state = (
+        scores,
+        batch_slots + ops.zeros((1, max_detections), dtype="int32"),
+        ops.cast(batch_slots, scores.dtype)
+        + ops.zeros((1, max_detections), dtype=scores.dtype),
+    )
+    _, picked, picked_scores = ops.fori_loop(0, max_detections, pick, state)
+    return picked, picked_scores

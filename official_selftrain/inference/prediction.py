@@ -1,0 +1,124 @@
+"""From images to a model's predictions in the images' own pixels."""
+
+import concurrent.futures
+import functools
+
+import tensorflow as tf
+
+from official_selftrain.geometry.letterbox import covered_size
+
+
+def predictor(model):
+    """Return a compiled function from images and sizes to predictions.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+
+    Returns:
+        function `(images, sizes)` → dict of predictions.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def predict(images, sizes):
+        return model.predictions(model(images, training=False), sizes)
+
+    return predict
+
+
+def labeler(model, scales=(1.0,), flip=False):
+    """Return a function that labels a batch as a model sees it.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        scales: floats, scales that the probabilities of masks are averaged over.
+        flip: bool, average over mirror images too.
+
+    Returns:
+        function `(images, sizes)` → list with the labels of each image, as of
+        `Teacher`.
+
+    Raises:
+        ValueError: for scales or mirror images of a model whose labels are boxes.
+
+    Source: paper section 3.
+    """
+    if not hasattr(model, "multi_scale"):
+        if tuple(scales) != (1.0,) or flip:
+            raise ValueError(
+                "Expected scales (1.0,) and no flip where labels are boxes. Received: "
+                f"scales={tuple(scales)}, flip={flip}"
+            )
+        return functools.partial(_boxes, predictor(model))
+    probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
+    # Traced here, once: threads would each trace it at the same time.
+    return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
+
+
+def _boxes(predict, images, sizes):
+    predictions = {k: v.numpy() for k, v in predict(images, sizes).items()}
+    labels = []
+    for row in range(len(sizes)):
+        used = predictions["classes"][row] >= 0
+        labels.append(
+            {key: predictions[key][row][used] for key in ("boxes", "classes", "scores")}
+        )
+    return labels
+
+
+def _masks(probabilities, mask_pngs, images, sizes):
+    found = probabilities(images)
+    # The part of the frame that each image covers.
+    covered = covered_size(sizes, tuple(images.shape[1:3])).numpy()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pngs = pool.map(
+            lambda row: mask_pngs(
+                found[row], tf.constant(covered[row]), tf.constant(sizes[row])
+            ),
+            range(len(sizes)),
+        )
+        return [
+            {"mask": mask.numpy(), "confidence": confidence.numpy()}
+            for mask, confidence in pngs
+        ]
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec((None, None, None), tf.float32),
+        tf.TensorSpec((2,), tf.int32),
+        tf.TensorSpec((2,), tf.int32),
+    ]
+)
+def _mask_pngs(probabilities, covered, size):
+    """Return mask and confidence of an image, as PNGs of its size."""
+    mask, confidence = masks_of_size(probabilities[None], covered, size)
+    confidence = tf.cast(tf.round(255.0 * confidence), tf.uint8)
+    return (
+        tf.io.encode_png(tf.cast(mask[0, ..., None], tf.uint8)),
+        tf.io.encode_png(confidence[0, ..., None]),
+    )
+
+
+def masks_of_size(probabilities, covered, size):
+    """Return the most probable class of every pixel of images of one size.
+
+    Class by class, so that a large photograph needs no tensor of all classes.
+
+    Args:
+        probabilities: float32 `[B, H, W, K]`, of the model's frame.
+        covered: int32 `[2]`, the part of the frame that the images cover.
+        size: int32 `[2]`, height h and width w of the images in pixels.
+
+    Returns:
+        int32 `[B, h, w]` and float32 `[B, h, w]` in 0…1, their probability.
+    """
+    seen = probabilities[:, : covered[0], : covered[1]]
+    shape = tf.concat([tf.shape(seen)[:1], size], axis=0)
+    mask = tf.zeros(shape, tf.int32)
+    highest = tf.fill(shape, -1.0)
+    for label in tf.range(seen.shape[3] or tf.shape(seen)[3]):
+        score = tf.gather(seen, label[None], axis=3)
+        score = tf.image.resize(score, size)[..., 0]
+        mask = tf.where(score > highest, label, mask)
+        highest = tf.maximum(score, highest)
+    return mask, tf.minimum(highest, 1.0)

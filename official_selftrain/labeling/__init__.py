@@ -1,0 +1,1 @@
+"""A teacher's labels: who makes them, where they are kept, what they are worth."""

@@ -1,0 +1,394 @@
+"""A teacher's labels: from images to files and back.
+
+A folder of labels holds shards `pseudo-00000-of-00004.tfrecord`, beside each a JSON
+file of the same name that sums it up, `settings.json`, and, when all shards are there,
+`manifest.json`.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import glob as globbing
+import itertools
+import json
+import math
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from official_selftrain.data import examples, images, masks, problems, sources
+from official_selftrain.files import atomic
+from official_selftrain.serving import signatures
+
+_HISTOGRAM_BINS = 20
+
+
+def write(
+    teacher,
+    source,
+    output_dir,
+    batch_size=16,
+    shard_size=500,
+    score_floor=0.05,
+    max_boxes=100,
+    embed_images=False,
+    settings=None,
+    worker_index=0,
+    worker_count=1,
+    on_images=None,
+):
+    """Label images and write the labels as TFRecord shards.
+
+    Boxes are stored with their scores and masks with their probabilities, so that a
+    threshold can be chosen when the labels are read. Memory doesn't grow with the
+    number of images. Images that can't be read, or that the teacher refuses, are left
+    out and named in the manifest. A shard appears under its final name only when it is
+    whole; on a second call the shards that exist are kept, and the others become what
+    they would have been, byte for byte.
+
+    Args:
+        teacher: `teachers.Teacher`.
+        source: `examples.Source`; its labels, if any, aren't looked at.
+        output_dir: str.
+        batch_size: int.
+        shard_size: int, images per shard.
+        score_floor: float in 0…1, boxes below it aren't stored.
+        max_boxes: int, the boxes of highest score that an image keeps.
+        embed_images: bool, store the images in the shards (upright; a turned one as
+            PNG) instead of their paths. Images that aren't files are always stored.
+        settings: dict, more to be recorded, such as where the images come from.
+        worker_index: int, this worker of several that share the shards.
+        worker_count: int, how many workers there are.
+        on_images: function (count), called when images are done, in the place of a
+            progress bar.
+
+    Returns:
+        dict, the manifest; None while other workers' shards are missing.
+        `class_names`, `has_masks`, `images` (found), `labeled` (of them), `boxes`,
+        `boxes_per_image`, `empty_images` (without a stored box), `score_histogram`
+        (counts in 20 bins over 0…1; of pixels for masks), `class_histogram` (by name),
+        `boxes_per_image_histogram` (images by their number of boxes), `shards`,
+        `skipped` (a line for each image left out) and `settings`.
+
+    Raises:
+        ValueError: if `output_dir` holds labels made with other settings, or for a
+            teacher that refuses every image of a batch.
+
+    Source: own; file and feature names of the TF Model Garden.
+    """
+    if not 0 <= worker_index < worker_count:
+        raise ValueError(
+            f"Expected worker_index of 0 to worker_count - 1 = {worker_count - 1}. "
+            f"Received: worker_index={worker_index}"
+        )
+    if not 0.0 <= score_floor <= 1.0:
+        raise ValueError(
+            f"Expected score_floor in 0…1. Received: score_floor={score_floor}"
+        )
+    num_shards = math.ceil(source.num_images / shard_size)
+    settings = {
+        "version": sys.modules["official_selftrain"].__version__,
+        "teacher": teacher.origin,
+        "class_names": teacher.class_names,
+        "has_masks": teacher.has_masks,
+        "num_images": source.num_images,
+        "batch_size": batch_size,
+        "shard_size": shard_size,
+        "score_floor": score_floor,
+        "max_boxes": max_boxes,
+        "embed_images": embed_images,
+        **(settings or {}),
+    }
+    _claim(output_dir, json.loads(json.dumps(settings)))
+    own = range(worker_index, num_shards, worker_count)
+    bases = {shard: _base(output_dir, shard, num_shards) for shard in own}
+    pending = [n for n in own if not os.path.exists(bases[n] + ".tfrecord")]
+    with contextlib.ExitStack() as stack:
+        if on_images is None:
+            total = sum(_shard_images(source, n, shard_size) for n in own)
+            bar = tqdm(total=total, desc="pseudo_labels", unit="image")
+            on_images = stack.enter_context(bar).update
+        for shard in own:
+            if shard not in pending:
+                on_images(_shard_images(source, shard, shard_size))
+        for shard, labels in _labeled(teacher, source, pending, shard_size, batch_size):
+            summary = _Summary(teacher)
+            with atomic.replacing(bases[shard] + ".tfrecord") as partial:
+                with tf.io.TFRecordWriter(partial) as writer:
+                    for example, size, found in labels:
+                        on_images(1)
+                        if isinstance(found, str):
+                            line = f"{problems.name(example)}: {found}"
+                            summary.skipped.append(line)
+                            continue
+                        if not teacher.has_masks:
+                            found = _cleaned(found, size, score_floor, max_boxes)
+                        summary.add(found)
+                        record = _image_record(example, embed_images)
+                        writer.write(examples.serialize({**record, **found}, *size))
+                atomic.write_json(bases[shard] + ".json", summary.content())
+    return _finish(output_dir, source, shard_size, settings)
+
+
+def read(output_dir, class_names=None):
+    """Read what `write` has written, with every score.
+
+    Args:
+        output_dir: str.
+        class_names: sequence of str, the student's classes in their order, or None
+            for the teacher's.
+
+    Returns:
+        `examples.Source`.
+
+    Raises:
+        FileNotFoundError: if the labels aren't complete.
+        ValueError: if the labels' classes aren't those.
+    """
+    manifest = read_manifest(output_dir)
+    names = manifest["class_names"]
+    wanted = names if class_names is None else list(class_names)
+    if sorted(names) != sorted(wanted):
+        raise ValueError(
+            f"Expected pseudo-labels of the classes {wanted}. Received: {output_dir} "
+            f"of {names}"
+        )
+    if manifest["has_masks"] and names != wanted:
+        raise ValueError(
+            f"Expected masks whose classes are in the order {wanted}. Received: "
+            f"{output_dir} of {names}"
+        )
+    return sources.tfrecord(
+        os.path.join(globbing.escape(output_dir), "pseudo-*-of-*.tfrecord"),
+        wanted,
+        [names.index(name) + 1 for name in wanted],
+        has_labels=False,
+        has_masks=manifest["has_masks"],
+    )
+
+
+def read_manifest(output_dir):
+    """Return the manifest of a folder of labels.
+
+    Raises:
+        FileNotFoundError: if the labels aren't complete.
+    """
+    path = os.path.join(output_dir, "manifest.json")
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"Expected {path}. Make it with the stage pseudo_labels: "
+            "python -m official_selftrain.train … --stages=pseudo_labels, or with "
+            "python -m official_selftrain.pseudo_label"
+        )
+    with open(path) as file:
+        return json.load(file)
+
+
+def _labeled(teacher, source, shards, shard_size, batch_size):
+    """Yield shards and, for each, an iterator of examples, sizes and labels.
+
+    Images that can't be labelled have a reason, a str, in the place of labels.
+    """
+    # One pass for all shards: to begin anew at each would read its predecessors.
+    pending = np.zeros(math.ceil(source.num_images / shard_size), bool)
+    pending[shards] = True
+    pending = tf.constant(pending)
+    stream = source.dataset.enumerate().filter(
+        lambda position, _: pending[position // shard_size]
+    )
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare(position, example):
+        image = examples.read_image(example)
+        item = teacher.prepare(example, image)
+        return position, {**item, "size": tf.shape(image)[:2]}
+
+    # What can't be read is missing here, and found out by its position.
+    prepared = stream.map(prepare, tf.data.AUTOTUNE, deterministic=True)
+    prepared = iter(prepared.ignore_errors().prefetch(tf.data.AUTOTUNE))
+    numbered = stream.as_numpy_iterator()
+    plain = dataclasses.replace(source, has_masks=False)
+
+    def labels(shard_images):
+        nonlocal ready
+        batch = []
+        for position, example in shard_images:
+            if ready is not None and int(ready[0]) == position:
+                batch.append((example, ready[1]))
+                ready = next(prepared, None)
+            else:
+                reason = problems.problem(example, plain)
+                if reason is None:
+                    prepare(position, example)  # raises what went wrong
+                    reason = "can't be prepared"
+                batch.append((example, reason))
+            if len(batch) == batch_size:
+                yield from _label(teacher, batch)
+                batch = []
+        yield from _label(teacher, batch)
+
+    ready = next(prepared, None)
+    for shard, group in itertools.groupby(numbered, lambda item: item[0] // shard_size):
+        yield int(shard), labels(group)
+
+
+def _label(teacher, batch):
+    items = [item for _, item in batch if not isinstance(item, str)]
+    try:
+        found = teacher.label(items) if items else []
+    except signatures.Refused as error:
+        found = [_label_alone(teacher, item) for item in items]
+        if len(items) > 1 and all(isinstance(labels, str) for labels in found):
+            raise error
+    found = iter(found)
+    for example, item in batch:
+        if isinstance(item, str):
+            yield example, None, item
+        else:
+            yield example, item["size"].numpy(), next(found)
+
+
+def _label_alone(teacher, item):
+    try:
+        return teacher.label([item])[0]
+    except signatures.Refused as error:
+        return f"the teacher refuses it: {error}"
+
+
+def _cleaned(labels, size, score_floor, max_boxes):
+    """Return boxes as they are stored: shares of the image, clipped, ranked."""
+    limits = np.float32([*size, *size])
+    # What isn't a number becomes a box without area.
+    pixels = np.nan_to_num(np.asarray(labels["boxes"], np.float32).reshape(-1, 4))
+    boxes = np.clip(pixels, 0.0, limits) / limits
+    scores = np.asarray(labels["scores"], np.float32)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= score_floor)
+    order = np.argsort(-scores[kept], kind="stable")[:max_boxes]
+    boxes, scores = boxes[kept][order], np.minimum(scores[kept][order], 1.0)
+    return {
+        "boxes": boxes,
+        "scores": scores,
+        "classes": np.asarray(labels["classes"], np.int32)[kept][order],
+        "ignore": np.zeros(len(boxes), bool),
+        "areas": ((boxes[:, 2:] - boxes[:, :2]) * limits[:2]).prod(axis=1),
+    }
+
+
+def _image_record(example, embed_images):
+    record = {key: example[key] for key in ("encoded", "path", "id")}
+    if example["encoded"] or embed_images:
+        contents = example["encoded"]
+        if not contents:
+            contents = tf.io.read_file(example["path"]).numpy()
+        is_turned = images.EXIF in contents and images.orientation(contents) > 1
+        if is_turned:
+            contents = tf.io.encode_png(images.decode(contents)).numpy()
+        record["encoded"] = contents
+    return record
+
+
+class _Summary:
+    """What a shard holds."""
+
+    def __init__(self, teacher):
+        self.skipped = []
+        self._boxes_per_image = collections.Counter()
+        self._scores = np.zeros(_HISTOGRAM_BINS, np.int64)
+        self._classes = np.zeros(256, np.int64)
+        self._names = teacher.class_names
+
+    def add(self, labels):
+        if "mask" in labels:
+            mask = masks.decode(labels["mask"]).numpy().ravel()
+            values = masks.decode(labels["confidence"]).numpy() / 255.0
+            self._boxes_per_image[0] += 1
+        else:
+            mask, values = labels["classes"], labels["scores"]
+            self._boxes_per_image[len(mask)] += 1
+        self._scores += np.histogram(values, _HISTOGRAM_BINS, (0.0, 1.0))[0]
+        counts = np.bincount(mask, minlength=256)
+        if len(counts) > len(self._classes):
+            self._classes = np.pad(self._classes, (0, len(counts) - len(self._classes)))
+        self._classes[: len(counts)] += counts
+
+    def content(self):
+        counts = np.pad(self._classes, (0, len(self._names)))
+        return {
+            "score_histogram": self._scores.tolist(),
+            "class_histogram": counts[: len(self._names)].tolist(),
+            "boxes_per_image_histogram": dict(sorted(self._boxes_per_image.items())),
+            "skipped": self.skipped,
+        }
+
+
+def _finish(output_dir, source, shard_size, settings):
+    """Write the manifest if every shard is there."""
+    num_shards = math.ceil(source.num_images / shard_size)
+    bases = [_base(output_dir, shard, num_shards) for shard in range(num_shards)]
+    if not all(os.path.exists(base + ".tfrecord") for base in bases):
+        return None
+    scores, classes, boxes, skipped = 0, 0, collections.Counter(), []
+    for base in bases:
+        with open(base + ".json") as file:
+            summary = json.load(file)
+        scores += np.array(summary["score_histogram"])
+        classes += np.array(summary["class_histogram"])
+        for number, count in summary["boxes_per_image_histogram"].items():
+            boxes[int(number)] += count
+        skipped += summary["skipped"]
+    labeled = sum(boxes.values())
+    num_boxes = sum(number * count for number, count in boxes.items())
+    manifest = {
+        "class_names": settings["class_names"],
+        "has_masks": settings["has_masks"],
+        "images": source.num_images + len(source.skipped),
+        "labeled": labeled,
+        "boxes": num_boxes,
+        "boxes_per_image": num_boxes / max(labeled, 1),
+        "empty_images": boxes[0],
+        "score_histogram": scores.tolist(),
+        "class_histogram": dict(zip(settings["class_names"], classes.tolist())),
+        "boxes_per_image_histogram": dict(sorted(boxes.items())),
+        "shards": num_shards,
+        "skipped": [*source.skipped, *skipped],
+        "settings": settings,
+    }
+    manifest = json.loads(json.dumps(manifest))
+    if labeled == 0:
+        raise ValueError(
+            "Expected at least one readable image. Received: "
+            f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
+        )
+    atomic.write_json(os.path.join(output_dir, "manifest.json"), manifest)
+    for path in globbing.glob(os.path.join(globbing.escape(output_dir), "*.partial")):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+    return manifest
+
+
+def _claim(output_dir, settings):
+    """Record the settings, or check that they are those of a run before."""
+    os.makedirs(output_dir, exist_ok=True)
+    path = os.path.join(output_dir, "settings.json")
+    if not os.path.exists(path):
+        atomic.write_json(path, settings)
+    with open(path) as file:
+        known = json.load(file)
+    for key in sorted({*known, *settings}):
+        if known.get(key) != settings.get(key):
+            raise ValueError(
+                f"Expected the settings that {output_dir} was made with, "
+                f"{key}={known.get(key)!r}. Received: {key}={settings.get(key)!r}; "
+                "choose another output_dir"
+            )
+
+
+def _base(output_dir, shard, num_shards):
+    return os.path.join(output_dir, f"pseudo-{shard:05d}-of-{num_shards:05d}")
+
+
+def _shard_images(source, shard, shard_size):
+    return min(shard_size, source.num_images - shard * shard_size)

@@ -1,0 +1,232 @@
+"""Teachers: whatever labels images, behind one protocol.
+
+A `Teacher` has two functions. `prepare` runs inside the input pipeline and makes of an
+example what the teacher wants to see, a dict of tensors; `label` takes a list of such
+dicts and returns the labels of each image, in its own pixels.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from official_selftrain.data import masks
+from official_selftrain.data.augmentation import augment
+from official_selftrain.files import hashes
+from official_selftrain.inference import prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Whatever labels images.
+
+    Attributes:
+        prepare: function (example, its decoded image) → dict of tensors, a graph of
+            tf.data; `size`, the image's, is added.
+        label: function list of such dicts, their values eager tensors → list of
+            labels: `boxes` float32 `[n, 4]` in pixels of the upright image,
+            `classes` int `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`,
+            PNGs of `data.masks` of the image's size. Raises `Refused` for images
+            that it can't label.
+        class_names: tuple of str; a class is an index into it.
+        has_masks: bool.
+        origin: dict, which teacher it is, for the records: `kind` and what tells it
+            from others, such as a hash of its files.
+    """
+
+    prepare: Callable
+    label: Callable
+    class_names: tuple
+    has_masks: bool
+    origin: dict
+
+
+def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
+    """Make a teacher of a Keras model.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        class_names: sequence of str.
+        origin: dict, as of `Teacher`, or None.
+        scales: as in `prediction.labeler`.
+        flip: as in `prediction.labeler`.
+
+    Returns:
+        `Teacher`.
+
+    Raises:
+        ValueError: as `prediction.labeler`, or if there are not as many names as
+            classes.
+    """
+    num_classes = getattr(model, "num_classes", len(class_names))
+    if num_classes != len(class_names):
+        raise ValueError(
+            f"Expected a name for each of the teacher's {num_classes} classes. "
+            f"Received: {len(class_names)} names, {list(class_names)}"
+        )
+    label = prediction.labeler(model, scales, flip)
+
+    def prepare(example, image):
+        frame, _, _ = augment.fit(image, {}, model.image_size)
+        return {"image": frame}
+
+    def label_batch(items):
+        frames = tf.stack([item["image"] for item in items])
+        return label(frames, np.stack([item["size"].numpy() for item in items]))
+
+    has_masks = hasattr(model, "multi_scale")
+    return Teacher(
+        prepare, label_batch, tuple(class_names), has_masks, origin or {"kind": "keras"}
+    )
+
+
+def results_teacher(path, class_names, class_ids):
+    """Make a teacher of a COCO results file: labels that something else has made.
+
+    Args:
+        path: str, JSON: a list of `image_id`, `category_id`, `bbox` (x, y, width,
+            height in pixels) and `score`; or an object whose `annotations` have them.
+        class_names: sequence of str.
+        class_ids: dict of category id to index of the class.
+
+    Returns:
+        `Teacher`; images are matched by their ids.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for another kind of file.
+    """
+    with open(path) as file:
+        content = json.load(file)
+    results = content.get("annotations") if isinstance(content, dict) else content
+    if not isinstance(results, list):
+        raise ValueError(f"Expected a list of COCO results. Received: {path}")
+    found = {}
+    for index, result in enumerate(results):
+        missing = {"image_id", "category_id", "bbox", "score"} - set(result)
+        if missing or len(result["bbox"]) != 4:
+            raise ValueError(
+                "Expected image_id, category_id, bbox of four numbers and score. "
+                f"Received: result {index} in {path}: {str(result)[:80]}"
+            )
+        check_class_id(result["category_id"], class_ids, class_names)
+        x, y, width, height = result["bbox"]
+        row = (y, x, y + height, x + width, result["score"])
+        label = class_ids[result["category_id"]]
+        found.setdefault(int(result["image_id"]), []).append((*row, label))
+
+    def prepare(example, image):
+        return {"id": example["id"]}
+
+    def label_batch(items):
+        rows = [found.get(int(item["id"]), []) for item in items]
+        rows = [np.array(row, np.float64).reshape(-1, 6) for row in rows]
+        return [
+            {
+                "boxes": row[:, :4].astype(np.float32),
+                "scores": row[:, 4].astype(np.float32),
+                "classes": row[:, 5].astype(np.int32),
+            }
+            for row in rows
+        ]
+
+    origin = {"kind": "results", "path": str(path), "sha256": hashes.sha256(path)}
+    return Teacher(prepare, label_batch, tuple(class_names), False, origin)
+
+
+def read_classes(path, first_class_id=1):
+    """Read a teacher's classes and their ids.
+
+    Args:
+        path: str: a text file with a name on each line, in which `???` marks an id that
+            isn't used; or a COCO file, whose categories have ids.
+        first_class_id: int, the id of the first line.
+
+    Returns:
+        list of str and dict of id to index.
+
+    Raises:
+        ValueError: for a file without names, or a name that comes twice.
+    """
+    with open(path) as file:
+        if path.endswith(".json"):
+            entries = json.load(file)
+            entries = entries.get("categories", []) if isinstance(entries, dict) else []
+            found = sorted((entry["id"], entry["name"]) for entry in entries)
+        else:
+            lines = [line.strip() for line in file.read().rstrip().split("\n")]
+            found = [
+                (index, name)
+                for index, name in enumerate(lines, first_class_id)
+                if name not in ("", "???")
+            ]
+    names = [name for _, name in found]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Expected class names, each once. Received: {path} with {names}"
+        )
+    return names, {class_id: index for index, (class_id, _) in enumerate(found)}
+
+
+def check_class_id(class_id, class_ids, class_names):
+    """Check that a teacher's class id is known.
+
+    Raises:
+        ValueError: with the known ids and names.
+    """
+    if class_id not in class_ids:
+        known = {key: class_names[label] for key, label in class_ids.items()}
+        raise ValueError(
+            f"Expected class ids among {known}. Received: {class_id}; say what the "
+            "teacher's ids mean with --labels"
+        )
+
+
+def for_classes(teacher, class_names, drop_others=False):
+    """Return a teacher whose classes are those of a student, matched by name.
+
+    Args:
+        teacher: `Teacher`.
+        class_names: sequence of str, the student's classes in their order.
+        drop_others: bool, leave labels of other classes away (pixels of masks are
+            ignored) instead of refusing the teacher.
+
+    Returns:
+        `Teacher`.
+
+    Raises:
+        ValueError: with both lists, if a class is missing or left over.
+    """
+    names, wanted = list(teacher.class_names), list(class_names)
+    missing = [name for name in wanted if name not in names]
+    others = [name for name in names if name not in wanted]
+    if missing or (others and not drop_others):
+        advice = ", or leave the others away with --drop_others" if others else ""
+        raise ValueError(
+            f"Expected the student's classes, {wanted}{advice if not missing else ''}. "
+            f"Received: a teacher of {names}; missing: {missing}, others: {others}"
+        )
+    if names == wanted:
+        return teacher
+    new_class = [wanted.index(name) if name in wanted else -1 for name in names]
+    table = np.full(256, masks.IGNORE_CLASS, np.uint8)
+    if teacher.has_masks:
+        table[: len(names)] = [
+            masks.IGNORE_CLASS if label < 0 else label for label in new_class
+        ]
+
+    def renamed(labels):
+        if "mask" in labels:
+            mask = masks.decode(labels["mask"]).numpy()
+            return {**labels, "mask": masks.encode(table[mask])}
+        classes = np.array(new_class, np.int32)[labels["classes"]]
+        kept = classes >= 0
+        labels = {key: value[kept] for key, value in labels.items()}
+        return {**labels, "classes": classes[kept]}
+
+    def label(items):
+        return [renamed(labels) for labels in teacher.label(items)]
+
+    return dataclasses.replace(teacher, label=label, class_names=tuple(wanted))

@@ -1,0 +1,1 @@
+"""Somebody's own data: what it holds, and the experiment proposed for it."""

@@ -1,0 +1,132 @@
+"""Propose an experiment's settings for somebody's own images and machine.
+
+Rules of thumb; `init` writes them down with their reasons.
+"""
+
+import collections
+import math
+
+import numpy as np
+
+from official_selftrain.geometry import boxes as box_ops
+from official_selftrain.models import anchors
+from official_selftrain.onboarding import own_data
+
+# The small objects should be this large in the frame, in pixels: four cells of P3.
+_SMALL_OBJECT = 32
+
+# Pixels, without and with a GPU.
+LARGEST_FRAME = (320, 640)
+
+# Boxes that are compared with every anchor.
+_MAX_COVERED_BOXES = 1000
+
+
+def box_sides(content):
+    """Return the sizes of boxes, but crowds, as shares of their images' longer sides.
+
+    Args:
+        content: dict, a COCO file's content.
+
+    Returns:
+        float64 `[n, 2]`, height and width in 0…1.
+    """
+    longest = {i["id"]: max(i["height"], i["width"]) for i in content["images"]}
+    sides = [
+        np.array(a["bbox"][:1:-1]) / longest[a["image_id"]]
+        for a in own_data.objects(content)
+    ]
+    return np.array(sides).reshape(-1, 2)
+
+
+def propose(content, num_gpus=0, memory=16.0, has_weights=True):
+    """Propose an experiment's settings for labelled images and a machine.
+
+    Args:
+        content: dict, the training images as a COCO file's content.
+        num_gpus: int.
+        memory: float, main memory in GiB.
+        has_weights: bool, whether EfficientNet-Lite0's ImageNet weights are at hand.
+
+    Returns:
+        dict of settings: `image_size`, `anchor_size`, `max_level`, `aspect_ratios`,
+        `coverage` (the share of boxes that have an anchor of an IoU of at least 0.5),
+        `small`, `median`, `large` (sides in the frame in pixels which 10 %, 50 % and
+        95 % of the boxes stay below), `batch_size`, `learning_rate`, `steps`,
+        `epochs`, `bn_momentum`, `max_boxes`.
+
+    Source: own; rules of thumb.
+    """
+    sides = box_sides(content)
+    shares = np.sqrt(sides.prod(axis=1))
+    longest = max(max(i["height"], i["width"]) for i in content["images"])
+    # As many pixels as the small objects need; no more than the images have.
+    needed = min(_SMALL_OBJECT / np.quantile(shares, 0.1), longest)
+    side = np.clip(32 * math.ceil(needed / 32), 128, LARGEST_FRAME[num_gpus > 0])
+    side = int(side)
+    small, median, large = np.quantile(shares, (0.1, 0.5, 0.95)) * side
+    # The smallest anchors, of level P3, are anchor_size · 8 pixels.
+    anchor_size = float(np.clip(np.floor(small / 8 * 4) / 4, 1.0, 8.0))
+    max_level = 5
+    while max_level < 7 and anchor_size * 2 ** (max_level + 1) < large:
+        max_level += 1
+    aspect_ratios = _aspect_ratios(sides[:, 1] / sides[:, 0])
+    per_device = 16 if num_gpus else 8 if memory >= 4.0 else 4
+    batch_size = per_device * max(num_gpus, 1)
+    most = 20000 if num_gpus else 2000
+    steps = int(np.clip(100 * len(content["images"]) / batch_size, 400, most))
+    steps = 100 * math.ceil(steps / 100)
+    counts = collections.Counter(a["image_id"] for a in content["annotations"])
+    settings = {
+        "image_size": (side, side),
+        "small": float(small),
+        "median": float(median),
+        "large": float(large),
+        "anchor_size": anchor_size,
+        "max_level": max_level,
+        "aspect_ratios": aspect_ratios,
+        "batch_size": batch_size,
+        "learning_rate": round(1e-3 * math.sqrt(batch_size / 8), 5),
+        "steps": steps,
+        "epochs": steps * batch_size / len(content["images"]),
+        # The moving statistics forget the start within a tenth of the steps.
+        "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
+        "max_boxes": int(max(20, 2 * max(counts.values()))),
+        "has_weights": has_weights,
+        "num_gpus": num_gpus,
+    }
+    settings["coverage"] = _coverage(content, settings)
+    return settings
+
+
+def _aspect_ratios(ratios):
+    """Return the medians of the thirds of width over height, without near doubles."""
+    found = []
+    for ratio in np.quantile(ratios, (1 / 2, 1 / 6, 5 / 6)):
+        if all(max(ratio / other, other / ratio) > 1.2 for other in found):
+            found.append(round(float(ratio), 2))
+    return tuple(found)
+
+
+def _coverage(content, settings):
+    """Return the share of boxes that an anchor meets with an IoU of at least 0.5."""
+    scales = {
+        i["id"]: settings["image_size"][0] / max(i["height"], i["width"])
+        for i in content["images"]
+    }
+    corners = np.array(
+        [
+            np.array([y, x, y + height, x + width]) * scales[a["image_id"]]
+            for a in own_data.objects(content)[:_MAX_COVERED_BOXES]
+            for x, y, width, height in [a["bbox"]]
+        ],
+        np.float32,
+    )
+    grid = anchors.anchor_boxes(
+        settings["image_size"],
+        max_level=settings["max_level"],
+        anchor_size=settings["anchor_size"],
+        aspect_ratios=settings["aspect_ratios"],
+    )
+    best = [np.max(box_ops.iou(box[None], grid)) for box in corners]
+    return float(np.mean(np.array(best) >= 0.5))

@@ -1,0 +1,332 @@
+"""SavedModels of trained models, for TF Serving and whatever else loads one.
+
+| signature | input | images |
+|---|---|---|
+| `serving_default` | `image_bytes` string `[B]` | JPEG, PNG or BMP files of any size |
+| `image_tensor` | `images` uint8 `[B, H, W, 3]` | RGB, all of one size |
+| `tf_example` | `examples` string `[B]` | in `tf.train.Example`s, `image/encoded` |
+| `raw` | `frames` float32 `[B, H, W, 3]` | RGB of 0…255 in the model's frame |
+
+The first three give a detector's `detection_boxes` float32 `[B, D, 4]` (ymin, xmin,
+ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
+`detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
+`[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of what
+the boxes are in, and scale and offset from the one to the other. A segmenter gives
+`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
+are padded at the bottom and right with 255 and 0.
+
+`raw` gives a detector's `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
+`raw_detection_scores` `[B, A, K]`, before any suppression, and a segmenter's
+`mask_logits`.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+from official_selftrain.data import images
+from official_selftrain.data.augmentation import placement
+from official_selftrain.data.masks import IGNORE_CLASS
+from official_selftrain.geometry import boxes as box_ops
+from official_selftrain.geometry import letterbox
+from official_selftrain.inference import prediction
+from official_selftrain.models.classifier import ImageClassifier
+from official_selftrain.serving import signatures
+
+# Larger images are refused before they are decoded: 200 MB of pixels.
+MAX_PIXELS = 2**26
+
+
+def export(
+    model, export_dir, name, class_names, version=None, assets=(), warmup=None, **kwargs
+):
+    """Write a model where TF Serving finds it, `export_dir/name/version`.
+
+    The version appears whole or not at all, while a server watches.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        export_dir: str.
+        name: str, of the model.
+        class_names: sequence of str, kept as `assets/labels.txt`.
+        version: int above 0, or None: the greatest so far plus 1.
+        assets: dict of file name to text, kept in `assets/` too.
+        warmup: bytes, an image file that a server shall warm up with, or None.
+        **kwargs: as for `signatures_of`.
+
+    Returns:
+        str, the version's folder.
+
+    Raises:
+        TypeError: for an `ImageClassifier`.
+        ValueError: for a name that is none, a version that exists, or not as many
+            class names as classes.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"Expected a name of letters, digits, '_', '-' and '.'. Received: {name!r}"
+        )
+    if isinstance(model, ImageClassifier):
+        raise TypeError(
+            "Expected a detector or segmenter. Received: "
+            f"model={model.name}, a classifier of whole images"
+        )
+    if model.num_classes != len(class_names):
+        raise ValueError(
+            f"Expected a name for each of the model's {model.num_classes} classes. "
+            f"Received: {len(class_names)} names, {list(class_names)}"
+        )
+    if version is not None and (not isinstance(version, int) or version < 1):
+        raise ValueError(
+            f"Expected version, an integer above 0. Received: version={version!r}"
+        )
+    folder = os.path.join(export_dir, name)
+    taken = versions(folder)
+    if version in taken:
+        raise ValueError(
+            f"Expected a version that isn't there yet. Received: version={version}; "
+            f"{folder} has {', '.join(map(str, taken))}"
+        )
+    os.makedirs(folder, exist_ok=True)
+    # TF Serving passes over folders whose names aren't numbers.
+    partial = tempfile.mkdtemp(prefix="partial-", dir=folder)
+    os.chmod(partial, 0o755)
+    try:
+        # The model itself would be saved with a second copy of every variable, which
+        # nothing but TensorFlow's Python loader restores.
+        module = tf.Module()
+        module.weights = [variable.value for variable in model.variables]
+        tf.saved_model.save(module, partial, signatures_of(model, **kwargs))
+        labels = "".join(f"{class_name}\n" for class_name in class_names)
+        for file_name, text in {"labels.txt": labels, **dict(assets)}.items():
+            with open(os.path.join(partial, "assets", file_name), "w") as file:
+                file.write(text)
+        if warmup is not None:
+            _write_warmup(partial, name, warmup, kwargs.get("max_pixels", MAX_PIXELS))
+        while True:
+            number = version or max(versions(folder), default=0) + 1
+            path = os.path.join(folder, str(number))
+            try:
+                os.rename(partial, path)
+                return path
+            except OSError:  # another export was faster
+                if version is not None or not os.path.exists(path):
+                    raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def versions(folder):
+    """Return the versions of a model in its folder, in order."""
+    if not os.path.isdir(folder):
+        return []
+    return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
+
+
+def add_to_server(export_dir, name):
+    """Add a model to TF Serving's `models.config`, leaving alone what is there.
+
+    A file that isn't understood stays as it is; what to add is printed.
+
+    Args:
+        export_dir: str, `/models` for the server.
+        name: str, of the model.
+    """
+    path = os.path.join(export_dir, "models.config")
+    entry = (
+        f'  config {{\n    name: "{name}"\n    base_path: "/models/{name}"\n'
+        '    model_platform: "tensorflow"\n  }\n'
+    )
+    with open(os.path.join(export_dir, ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # exports of other models
+        text = "model_config_list {\n}\n"
+        if os.path.exists(path):
+            with open(path) as file:
+                text = file.read()
+        # Without comments, as long as the text, so that places stay.
+        code = re.sub("#.*", lambda comment: " " * len(comment[0]), text)
+        if re.search(rf"""name:\s*["']{re.escape(name)}["']""", code):
+            return
+        end = code.rfind("}")
+        if "model_config_list" not in code or end < 0:
+            print(f"{path} isn't understood; add to its list:\n{entry}")
+            return
+        with open(path + ".partial", "w") as file:
+            file.write(text[:end] + entry + text[end:])
+        os.replace(path + ".partial", path)
+
+
+def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
+    """Return a model's signatures, see the module.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        normalized: bool, give boxes in shares of height and width, not in pixels.
+        max_pixels: int, files of larger images are refused.
+
+    Returns:
+        dict of name to `tf.function`.
+
+    Source: names of TensorFlow's detection models; `raw` of our own choice.
+    """
+    frame = tuple(model.image_size)
+    if hasattr(model, "multi_scale"):
+        probabilities = model.multi_scale()
+        answer, raw = _segmentation(probabilities, frame, max_pixels), model
+    else:
+        answer, raw = _detection(model, normalized), _raw_detection(model)
+
+    def of_files(image_bytes):
+        def one(contents):
+            image = images.decode(contents, max_pixels)
+            return _fit(image[None], frame)[0], tf.shape(image)[:2]
+
+        check = tf.debugging.Assert(
+            tf.size(image_bytes) > 0, ["Expected at least one image. Received: none"]
+        )
+        with tf.control_dependencies([check]):
+            image_bytes = tf.identity(image_bytes)
+        spec = (tf.TensorSpec((*frame, 3)), tf.TensorSpec((2,), tf.int32))
+        frames, sizes = tf.map_fn(one, image_bytes, fn_output_signature=spec)
+        return answer(frames, sizes, False)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def serving_default(image_bytes):
+        return of_files(image_bytes)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def tf_example(examples):
+        feature = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
+        return of_files(tf.io.parse_example(examples, feature)["image/encoded"])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    def image_tensor(images):
+        shape = tf.shape(images)
+        sizes = tf.broadcast_to(shape[1:3], (shape[0], 2))
+        return answer(_fit(images, frame), sizes, True)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *frame, 3])])
+    def raw_outputs(frames):
+        return raw(frames, training=False)
+
+    return {
+        "serving_default": serving_default,
+        "image_tensor": image_tensor,
+        "tf_example": tf_example,
+        "raw": raw_outputs,
+    }
+
+
+def _fit(batch, frame):
+    """Fit images of one size into the frame, as `augment.fit` does with one.
+
+    Args:
+        batch: uint8 `[B, h, w, 3]`.
+        frame: (height, width).
+
+    Returns:
+        float32 `[B, *frame, 3]`.
+    """
+    size = tf.cast(tf.shape(batch)[1:3], tf.float32)
+    scale = tf.reduce_min(tf.constant(frame, tf.float32) / size)
+    covered = tf.cast(tf.maximum(tf.round(size * scale), 1.0), tf.int32)
+    covered = tf.minimum(covered, frame)
+    fitted = tf.image.resize(tf.cast(batch, tf.float32), covered)
+    count, missing = tf.shape(batch)[0], tf.constant(frame) - covered
+    right = (count, covered[0], missing[1], 3)
+    below = (count, missing[0], frame[1], 3)
+    fitted = tf.concat([fitted, tf.broadcast_to(placement.PAD_PIXEL, right)], axis=2)
+    fitted = tf.concat([fitted, tf.broadcast_to(placement.PAD_PIXEL, below)], axis=1)
+    fitted.set_shape((None, *frame, 3))  # TFLite doesn't know tf.ensure_shape
+    return fitted
+
+
+def _detection(model, normalized):
+    def answer(frames, sizes, _):
+        found = model.predictions(model(frames, training=False), sizes)
+        sizes = tf.cast(sizes, tf.float32)
+        boxes = found["boxes"]
+        if normalized:
+            boxes /= tf.tile(sizes, [1, 2])[:, None]
+        one, zero = tf.ones_like(sizes), tf.zeros_like(sizes)
+        units = one if normalized else sizes
+        return {
+            "detection_boxes": boxes,
+            "detection_scores": found["scores"],
+            "detection_classes": found["classes"] + 1,
+            "num_detections": found["num_detections"],
+            "image_info": tf.stack([sizes, units, units / sizes, zero], axis=1),
+        }
+
+    return answer
+
+
+def _raw_detection(model):
+    def raw(frames, training):
+        outputs = model(frames, training=training)
+        return {
+            "raw_detection_boxes": box_ops.decode(outputs["box_deltas"], model.anchors),
+            "raw_detection_scores": tf.sigmoid(outputs["class_logits"]),
+        }
+
+    return raw
+
+
+def _segmentation(probabilities, frame, max_pixels):
+    def answer(frames, sizes, have_one_size):
+        found = probabilities(frames)
+        covered = letterbox.covered_size(sizes, frame)
+        if have_one_size:
+            mask, confidence = prediction.masks_of_size(found, covered[0], sizes[0])
+            return {"mask": mask, "confidence": confidence}
+        largest = tf.reduce_max(sizes, axis=0)
+        # Flat and upright images together would be padded to a multiple of both.
+        pixels = tf.reduce_prod(tf.cast(largest, tf.int64))
+        expected = f"Expected images that fit into {max_pixels:,} pixels. Received:"
+        check = tf.debugging.Assert(pixels <= max_pixels, [expected, largest])
+        with tf.control_dependencies([check]):
+            largest = tf.identity(largest)
+
+        def one(inputs):
+            found, covered, size = inputs
+            mask, confidence = prediction.masks_of_size(found[None], covered, size)
+            missing = largest - size
+            padding = [[0, missing[0]], [0, missing[1]]]
+            return (
+                tf.pad(mask[0], padding, constant_values=IGNORE_CLASS),
+                tf.pad(confidence[0], padding),
+            )
+
+        mask, confidence = tf.map_fn(
+            one,
+            (found, covered, sizes),
+            fn_output_signature=(tf.int32, tf.float32),
+        )
+        return {"mask": mask, "confidence": confidence}
+
+    return answer
+
+
+def _write_warmup(path, name, contents, max_pixels):
+    """Write the requests that TF Serving sends a model before it serves it.
+
+    Source: TF Serving's SavedModel warm-up.
+    """
+    pixels = images.decode(tf.constant(contents), max_pixels).numpy()[None]
+    example = tf.train.Example()
+    example.features.feature["image/encoded"].bytes_list.value.append(contents)
+    folder = os.path.join(path, "assets.extra")
+    os.makedirs(folder)
+    requests = {
+        "serving_default": ("image_bytes", [contents]),
+        "image_tensor": ("images", pixels),
+        "tf_example": ("examples", [example.SerializeToString()]),
+    }
+    file = os.path.join(folder, "tf_serving_warmup_requests")
+    with tf.io.TFRecordWriter(file) as writer:
+        for signature, (key, value) in requests.items():
+            writer.write(signatures.prediction_log(name, signature, key, value))

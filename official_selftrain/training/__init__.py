@@ -1,0 +1,1 @@
+"""One step for teacher and student, and the loop that takes it."""

@@ -1,0 +1,84 @@
+"""Folders laid out as PASCAL VOC's."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from official_selftrain.data import examples, masks, sources
+from official_selftrain.data.sources import voc_files
+
+
+def read(tiny_voc, split="train", **settings):
+    return sources.voc(str(tiny_voc.root), split, tiny_voc.class_names, **settings)
+
+
+def test_masks_are_class_ids(tiny_voc):
+    source = read(tiny_voc)
+    assert (source.num_images, source.has_labels, source.has_masks) == (3, True, True)
+    assert source.class_names == ("background", "square", "bar", "post")
+    for index, example in enumerate(source.dataset):
+        name = f"2007_{index:06d}"
+        assert example["id"] == index
+        assert example["path"].numpy().decode().endswith(f"JPEGImages/{name}.jpg")
+        np.testing.assert_array_equal(
+            masks.decode(example["mask"]), tiny_voc.masks[name]
+        )
+        size = examples.read_image(example).shape[:2]
+        assert size == tiny_voc.masks[name].shape
+
+
+def test_a_list_without_masks_is_unlabelled(tiny_voc):
+    source = read(tiny_voc, "aug", mask_folder=None)
+    assert (source.num_images, source.has_labels, source.has_masks) == (2, False, False)
+
+
+def test_another_folder_of_masks(tiny_voc):
+    folder = tiny_voc.root / "SegmentationClassAug"
+    (tiny_voc.root / "SegmentationClass").rename(folder)
+    source = read(tiny_voc, mask_folder="SegmentationClassAug")
+    assert source.num_images == 3
+    with pytest.raises(FileNotFoundError, match="mask. Received: .*2007_000000.png"):
+        read(tiny_voc)
+
+
+def test_pascal_has_21_classes():
+    assert len(voc_files.CLASS_NAMES) == 21
+    assert [voc_files.CLASS_NAMES[i] for i in (0, 1, 15, 20)] == [
+        *("background", "aeroplane", "person", "tvmonitor")
+    ]
+
+
+def test_bad_folders_are_refused(tiny_voc, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match="lists found: aug, train, val. Received: split='tain'"
+    ):
+        read(tiny_voc, "tain")
+    with pytest.raises(
+        FileNotFoundError, match="Expected a folder. Received: .*nowher"
+    ):
+        sources.voc(str(tmp_path / "nowhere"), "train")
+    lists = tiny_voc.root / "ImageSets" / "Segmentation"
+    (lists / "few.txt").write_text("2007_000001\nmissing\n")
+    with pytest.raises(FileNotFoundError, match="1 of 2 missing, first 'missing'"):
+        read(tiny_voc, "few")
+    (lists / "none.txt").write_text("\n")
+    with pytest.raises(ValueError, match="at least one name. Received: .*none.txt"):
+        read(tiny_voc, "none")
+
+
+def test_bad_masks_are_named(tiny_voc):
+    with pytest.raises(
+        ValueError, match=r"ids of 0 to 2 and 255. Received: .*2007_00000\d.png with 3"
+    ):
+        sources.voc(str(tiny_voc.root), "train", tiny_voc.class_names[:3])
+    path = tiny_voc.root / "SegmentationClass" / "2007_000001.png"
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
+    with pytest.raises(
+        ValueError, match=r"size, \(65, 97\).*Received: .*2007_000001.png of \(9, 9\)"
+    ):
+        read(tiny_voc)
+    (tiny_voc.root / "JPEGImages" / "2007_000002.jpg").write_bytes(b"no image")
+    path.unlink()
+    Image.fromarray(np.zeros((65, 97), np.uint8)).save(path)
+    with pytest.raises(ValueError, match="Expected an image. Received: .*000002.jpg"):
+        read(tiny_voc)

@@ -1,0 +1,205 @@
+"""Masks: PNGs, thresholds by hand, TFRecord and the pipeline."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from official_selftrain.data import examples, masks, pipeline, problems, sources
+from official_selftrain.data.augmentation import augment
+from official_selftrain.data.sources import digits
+
+RNG = np.random.default_rng(0)
+
+
+def png_of(image, **options):
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def source_of(*pairs, size=(3, 4), names=("background", "a", "b")):
+    """Return a source of masks, and confidences where there are some."""
+    image = masks.encode(np.zeros(size, np.uint8))
+    return examples.from_records(
+        [
+            {
+                "encoded": image,
+                "id": index,
+                "mask": masks.encode(mask),
+                "confidence": b"" if sure is None else masks.encode(sure),
+            }
+            for index, (mask, sure) in enumerate(pairs)
+        ],
+        names,
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 3)])
+def test_a_mask_survives_encoding_and_tfrecord(size, tmp_path):
+    mask = RNG.integers(0, 256, size).astype(np.uint8)
+    sure = RNG.integers(0, 256, size).astype(np.uint8)
+    np.testing.assert_array_equal(masks.decode(masks.encode(mask)), mask)
+    record = {"path": "a.jpg", "id": 7}
+    record |= {"mask": masks.encode(mask), "confidence": masks.encode(sure)}
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        writer.write(examples.serialize(record, *size))
+    source = sources.tfrecord(
+        str(tmp_path / "a.tfrecord"), ["background", "a"], has_masks=True
+    )
+    (example,) = source.dataset
+    np.testing.assert_array_equal(masks.decode(example["mask"]), mask)
+    np.testing.assert_array_equal(masks.decode(example["confidence"]), sure)
+    assert example["id"] == 7 and example["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "png",
+    [
+        png_of(Image.fromarray(np.zeros((2, 2), np.uint8)).convert("P")),
+        png_of(Image.fromarray(np.zeros((2, 2, 3), np.uint8))),
+        png_of(Image.fromarray(np.zeros((2, 2), np.uint16))),
+        png_of(Image.fromarray(np.zeros((2, 2), np.uint8)).convert("1")),
+        b"",
+        b"no PNG at all",
+    ],
+    ids=["palette", "colours", "16 bits", "1 bit", "empty", "text"],
+)
+def test_pngs_that_would_be_misread_are_refused(png):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one 8-bit grey channel"):
+        masks.decode(tf.constant(png))
+
+
+def test_threshold_by_hand():
+    """127.5 lies between 127 and 128: at 0.5 exactly what rounds from 0.5 stays."""
+    mask = np.array([[0, 1, 2, 1]], np.uint8)
+    probabilities = np.array([[0.4999, 0.5, 0.7, 0.2]])
+    sure = np.round(255 * probabilities).astype(np.uint8)
+    assert sure.tolist() == [[127, 128, 178, 51]]
+    kept = {t: masks.confident(mask, sure, t).numpy().tolist() for t in (0, 0.5, 0.7)}
+    assert kept == {
+        0: [[0, 1, 2, 1]],
+        0.5: [[255, 1, 2, 255]],
+        0.7: [[255, 255, 255, 255]],  # 178 < 178.5: within 1 / 510
+    }
+
+
+def test_a_source_below_the_threshold_loses_pixels_and_whole_images():
+    mask = np.array([[1, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]], np.uint8)
+    sure = np.full((3, 4), 255, np.uint8)
+    sure[0] = 100
+    half = source_of((mask, sure), (mask, np.full((3, 4), 90, np.uint8)), (mask, sure))
+    kept = examples.apply_threshold(half, 0.5)
+    assert kept.num_images == 2 and kept.has_masks
+    expected = mask.copy()
+    expected[0] = 255
+    found = list(kept.dataset)
+    assert [int(example["id"]) for example in found] == [0, 2]
+    for example in found:
+        np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+    # Masks without a confidence, by humans, stay as they are.
+    human = source_of((expected, None))
+    (example,) = examples.apply_threshold(human, 1.0).dataset
+    np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+    # Another threshold needs no other labels.
+    assert examples.apply_threshold(half, 0.3).num_images == 3
+    with pytest.raises(ValueError, match=r"score_threshold=1.0. Received: none in 1"):
+        examples.apply_threshold(source_of((mask, sure * 0)), 1.0)
+
+
+@pytest.mark.parametrize("ending", ["P", "L"])
+def test_files_are_read_as_class_ids(ending, tmp_path):
+    mask = RNG.integers(0, 3, (5, 6)).astype(np.uint8)
+    mask[0] = 255
+    image = Image.fromarray(mask)
+    if ending == "P":
+        image = Image.new("P", (6, 5))
+        image.putpalette(RNG.integers(0, 256, 768).tolist())
+        image.putdata(mask.ravel().tolist())
+    image.save(tmp_path / "a.png")
+    png = masks.read_file(tmp_path / "a.png", 3, (5, 6))
+    np.testing.assert_array_equal(masks.decode(png), mask)
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (np.zeros((5, 6), np.uint8), r"size, \(4, 6\).*a.png of \(5, 6\)"),
+        (np.full((4, 6), 3, np.uint8), r"0 to 2 and 255. Received: .*a.png with 3"),
+        (np.zeros((4, 6, 3), np.uint8), "8-bit channel. Received: .*a.png of mode RGB"),
+        (None, "Expected a mask. Received: .*a.png"),
+    ],
+)
+def test_files_that_are_no_masks_are_named(image, text, tmp_path):
+    path = tmp_path / "a.png"
+    if image is None:
+        path.write_bytes(b"text")
+    else:
+        Image.fromarray(image).save(path)
+    with pytest.raises(ValueError, match=text):
+        masks.read_file(path, 3, (4, 6))
+    with pytest.raises(FileNotFoundError, match="Expected a mask. Received: .*b.png"):
+        masks.read_file(tmp_path / "b.png", 3, (4, 6))
+
+
+def test_batches_hold_the_masks_of_the_frame():
+    """A 2 x 4 image in a 8 x 8 frame: doubled, the lower half padded."""
+    mask = np.array([[0, 1, 2, 255], [1, 1, 2, 0]], np.uint8)
+    source = source_of((mask, None), size=(2, 4))
+    (batch,) = pipeline.evaluation_batches(source, 2, (8, 8))
+    expected = np.full((8, 8), 255)
+    expected[:4] = mask.repeat(2, 0).repeat(2, 1)
+    assert batch["mask"].dtype == tf.int32
+    np.testing.assert_array_equal(batch["mask"], [expected])
+    assert set(batch) == {"images", "sizes", "ids", "mask"}
+    assert batch["sizes"].numpy().tolist() == [[2, 4]]
+
+    same = pipeline.training_batches(source, 1, (8, 8), augment.fit)
+    (batch,) = same.take(1)
+    np.testing.assert_array_equal(batch["mask"], [expected])
+    assert set(batch) == {"images", "sizes", "ids", "mask"}
+
+
+@pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4"])
+def test_augmented_masks_hold_known_classes_and_move_with_the_image(name):
+    """Ink is paler than its surroundings, before and after."""
+    source = digits.scenes("labeled", 4, 0, (64, 64), has_masks=True)
+    batches = pipeline.training_batches(source, 4, (64, 64), getattr(augment, name))
+    for batch in batches.take(3):
+        assert set(np.unique(batch["mask"])) <= {*range(6), 255}
+        assert (batch["mask"].numpy() > 0).any()
+    if name == "s1":
+        brightness = batch["images"].numpy().mean(-1)
+        mask = batch["mask"].numpy()
+        ink = (mask > 0) & (mask < 255)
+        assert brightness[ink].mean() > brightness[mask == 0].mean() + 30
+
+
+def test_scenes_have_the_masks_of_their_ink():
+    source = digits.scenes("test", 2, 3, (32, 48), has_masks=True)
+    assert source.has_masks and source.class_names == ("background", *"01234")
+    for example, (_, _, classes, mask) in zip(
+        source.dataset, digits.compose("test", 2, 3, (32, 48)), strict=True
+    ):
+        np.testing.assert_array_equal(masks.decode(example["mask"]), mask)
+        assert set(np.unique(mask)) == {0, *(classes + 1)}
+
+
+def test_masks_that_do_not_fit_are_named():
+    good = np.zeros((3, 4), np.uint8)
+    wrong_size = source_of((good, None), (good.T, None))
+    (line,) = problems.unreadable_images(wrong_size)
+    assert line == "id 1: Expected a mask of its image's size 3, 4 Received: 4, 3"
+    (line,) = problems.unreadable_images(source_of((good + 3, None)))
+    assert line == "id 0: Expected class ids below 3 or 255. Received: 3"
+    assert problems.unreadable_images(source_of((good + 255, None))) == []
+
+
+def test_an_image_without_a_mask_is_ignored_altogether():
+    record = {"encoded": masks.encode(np.zeros((3, 4), np.uint8)), "id": 0}
+    source = dataclasses.replace(examples.from_records([record], "ab"), has_masks=True)
+    (batch,) = pipeline.evaluation_batches(source, 1, (4, 4))
+    assert (batch["mask"].numpy() == 255).all()

@@ -1,0 +1,255 @@
+"""The pipeline: batches as a pure function of source, seed and step."""
+
+import io
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from official_selftrain.data import examples, pipeline, problems, sources
+from official_selftrain.data.augmentation import augment
+from official_selftrain.data.sources import digits
+
+FRAME = (32, 48)
+
+
+def source_of(num_images, boxes_per_image=lambda index: index % 3):
+    """Return images of 20 x 30 pixels, each of one grey, with scored boxes."""
+    records = []
+    for index in range(num_images):
+        file = io.BytesIO()
+        Image.new("RGB", (30, 20), (10 * index,) * 3).save(file, "PNG")
+        count = boxes_per_image(index)
+        boxes = [[0.1, 0.1 + 0.01 * row, 0.8, 0.9] for row in range(count)]
+        records.append(
+            {
+                "encoded": file.getvalue(),
+                "id": 100 + index,
+                "boxes": np.float32(boxes).reshape(-1, 4),
+                "classes": np.arange(count),
+                "scores": np.linspace(0.5, 1.0, count),
+                "ignore": np.arange(count) == 1,
+                "areas": 7.0 + np.arange(count),
+            }
+        )
+    return examples.from_records(records, ["a", "b"])
+
+
+def taken(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def training(source, **arguments):
+    arguments = {"batch_size": 2, "image_size": FRAME, "max_boxes": 4, **arguments}
+    return pipeline.training_batches(source, **arguments)
+
+
+def assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected):
+        assert set(batch) == set(other)
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+
+
+# Training
+
+
+def test_training_batches_have_the_documented_form():
+    assert training(source_of(3), batch_size=5).element_spec == {
+        "images": tf.TensorSpec((5, 32, 48, 3), tf.float32),
+        "sizes": tf.TensorSpec((5, 2), tf.int32),
+        "ids": tf.TensorSpec((5,), tf.int64),
+        "boxes": tf.TensorSpec((5, 4, 4), tf.float32),
+        "classes": tf.TensorSpec((5, 4), tf.int32),
+        "scores": tf.TensorSpec((5, 4), tf.float32),
+        "ignore": tf.TensorSpec((5, 4), tf.bool),
+    }
+
+
+def test_training_batches_by_hand():
+    # Without randomness, 20 x 30 fits 32 x 48 with a scale of 1.6.
+    dataset = training(source_of(3), augment=augment.fit, batch_size=3)
+    batch = taken(dataset, 1)[0]
+    for row, number in enumerate(batch["ids"]):
+        index = count = int(number) - 100
+        np.testing.assert_array_equal(batch["sizes"][row], [32, 48])
+        np.testing.assert_allclose(batch["images"][row], 10.0 * index, atol=1e-4)
+        boxes = [[3.2, 4.8 + 0.48 * k, 25.6, 43.2] for k in range(count)]
+        boxes += [[0.0] * 4] * (4 - count)
+        np.testing.assert_allclose(batch["boxes"][row], boxes, rtol=1e-5)
+        expected = {
+            "classes": [0, 1][:count] + [-1] * (4 - count),
+            "scores": [[], [0.5], [0.5, 1.0]][count] + [0.0] * (4 - count),
+            "ignore": [False, True][:count] + [False] * (4 - count),
+        }
+        for key, value in expected.items():
+            np.testing.assert_array_equal(batch[key][row], value)
+
+
+def test_sizes_are_what_the_image_covers():
+    dataset = training(source_of(1), augment=augment.fit, image_size=(40, 48))
+    batch = taken(dataset, 1)[0]
+    np.testing.assert_array_equal(batch["sizes"], [[32, 48]] * 2)
+    np.testing.assert_allclose(batch["images"][:, 32:, :, 0], 123.675, rtol=1e-5)
+
+
+def test_an_image_keeps_its_first_boxes():
+    dataset = training(
+        source_of(1, lambda _: 5), max_boxes=3, batch_size=1, augment=augment.fit
+    )
+    batch = taken(dataset, 1)[0]
+    np.testing.assert_array_equal(batch["classes"], [[0, 1, 2]])
+    np.testing.assert_allclose(batch["scores"], [[0.5, 0.625, 0.75]])
+    assert batch["boxes"].shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_epoch_has_every_image_once(seed):
+    # 7 images in batches of 3: epochs end within batches.
+    batches = taken(training(source_of(7), batch_size=3, seed=seed), 14)
+    epochs = np.concatenate([batch["ids"] for batch in batches]).reshape(6, 7)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), 100 + np.arange(7))
+    assert len({tuple(epoch) for epoch in epochs}) >= 5
+
+
+def test_a_batch_may_be_larger_than_the_source():
+    ids = taken(training(source_of(2), batch_size=5), 2)
+    ids = np.concatenate([batch["ids"] for batch in ids]).reshape(5, 2)
+    np.testing.assert_array_equal(np.sort(ids), [[100, 101]] * 5)
+
+
+@pytest.mark.parametrize("start", [1, 2, 3, 7, 9])
+def test_a_run_continues_where_it_was_stopped(start):
+    # 5 images in batches of 3: epochs end in steps 2, 4, 5, 7, 9 …
+    source = source_of(5)
+    whole = taken(training(source, batch_size=3, seed=8), start + 4)
+    rest = taken(training(source, batch_size=3, seed=8, start_step=start), 4)
+    assert_equal(rest, whole[start:])
+
+
+def test_images_in_files_continue_too(tiny_coco):
+    source = sources.coco(tiny_coco.annotations, tiny_coco.images)
+    whole = taken(training(source, batch_size=4), 5)
+    assert_equal(taken(training(source, batch_size=4, start_step=2), 3), whole[2:])
+
+
+def test_global_seeds_change_nothing():
+    source = digits.scenes("labeled", 6)
+    tf.random.set_seed(1)
+    expected = taken(training(source, seed=3), 5)
+    tf.random.set_seed(2)
+    assert_equal(taken(training(source, seed=3), 5), expected)
+    keras.utils.set_random_seed(5)
+    np.random.seed(6)
+    assert_equal(taken(training(source, seed=3), 5), expected)
+
+
+def test_another_seed_gives_another_order_and_augmentation():
+    source = source_of(12)
+    first, second = (
+        np.concatenate([batch["ids"] for batch in taken(training(source, seed=s), 6)])
+        for s in (0, 1)
+    )
+    assert (first != second).any()
+    scene = digits.scenes("labeled", 1)
+    images = [taken(training(scene, seed=s), 2) for s in (0, 1)]
+    assert (images[0][0]["images"] != images[1][0]["images"]).any()
+    # An image looks different whenever it is seen.
+    assert (images[0][0]["images"] != images[0][1]["images"]).any()
+
+
+def test_batches_do_not_depend_on_parallelism():
+    source = digits.scenes("labeled", 8)
+    dataset = training(source, seed=2, batch_size=4)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
+    single = taken(dataset.with_options(options), 6)
+    assert_equal(taken(dataset, 6), single)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 8
+    assert_equal(taken(dataset.with_options(options), 6), single)
+
+
+def test_images_without_boxes_make_batches():
+    source = source_of(4, lambda _: 0)
+    for batch in taken(training(source), 4):
+        assert (batch["classes"] == -1).all() and not batch["ignore"].any()
+        assert np.isfinite(batch["images"]).all() and not batch["boxes"].any()
+
+
+# Evaluation
+
+
+def test_evaluation_is_one_pass_in_order():
+    source = source_of(5)
+    dataset = pipeline.evaluation_batches(source, 2, (40, 48), max_boxes=4)
+    batches = list(dataset.as_numpy_iterator())
+    assert [list(batch["ids"]) for batch in batches] == [[100, 101], [102, 103], [104]]
+    assert_equal(list(dataset.as_numpy_iterator()), batches)
+    third = {key: value[0] for key, value in batches[1].items()}  # two boxes
+    assert third["images"].shape == (40, 48, 3)
+    np.testing.assert_allclose(third["images"][:32], 20.0, atol=1e-4)
+    np.testing.assert_array_equal(third["sizes"], [20, 30])
+    # Boxes are in pixels of the image of 20 x 30, not of the frame.
+    boxes = [[2, 3, 16, 27], [2, 3.3, 16, 27], [0] * 4, [0] * 4]
+    np.testing.assert_allclose(third["boxes"], boxes, rtol=1e-5)
+    np.testing.assert_array_equal(third["classes"], [0, 1, -1, -1])
+    np.testing.assert_array_equal(third["scores"], [0.5, 1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(third["ignore"], [False, True, False, False])
+    np.testing.assert_array_equal(third["areas"], [7.0, 8.0, 0.0, 0.0])
+
+
+def test_evaluation_batches_have_the_documented_form():
+    dataset = pipeline.evaluation_batches(source_of(1), 2, FRAME, max_boxes=6)
+    assert dataset.element_spec == {
+        "images": tf.TensorSpec((None, 32, 48, 3), tf.float32),
+        "sizes": tf.TensorSpec((None, 2), tf.int32),
+        "ids": tf.TensorSpec((None,), tf.int64),
+        "boxes": tf.TensorSpec((None, 6, 4), tf.float32),
+        "classes": tf.TensorSpec((None, 6), tf.int32),
+        "scores": tf.TensorSpec((None, 6), tf.float32),
+        "ignore": tf.TensorSpec((None, 6), tf.bool),
+        "areas": tf.TensorSpec((None, 6), tf.float32),
+    }
+
+
+def test_evaluation_cuts_boxes_and_keeps_empty_images():
+    source = source_of(2, lambda index: 5 * index)
+    dataset = pipeline.evaluation_batches(source, 2, FRAME, max_boxes=3)
+    batch = next(dataset.as_numpy_iterator())
+    np.testing.assert_array_equal(batch["classes"], [[-1] * 3, [0, 1, 2]])
+
+
+# Broken images
+
+
+def test_unreadable_images_are_named(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name)
+    good = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(good[: len(good) // 2])
+    source = examples.from_records(
+        [
+            {"path": str(tmp_path / "a.png"), "id": 1},
+            {"path": str(tmp_path / "b.png"), "id": 2},
+            {"path": str(tmp_path / "none.png"), "id": 3},
+            {"encoded": good, "id": 4},
+            {"encoded": b"not an image", "id": 5},
+        ]
+    )
+    lines = problems.unreadable_images(source)
+    names = [str(tmp_path / "b.png"), str(tmp_path / "none.png"), "id 5"]
+    assert [line.split(": ")[0] for line in lines] == names
+    assert all(len(line.split(": ", 1)[1]) > 5 for line in lines)
+    assert "[Op:" not in " ".join(lines)
+
+
+def test_readable_images_leave_nothing_to_name(tiny_coco):
+    source = sources.coco(tiny_coco.annotations, tiny_coco.images)
+    assert problems.unreadable_images(source) == []

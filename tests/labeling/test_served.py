@@ -1,0 +1,317 @@
+"""One teacher as Keras model, SavedModel and server; boxes in every unit."""
+
+import base64
+import concurrent.futures
+import http.server
+import json
+import threading
+
+import grpc
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_selftrain import RetinaNet, backbones
+from official_selftrain.data import images
+from official_selftrain.data.augmentation import augment
+from official_selftrain.data.sources import digits
+from official_selftrain.labeling import served, teachers
+from official_selftrain.serving import signatures
+
+NAMES, IDS = ["0", "1"], {1: 0, 2: 1}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A small detector and its SavedModel, which takes image files."""
+    keras.utils.set_random_seed(0)
+    backbone = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
+    model = RetinaNet(
+        2, (64, 64), backbone, max_level=3, num_filters=16, num_head_convs=1,
+        score_threshold=0.005, max_detections=20,
+    )  # fmt: skip
+
+    def one(contents):
+        image = images.decode(contents)
+        return augment.fit(image, {}, (64, 64))[0], tf.shape(image)[:2]
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+        def serve(self, image_bytes):
+            frames, sizes = tf.map_fn(
+                one, image_bytes, fn_output_signature=(tf.float32, tf.int32)
+            )
+            frames = tf.ensure_shape(frames, (None, 64, 64, 3))
+            found = model.predictions(model(frames, training=False), sizes)
+            return {
+                "detection_boxes": found["boxes"],
+                "detection_scores": found["scores"],
+                "detection_classes": found["classes"] + 1,
+                "num_detections": found["num_detections"],
+            }
+
+    path = tmp_path_factory.mktemp("saved") / "1"
+    module = Module()
+    tf.saved_model.save(module, str(path), module.serve)
+    return model, str(path)
+
+
+def rest_server(path):
+    """TensorFlow Serving's REST interface around a SavedModel."""
+    function = tf.saved_model.load(path).signatures["serving_default"]
+    metadata = {
+        "model_spec": {"name": "teacher", "version": "1"},
+        "metadata": {
+            "signature_def": {
+                "signature_def": {
+                    "serving_default": {
+                        "inputs": {
+                            "image_bytes": {
+                                "dtype": "DT_STRING",
+                                "tensor_shape": {"dim": [{"size": "-1"}]},
+                            }
+                        },
+                        "outputs": {k: {} for k in function.structured_outputs},
+                    }
+                }
+            }
+        },
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        failures = 0
+
+        def answer(self, code, content):
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def do_GET(self):
+            is_known = self.path == "/v1/models/teacher/metadata"
+            self.answer(
+                200 if is_known else 404, metadata if is_known else {"error": "no"}
+            )
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if Handler.failures:
+                Handler.failures -= 1
+                self.answer(503, {"error": "not yet"})
+                return
+            values = [base64.b64decode(v["b64"]) for v in body["inputs"]["image_bytes"]]
+            try:
+                outputs = function(image_bytes=tf.constant(values))
+            except tf.errors.InvalidArgumentError:
+                self.answer(400, {"error": "no image"})
+                return
+            self.answer(
+                200, {"outputs": {k: v.numpy().tolist() for k, v in outputs.items()}}
+            )
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, Handler
+
+
+def grpc_server(path):
+    """TensorFlow Serving's PredictionService around a SavedModel."""
+    loaded = tf.saved_model.load(path)
+    function = loaded.signatures["serving_default"]
+    messages = signatures._messages()
+
+    def metadata(request, context):
+        if request.model_spec.name != "teacher":
+            context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        content = messages["SignatureDefMap"]()
+        entry = content.signature_def["serving_default"]
+        entry.inputs["image_bytes"].dtype = tf.string.as_datatype_enum
+        entry.inputs["image_bytes"].tensor_shape.dim.add(size=-1)
+        for name in function.structured_outputs:
+            entry.outputs[name].name = name
+        answer = messages["GetModelMetadataResponse"]()
+        answer.model_spec.version.value = 4
+        answer.metadata["signature_def"].value = content.SerializeToString()
+        return answer
+
+    def predict(request, context):
+        values = tf.make_ndarray(request.inputs["image_bytes"])
+        try:
+            outputs = function(image_bytes=tf.constant(values))
+        except tf.errors.InvalidArgumentError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+        answer = messages["PredictResponse"]()
+        for name, value in outputs.items():
+            signatures._set(answer.outputs[name], tf.make_tensor_proto(value.numpy()))
+        return answer
+
+    def handler(function, request):
+        return grpc.unary_unary_rpc_method_handler(
+            function,
+            messages[request].FromString,
+            lambda answer: answer.SerializeToString(),
+        )
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        [
+            grpc.method_handlers_generic_handler(
+                "tensorflow.serving.PredictionService",
+                {
+                    "GetModelMetadata": handler(metadata, "GetModelMetadataRequest"),
+                    "Predict": handler(predict, "PredictRequest"),
+                },
+            )
+        ]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+def item(teacher, example):
+    image = images.decode(example["encoded"])
+    return {**teacher.prepare(example, image), "size": tf.shape(image)[:2]}
+
+
+def prepared(teacher):
+    pool = digits.scenes("unlabeled", 5, 0, (50, 70), num_classes=2)
+    return [item(teacher, example) for example in pool.dataset]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected) == 5
+    for labels, others in zip(found, expected):
+        assert len(others["scores"]) == 20
+        assert labels["classes"].tolist() == others["classes"].tolist()
+        np.testing.assert_allclose(labels["boxes"], others["boxes"], atol=1e-4)
+        np.testing.assert_allclose(labels["scores"], others["scores"], atol=1e-4)
+
+
+def test_keras_saved_model_http_and_grpc_agree(saved):
+    model, path = saved
+    by_keras = teachers.keras_teacher(model, NAMES)
+    expected = by_keras.label(prepared(by_keras))
+    local = served.signature_teacher(signatures.saved_model(path), NAMES, IDS, {})
+    assert_same(local.label(prepared(local)), expected)
+
+    server, handler = rest_server(path)
+    url = f"http://127.0.0.1:{server.server_port}/v1/models/teacher"
+    found, version = signatures.server(url)
+    assert (found.input_name, found.shape, version) == ("image_bytes", (None,), "1")
+    remote = served.signature_teacher(found, NAMES, IDS, {})
+    handler.failures = 1  # the request is repeated
+    assert_same(remote.label(prepared(remote)), expected)
+    with pytest.raises(signatures.Refused, match="no image"):
+        remote.label([{"image": tf.constant(b"text"), "size": tf.constant([1, 1])}])
+    with pytest.raises(ValueError, match="Expected a model. Received: .*other.*404"):
+        signatures.server(url.replace("teacher", "other"))
+    with pytest.raises(ValueError, match=r"signature out of \['serving_default'\]"):
+        signatures.server(url, "none")
+    server.shutdown()
+
+    server, port = grpc_server(path)
+    found, version = signatures.server(f"grpc://127.0.0.1:{port}/teacher")
+    assert version == "4"
+    remote = served.signature_teacher(found, NAMES, IDS, {})
+    assert_same(remote.label(prepared(remote)), expected)
+    with pytest.raises(signatures.Refused, match="Unknown image file format"):
+        remote.label([{"image": tf.constant(b"text"), "size": tf.constant([1, 1])}])
+    with pytest.raises(ValueError, match="Expected a model. Received: .*no such model"):
+        signatures.server(f"grpc://127.0.0.1:{port}/other")
+    server.stop(None)
+
+
+def test_servers_that_do_not_answer(monkeypatch):
+    monkeypatch.setattr(signatures.time, "sleep", lambda seconds: None)
+    with pytest.raises(ConnectionError, match="Expected an answer of .*run the same"):
+        signatures.server("http://127.0.0.1:9/v1/models/teacher")
+    for url in ("ftp://a/b", "http://", "grpc://host:1"):
+        with pytest.raises(
+            ValueError, match="Expected http://host:port/v1/models/NAME"
+        ):
+            signatures.server(url)
+
+
+def detector(outputs, dtype=tf.uint8, shape=(None, None, None, 3)):
+    def call(batch):
+        assert batch.dtype == dtype.as_numpy_dtype
+        call.shapes.append(batch.shape)
+        return {k: np.stack([np.float32(v)] * len(batch)) for k, v in outputs.items()}
+
+    call.shapes = []
+    signature = signatures.Signature("images", dtype, shape, tuple(outputs), call)
+    return signature, call
+
+
+def boxes(*rows):
+    return {
+        "detection_boxes": rows,
+        "detection_scores": [0.9, 0.8, 0.7][: len(rows)],
+        "detection_classes": [1, 2, 1][: len(rows)],
+    }
+
+
+def labels_of(signature, sizes=((40, 80),), **settings):
+    teacher = served.signature_teacher(signature, NAMES, IDS, {}, **settings)
+    examples = [
+        {
+            "encoded": tf.io.encode_png(np.zeros((*size, 3), np.uint8)),
+            "path": tf.constant(""),
+        }
+        for size in sizes
+    ]
+    return teacher.label([item(teacher, example) for example in examples])
+
+
+def test_units_of_boxes():
+    """The same box in shares, in pixels, and in a frame that image_info describes."""
+    expected = [[10, 20, 30, 60]]
+    (found,) = labels_of(detector(boxes([0.25, 0.25, 0.75, 0.75]))[0])
+    assert found["boxes"].tolist() == expected and found["classes"].tolist() == [0]
+    (found,) = labels_of(detector(boxes([10, 20, 30, 60]))[0])
+    assert found["boxes"].tolist() == expected
+    # Twice as large, 4 and 6 pixels cut away: original, wanted size, scale, offset.
+    framed = boxes([16, 34, 56, 114])
+    framed["image_info"] = [[40, 80], [64, 64], [2, 2], [4, 6]]
+    (found,) = labels_of(detector(framed)[0])
+    assert found["boxes"].tolist() == expected
+    # An input of fixed size, into which 40 x 80 fits with scale 0.8.
+    signature, call = detector(boxes([8, 16, 24, 48]), tf.float32, (1, 64, 64, 3))
+    (found, _) = labels_of(signature, [(40, 80)] * 2)
+    np.testing.assert_allclose(found["boxes"], expected)
+    assert call.shapes == [(1, 64, 64, 3)] * 2
+    # Small boxes of a model that is known to give pixels.
+    (found,) = labels_of(detector(boxes([0, 0, 1, 1]))[0], box_units="pixels")
+    assert found["boxes"].tolist() == [[0, 0, 1, 1]]
+
+
+def test_images_of_one_size_travel_together():
+    signature, call = detector(boxes([10, 20, 30, 60]))
+    found = labels_of(signature, [(40, 80), (30, 80), (40, 80)])
+    assert sorted(call.shapes) == [(1, 30, 80, 3), (2, 40, 80, 3)] and len(found) == 3
+
+
+def test_num_detections_and_padding():
+    outputs = boxes([10, 20, 30, 60], [0, 0, 10, 10], [5, 5, 9, 9])
+    outputs["num_detections"] = 2
+    (found,) = labels_of(detector(outputs)[0])
+    assert found["classes"].tolist() == [0, 1]
+    outputs = boxes([10, 20, 30, 60])
+    outputs["detection_classes"] = [17]
+    with pytest.raises(ValueError, match=r"ids among \{1: '0', 2: '1'\}. Received: 17"):
+        labels_of(detector(outputs)[0])
+
+
+def test_signatures_of_another_kind():
+    with pytest.raises(ValueError, match="Expected outputs detection_boxes.*: logits"):
+        labels_of(detector({"logits": [1.0]})[0])
+    with pytest.raises(ValueError, match=r"Received: images of shape \[None, 3\]"):
+        labels_of(detector(boxes([0, 0, 1, 1]), shape=(None, 3))[0])

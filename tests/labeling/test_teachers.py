@@ -1,0 +1,135 @@
+"""Teachers: classes by name and id, results of others."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_selftrain.data import masks
+from official_selftrain.labeling import teachers
+
+
+def fixed_teacher(class_names, **labels):
+    return teachers.Teacher(
+        lambda *_: {},
+        lambda items: [labels] * len(items),
+        class_names,
+        False,
+        {},
+    )
+
+
+def test_classes_are_matched_by_name():
+    teacher = fixed_teacher(
+        ("dog", "cat", "cow"),
+        boxes=np.arange(12.0).reshape(3, 4),
+        classes=np.array([0, 1, 2]),
+        scores=np.array([0.9, 0.8, 0.7]),
+    )
+    (found,) = teachers.for_classes(teacher, ["cow", "dog"], True).label([None])
+    assert found["classes"].tolist() == [1, 0]
+    assert found["scores"].tolist() == [0.9, 0.7]
+    assert found["boxes"][:, 0].tolist() == [0.0, 8.0]
+    same = teachers.for_classes(teacher, ["dog", "cat", "cow"])
+    assert same is teacher
+
+
+def test_classes_of_masks_are_matched_by_name():
+    mask = np.array([[0, 1, 2, 255]], np.uint8)
+    labels = {"mask": masks.encode(mask), "confidence": masks.encode(mask)}
+    teacher = teachers.Teacher(
+        None, lambda items: [labels], ("background", "a", "b"), True, {}
+    )
+    renamed = teachers.for_classes(teacher, ["background", "b"], drop_others=True)
+    (found,) = renamed.label([None])
+    assert masks.decode(found["mask"]).numpy().tolist() == [[0, 255, 1, 255]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (
+            ["cat"],
+            r"student's classes, \['cat'\], or leave the others away with "
+            r"--drop_others. Received: a teacher of \['dog', 'cat'\]; missing: "
+            r"\[\], others: \['dog'\]",
+        ),
+        (
+            ["cat", "cow"],
+            r"Received: a teacher of \['dog', 'cat'\]; missing: \['cow'\]",
+        ),
+    ],
+)
+def test_classes_that_differ_show_both_lists(wanted, text):
+    with pytest.raises(ValueError, match=text):
+        teachers.for_classes(fixed_teacher(("dog", "cat")), wanted)
+
+
+def test_class_files(tmp_path):
+    text = tmp_path / "labels.txt"
+    text.write_text("person\n???\ncar\n\n")
+    assert teachers.read_classes(str(text)) == (["person", "car"], {1: 0, 3: 1})
+    assert teachers.read_classes(str(text), 0)[1] == {0: 0, 2: 1}
+    coco = tmp_path / "coco.json"
+    categories = [{"id": 90, "name": "brush"}, {"id": 1, "name": "person"}]
+    coco.write_text(json.dumps({"categories": categories}))
+    assert teachers.read_classes(str(coco)) == (["person", "brush"], {1: 0, 90: 1})
+    text.write_text("a\na\n")
+    with pytest.raises(
+        ValueError, match=r"each once. Received: .*labels.txt with \['a'"
+    ):
+        teachers.read_classes(str(text))
+
+
+def item(image_id, size=(40, 60)):
+    return {"id": tf.constant(image_id), "size": tf.constant(size)}
+
+
+def test_results_of_others_by_hand(tmp_path):
+    path = tmp_path / "results.json"
+    results = [
+        {"image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 5], "score": 0.25},
+        {"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 2], "score": 0.5},
+    ]
+    path.write_text(json.dumps(results))
+    teacher = teachers.results_teacher(str(path), ["person", "brush"], {1: 0, 90: 1})
+    found, nothing = teacher.label([item(7), item(8)])
+    assert found["boxes"].tolist() == [[20, 10, 25, 40], [0, 0, 2, 1]]
+    assert found["classes"].tolist() == [1, 0] and found["scores"].tolist() == [
+        0.25,
+        0.5,
+    ]
+    assert nothing["boxes"].shape == (0, 4)
+    path.write_text("[]")
+    teacher = teachers.results_teacher(str(path), ["person"], {1: 0})
+    assert len(teacher.label([item(7)])[0]["scores"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("results", "text"),
+    [
+        ({"images": []}, "Expected a list of COCO results"),
+        (
+            [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+            "result 0 in .*json",
+        ),
+        (
+            [{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}],
+            r"class ids among \{1: 'person'\}. Received: 2; say .* --labels",
+        ),
+    ],
+)
+def test_results_that_cannot_be_used(results, text, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=text):
+        teachers.results_teacher(str(path), ["person"], {1: 0})
+
+
+def test_a_model_needs_a_name_for_every_class():
+    class Model:
+        num_classes = 3
+
+    with pytest.raises(ValueError, match=r"3 classes. Received: 2 names, \['a', 'b'\]"):
+        teachers.keras_teacher(Model(), ["a", "b"])

@@ -1,0 +1,444 @@
+"""What is found in somebody's own data, and what is proposed for it."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from official_selftrain.data import sources
+from official_selftrain.data.sources import voc_files
+from official_selftrain.onboarding import own_data, proposals
+
+
+def entry(number, name, width=40, height=30):
+    return {"id": number, "file_name": name, "width": width, "height": height}
+
+
+def boxed(image_id, category_id, bbox, **more):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
+
+
+CATEGORIES = [
+    {"id": 3, "name": "cup"},
+    {"id": 5, "name": "key"},
+    {"id": 9, "name": "z"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images of 40 x 30, a broken one and one that EXIF turns."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "c.png", "d.jpg"):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "broken.jpg").write_bytes(whole[: len(whole) // 3])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(folder / "d.jpg").save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(images, annotations, categories=CATEGORIES):
+        path = tmp_path / "boxes.json"
+        content = {
+            "images": images,
+            "annotations": annotations,
+            "categories": categories,
+        }
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    return write
+
+
+def test_what_cannot_be_used_is_named_and_left_out(folder, write):
+    images = [
+        *(entry(1, "a.png"), entry(2, "b.jpg"), entry(3, "broken.jpg")),
+        *(entry(4, "gone.png"), entry(5, "c.png", 30, 40), entry(6, "turned.jpg")),
+    ]
+    annotations = [
+        boxed(1, 3, [2, 3, 10, 12], id=1, iscrowd=0),
+        boxed(1, 3, [2.1, 3, 10, 12], id=2),  # drawn twice
+        boxed(1, 5, [2, 3, 10, 12], id=3),  # the same place, another class
+        boxed(2, 5, [-4, 20, 14, 20], id=4),  # leaves the image
+        boxed(2, 3, [0, 0, 40, 29.5], id=5),  # covers it
+        boxed(2, 3, [5, 5, 0, 7], id=6),
+        boxed(2, 3, [50, 5, 5, 5], id=7),  # outside altogether
+        boxed(2, 3, [5, 5, -1, 7], id=8),
+        boxed(2, 4, [5, 5, 4, 7], id=9),  # no such category
+        boxed(8, 3, [5, 5, 4, 7], id=10),  # no such image
+        boxed(3, 3, [1, 1, 4, 4], id=11),  # of an image that can't be read
+    ]
+    path = write(images, annotations)
+    content, findings = own_data.read(path, str(folder))
+    assert [image["id"] for image in content["images"]] == [1, 2]
+    assert content["categories"] == CATEGORIES[:2]
+    assert [(a["id"], a["bbox"]) for a in content["annotations"]] == [
+        (1, [2.0, 3.0, 10.0, 12.0]),
+        (3, [2.0, 3.0, 10.0, 12.0]),
+        (4, [0.0, 20.0, 10.0, 10.0]),
+        (5, [0.0, 0.0, 40.0, 29.5]),
+    ]
+    counts = {kind: len(lines) for kind, lines in findings.items()}
+    assert counts == {
+        **{
+            "missing": 1,
+            "unreadable": 1,
+            "size": 2,
+            "wrong": 3,
+            "flat": 1,
+            "beyond": 1,
+        },
+        **{"outside": 1, "repeated": 1, "contradictory": 1, "whole": 1, "unused": 1},
+    }
+    lines = own_data.summary(findings)
+    assert len(lines) == 11
+    for text in (
+        "images that aren't there, left out: 1 (first: ",
+        "images of another size than the annotations say, left out: 2",
+        "c.png: 40 x 30, stated 30 x 40, the other way round: by its EXIF data?)",
+        "boxes that can't be used, left out: 3 (first: annotation 8 in ",
+        "boxes that leave their image, clipped: 1 (first: b.jpg: key [-4.0, 20.0,",
+        "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
+        "classes without a box, left out: 1 (first: z)",
+    ):
+        assert any(text in line for line in lines), text
+    assert "turned.jpg: 30 x 40, stated 40 x 30" in findings["size"][1]
+
+
+def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
+    """The images and boxes that remain are those that `sources.coco` gives."""
+    images = [entry(1, "a.png"), entry(2, "broken.jpg"), entry(3, "b.jpg")]
+    annotations = [boxed(1, 5, [4, 6, 60, 12]), boxed(2, 3, [1, 1, 4, 4])]
+    content, _ = own_data.read(write(images, annotations), str(folder))
+    cleaned = tmp_path / "cleaned.json"
+    cleaned.write_text(json.dumps(content))
+    source = sources.coco(str(cleaned), str(folder))
+    assert source.class_names == ("key",)
+    first, second = source.dataset.as_numpy_iterator()
+    np.testing.assert_allclose(first["boxes"], [[0.2, 0.1, 0.6, 1.0]], rtol=1e-6)
+    assert (first["id"], second["id"], len(second["boxes"])) == (1, 3, 0)
+
+
+def test_validation_images_take_the_labelled_ones_classes(folder, write):
+    path = write([entry(1, "a.png")], [boxed(1, 3, [1, 1, 9, 9]), boxed(1, 5, [2] * 4)])
+    given = [{"id": 1, "name": "key"}, {"id": 2, "name": "fork"}]
+    content, findings = own_data.read(path, str(folder), given)
+    assert [a["category_id"] for a in content["annotations"]] == [1]
+    assert content["categories"] == given
+    assert findings["unknown"] == ["cup"]
+
+
+@pytest.mark.parametrize(
+    "images, annotations, message",
+    [
+        (
+            [entry(1, "a.png")],
+            [boxed(1, 3, [0.1, 0.2, 0.5, 0.5])],
+            r"Expected boxes .* in pixels. Received: .*boxes.json, whose boxes lie",
+        ),
+        (
+            [entry(1, "broken.jpg")],
+            [boxed(1, 3, [1, 2, 5, 5])],
+            "Expected at least one box on a readable image. Received: .*boxes.json; "
+            "images that can't be read, left out: 1",
+        ),
+        ([entry(1, "a.png")], [], "Expected at least one box on a readable image"),
+        (
+            [entry(1, "a.png")],
+            [boxed(1, 3, [10, 12, 30, 28]), boxed(1, 3, [1, 1, 20, 9])],
+            r"in pixels. Received: .*boxes.json, of whose 2 boxes 1 leave their image "
+            r"and all fit as \[xmin, ymin, xmax, ymax\]",
+        ),
+    ],
+)
+def test_data_of_which_nothing_is_left(folder, write, images, annotations, message):
+    with pytest.raises(ValueError, match=message):
+        own_data.read(write(images, annotations), str(folder))
+
+
+def test_a_name_of_two_categories(folder, write):
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]
+    path = write([entry(1, "a.png")], [boxed(1, 1, [1, 2, 5, 5])], categories)
+    with pytest.raises(ValueError, match="every category once.*2 of name='cup'"):
+        own_data.read(path, str(folder))
+
+
+def test_images_that_come_twice(folder, write):
+    """In a file, and in the validation what is in the training."""
+    shutil.copy(folder / "a.png", folder / "copy.png")
+    images = [entry(1, "a.png"), entry(2, "copy.png"), entry(3, "c.png")]
+    path = write(images, [boxed(k, 3, [1, 2, 5, 5]) for k in (1, 2, 3)])
+    content, findings = own_data.read(path, str(folder))
+    assert [image["id"] for image in content["images"]] == [1, 3]
+    assert [a["image_id"] for a in content["annotations"]] == [1, 3]
+    assert findings["double"] == [str(folder / "copy.png")]
+    content, findings = own_data.read(
+        path, str(folder), labeled=[str(folder / "c.png")]
+    )
+    assert [image["id"] for image in content["images"]] == [1]
+    assert findings["labeled"] == [str(folder / "c.png")]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"bbox": None}, "annotation 7 in .* with bbox=None"),
+        ({"bbox": ["1", 2, 5, 5]}, r"with bbox=\['1', 2, 5, 5\]"),
+        ({"category_id": "3"}, "with category_id='3'"),
+        ({"image_id": [1]}, r"with image_id=\[1\]"),
+    ],
+)
+def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
+    right = boxed(1, 3, [1, 2, 5, 5], id=6)
+    path = write([entry(1, "a.png")], [right, {**right, "id": 7, **change}])
+    content, findings = own_data.read(path, str(folder))
+    assert [a["id"] for a in content["annotations"]] == [6]
+    (line,) = findings["wrong"]
+    assert re.search(message, line)
+    with pytest.raises(ValueError, match=message):  # a run of it stops instead
+        sources.coco(path, str(folder))
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("annotations", {"a": 1}, "a list of annotations. Received: .* with dict"),
+        ("images", [3], r"in every entry. Received: images\[0\] in .*, 3"),
+        ("images", [entry(1, "a.png", None)], "height=30, width=None"),
+        ("images", [entry(1, "a.png", "40")], "height=30, width='40'"),
+    ],
+)
+def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
+    content = {"images": [entry(1, "a.png")], "annotations": [], "categories": []}
+    content["annotations"].append(boxed(1, 3, [1, 2, 5, 5]))
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({**content, key: value}))
+    with pytest.raises(ValueError, match=message):
+        own_data.read(str(path), str(folder))
+
+
+def test_a_missing_folder(write):
+    path = write([entry(1, "a.png")], [boxed(1, 3, [1, 2, 5, 5])])
+    with pytest.raises(FileNotFoundError, match="a folder of images.*images='nowhere'"):
+        own_data.read(path, "nowhere")
+
+
+def test_unlabelled_images(folder, tmp_path):
+    """Broken files, labelled images and doubles don't enter the pool."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for name in ("broken.jpg", "a.png", "c.png", "turned.jpg"):
+        shutil.copy(folder / name, pool / name)
+    shutil.copy(folder / "c.png", pool / "d.png")
+    (pool / "notes.txt").write_text("no image")
+    (pool / "photo.WEBP").write_bytes(b"RIFF")
+    content, findings = own_data.read_unlabeled(str(pool), [str(folder / "a.png")])
+    assert content["images"] == [
+        entry(1, str(pool / "c.png")),
+        entry(2, str(pool / "turned.jpg"), 30, 40),
+    ]
+    assert findings["labeled"] == [str(pool / "a.png")]
+    assert findings["double"] == [str(pool / "d.png")]
+    assert findings["foreign"] == [str(pool / "photo.WEBP")]
+    (broken,) = findings["unreadable"]
+    assert broken.startswith(f"{pool / 'broken.jpg'}: ")
+    assert "Invalid JPEG data" in broken and "{{" not in broken
+    path = tmp_path / "pool.json"
+    path.write_text(json.dumps(content))
+    source = sources.coco(str(path), ".")
+    assert (source.num_images, source.has_labels) == (2, False)
+    with pytest.raises(
+        ValueError, match=r"isn't labelled. .*pool/a.\*'; images that are"
+    ):
+        own_data.read_unlabeled(str(pool / "a.*"), [str(folder / "a.png")])
+    with pytest.raises(FileNotFoundError, match="with images .*unlabeled='nowhere'"):
+        own_data.read_unlabeled("nowhere", [])
+
+
+def content_of(num_images, bboxes, width=640, height=480, category_id=3):
+    return {
+        "images": [entry(k, f"{k}.png", width, height) for k in range(num_images)],
+        "annotations": [
+            boxed(k, category_id, bbox) for k in range(num_images) for bbox in bboxes
+        ],
+        "categories": CATEGORIES[:1],
+    }
+
+
+def test_a_fifth_is_held_out():
+    content = content_of(10, [[0, 0, 9, 9]])
+    training, validation = own_data.hold_out(content)
+    assert len(training["images"]) == 8 and len(validation["images"]) == 2
+    for part in (training, validation):
+        ids = [image["id"] for image in part["images"]]
+        assert [a["image_id"] for a in part["annotations"]] == ids
+        assert part["categories"] == content["categories"]
+    assert own_data.hold_out(content)[1] == validation
+
+
+def test_the_last_image_of_a_class_is_not_held_out():
+    for lonely in range(3):
+        content = content_of(3, [[0, 0, 9, 9]])
+        content["annotations"].append(boxed(lonely, 5, [0, 0, 5, 5]))
+        _, validation = own_data.hold_out(content)
+        (image,) = validation["images"]
+        assert image["id"] != lonely
+
+
+def test_crowds_alone_are_not_held_out():
+    """Nor is a class of nothing else one."""
+    content = content_of(5, [])
+    content["annotations"] = [
+        *(boxed(k, 3, [0, 0, 9, 9]) for k in (0, 1)),
+        *(boxed(k, 3, [0, 0, 9, 9], iscrowd=1) for k in (2, 3, 4)),
+    ]
+    _, validation = own_data.hold_out(content)
+    (image,) = validation["images"]
+    assert image["id"] in (0, 1)
+
+
+def test_a_single_image_cannot_be_split():
+    with pytest.raises(ValueError, match="every class on two images.* 1 images"):
+        own_data.hold_out(content_of(1, [[0, 0, 9, 9]]))
+
+
+def test_settings_by_hand():
+    """64 pixels of 640 are 32 of 320, the largest frame without a GPU."""
+    settings = proposals.propose(content_of(64, [[0, 0, 64, 64]]), memory=16.0)
+    assert settings.pop("bn_momentum") == pytest.approx(1 - 10 / 800, abs=1e-3)
+    for name in ("small", "median", "large"):
+        assert settings.pop(name) == pytest.approx(32.0)
+    assert settings == {
+        **{"image_size": (320, 320), "anchor_size": 4.0, "max_level": 5},
+        **{"aspect_ratios": (1.0,), "coverage": 1.0, "batch_size": 8},
+        **{"learning_rate": 1e-3, "steps": 800, "epochs": 100.0, "max_boxes": 20},
+        **{"has_weights": True, "num_gpus": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    "content, machine, expected",
+    [
+        # Two GPUs: 32 images a step; boxes of 32 of 640 pixels take the whole frame.
+        (
+            content_of(640, [[0, 0, 32, 32]]),
+            {"num_gpus": 2},
+            {"image_size": (640, 640), "batch_size": 32, "learning_rate": 2e-3}
+            | {"steps": 2000, "epochs": 100.0},
+        ),
+        # Little memory; few images: the least number of steps.
+        (
+            content_of(5, [[0, 0, 64, 64]]),
+            {"memory": 2.0},
+            {"batch_size": 4, "steps": 400, "epochs": 320.0, "learning_rate": 0.00071},
+        ),
+        # No larger than the images are: 200 pixels, to the next multiple of 32.
+        (content_of(5, [[0, 0, 8, 8]], 200, 90), {}, {"image_size": (224, 224)}),
+        # Large boxes: 512 · 320 / 640 = 256 pixels of the least frame's 128 / 640.
+        (
+            content_of(5, [[0, 0, 512, 256]]),
+            {},
+            {"image_size": (128, 128), "anchor_size": 8.0, "aspect_ratios": (2.0,)},
+        ),
+        # Thirds of width over height: 4, 1 and 1/4; 1.1 is too near to 1.
+        (
+            content_of(5, [[0, 0, 80, 20], [0, 0, 40, 40], [0, 0, 20, 80]]),
+            {},
+            {"aspect_ratios": (1.0, 0.25, 4.0)},
+        ),
+        (
+            content_of(5, [[0, 0, 44, 40], [0, 0, 40, 40], [0, 0, 40, 44]]),
+            {},
+            {"aspect_ratios": (1.0,)},
+        ),
+        # Boxes of 4 pixels are 2 of 320: no anchor of at least 8 meets them.
+        (
+            content_of(5, [[0, 0, 4, 4], [64, 64, 64, 64]]),
+            {},
+            {"image_size": (320, 320), "anchor_size": 1.0, "coverage": 0.5},
+        ),
+        # Twice the fullest image.
+        (content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]), {}, {"max_boxes": 120}),
+    ],
+)
+def test_settings_follow_data_and_machine(content, machine, expected):
+    settings = proposals.propose(content, **machine)
+    assert {name: settings[name] for name in expected} == expected
+
+
+def test_anchors_reach_the_large_boxes():
+    """320 pixels of 640: 160 of 320; 5 % are that large, the others 16."""
+    small, large = [0, 0, 32, 32], [0, 0, 320, 320]
+    settings = proposals.propose(content_of(2, [small] * 8 + [large] * 2))
+    assert settings["image_size"] == (320, 320)
+    assert settings["anchor_size"] == 2.0
+    # 2 · 2^6 = 128 < 160 <= 2 · 2^7
+    assert settings["max_level"] == 6
+
+
+XML = """<annotation><filename>{name}</filename>
+<size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>{first}</name><difficult>1</difficult>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>30</ymax></bndbox></object>
+<object><name>key</name>
+<bndbox><ymax>6</ymax><xmin>5</xmin><ymin>4</ymin><xmax>8.5</xmax></bndbox>
+<part><name>handle</name><bndbox><xmin>0</xmin></bndbox></part></object>
+</annotation>"""
+
+
+def test_boxes_of_pascal_voc(tmp_path):
+    (tmp_path / "b.xml").write_text(XML.format(name="b.jpg", first="cup"))
+    (tmp_path / "a.xml").write_text(XML.format(name="a.png", first="ball"))
+    content = voc_files.boxes(str(tmp_path))
+    assert content["images"] == [entry(1, "a.png"), entry(2, "b.jpg")]
+    assert content["categories"] == [
+        {"id": 1, "name": "ball"},
+        {"id": 2, "name": "cup"},
+        {"id": 3, "name": "key"},
+    ]
+    assert content["annotations"] == [
+        boxed(1, 1, [0.0, 1.0, 10.0, 29.0], iscrowd=1, id=1),
+        boxed(1, 3, [4.0, 3.0, 4.5, 3.0], iscrowd=0, id=2),
+        boxed(2, 2, [0.0, 1.0, 10.0, 29.0], iscrowd=1, id=3),
+        boxed(2, 3, [4.0, 3.0, 4.5, 3.0], iscrowd=0, id=4),
+    ]
+
+
+def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
+    annotations = tmp_path / "Annotations"
+    annotations.mkdir()
+    (annotations / "a.xml").write_text(XML.format(name="a.png", first="key"))
+    content, findings = own_data.read(str(annotations), str(folder))
+    assert content["categories"] == [{"id": 1, "name": "key"}]
+    assert len(content["annotations"]) == 2
+    # The difficult one is left out of what the settings follow from.
+    assert own_data.objects(content) == content["annotations"][1:]
+    assert own_data.summary(findings) == [
+        "boxes of crowds or difficult objects, ignored in training: 1 "
+        "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
+    ]
+    np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
+    # A class of nothing else is none.
+    (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
+    content, findings = own_data.read(str(annotations), str(folder))
+    assert [c["name"] for c in content["categories"]] == ["key"]
+    assert len(content["annotations"]) == 1
+    assert findings["unused"] == ["cup"]
+
+
+def test_folders_that_are_not_pascal_vocs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Expected XML files. Received: ann"):
+        voc_files.boxes(str(tmp_path))
+    (tmp_path / "a.xml").write_text("<annotation><filename>a</filename></annotation>")
+    with pytest.raises(ValueError, match="XML file of PASCAL VOC.*Received: .*a.xml"):
+        voc_files.boxes(str(tmp_path))

@@ -1,0 +1,156 @@
+"""The same step on one device, on two, in two processes and part by part."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_selftrain.training import distribution
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(name, output_dir, *settings, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, str(ROOT / "tests" / "fit_under.py"), name]
+    return subprocess.Popen(
+        [*command, str(output_dir), *settings],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+def variables(output_dir):
+    """Return all that the last checkpoint holds, by name."""
+    path = tf.train.latest_checkpoint(str(output_dir / "checkpoints"))
+    reader = tf.train.load_checkpoint(path)
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.endswith("VARIABLE_VALUE")
+    }
+
+
+def assert_same_step(found, expected):
+    """Weights, momenta and their averages to 1e-5, the losses' averages to 1e-6."""
+    assert set(found) == set(expected)
+    kinds = set()
+    for name, value in expected.items():
+        kinds.add(name.split("/")[0])
+        tolerance = 1e-6 if name.startswith("normalizer") else 1e-5
+        if not np.issubdtype(value.dtype, np.floating):
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+            continue
+        # Biases that batch normalisation cancels hold nothing but rounding.
+        scale = max(np.abs(value).max(), 1e-3)
+        difference = np.abs(found[name] - value).max() / scale
+        assert difference <= tolerance, (name, difference)
+    assert kinds >= {"model", "normalizer", "optimizer", "average"}
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """What one device makes of the five steps."""
+    folder = tmp_path_factory.mktemp("one")
+    finish(start("one_device", folder))
+    return variables(folder)
+
+
+def test_two_devices_take_the_step_of_one(one_device, tmp_path):
+    finish(start("mirrored", tmp_path, "devices=2"))
+    assert_same_step(variables(tmp_path), one_device)
+
+
+def test_two_processes_take_the_step_of_one(one_device, tmp_path):
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    processes = [
+        start(
+            "multi_worker",
+            tmp_path,
+            TF_CONFIG=json.dumps(
+                {
+                    "cluster": {"worker": workers},
+                    "task": {"type": "worker", "index": index},
+                }
+            ),
+        )
+        for index in range(2)
+    ]
+    for process in processes:
+        finish(process)
+    assert_same_step(variables(tmp_path), one_device)
+
+
+def test_the_parts_of_a_batch_add_up(tmp_path):
+    """Without batch normalisation, on one device and on two."""
+    folders = [tmp_path / name for name in ("whole", "parts", "parts_on_two")]
+    settings = [[], ["accumulation=2"], ["accumulation=2", "devices=2"]]
+    for folder, extra in zip(folders, settings):
+        name = "mirrored" if "devices=2" in extra else "one_device"
+        finish(start(name, folder, "frozen=1", *extra))
+    whole = variables(folders[0])
+    assert_same_step(variables(folders[1]), whole)
+    assert_same_step(variables(folders[2]), whole)
+
+
+def test_a_joint_step_is_that_of_one_device(tmp_path):
+    """With a third stream, on two devices in parts, batch statistics at rest."""
+    folders = [tmp_path / name for name in ("whole", "parts_on_two")]
+    finish(start("one_device", folders[0], "frozen=1", "joint=1"))
+    parts = ["frozen=1", "joint=1", "accumulation=2", "devices=2"]
+    finish(start("mirrored", folders[1], *parts))
+    assert_same_step(variables(folders[1]), variables(folders[0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (["batch_size=5"], "a multiple of 2 (2 replicas, accumulation 1). Received: "),
+        (["jit_compile=True"], "Received: 2 replicas, jit_compile=True"),
+        (["clipnorm=1.0"], "Received: clipnorm=1.0, clipvalue=None"),
+        (["precision='mixed_float16'"], "on several replicas. Received: mixed_float16"),
+    ],
+)
+def test_what_two_replicas_cannot_do(settings, text, tmp_path):
+    process = start("mirrored", tmp_path, "devices=2", *settings)
+    assert text in process.communicate(timeout=300)[1]
+
+
+def test_the_images_of_all_replicas_are_named(tmp_path):
+    """Image 3 makes the loss infinite, in whichever half of a batch it lies."""
+    settings = ["devices=2", "bad=3", "alpha=0.0", "steps=40"]
+    errors = start("mirrored", tmp_path, *settings).communicate(timeout=300)[1]
+    line = next(x for x in errors.splitlines() if "finite loss and gradient" in x)
+    ids = line.rsplit("labeled images ", 1)[1].split(";")[0].split(", ")
+    assert len(ids) == 4 and "3" in ids
+
+
+def test_strategies_that_cannot_be_made(monkeypatch):
+    with pytest.raises(ValueError, match=r"nearest: mirrored.*strategy='miror'"):
+        distribution.strategy("miror")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')
+    with pytest.raises(
+        ValueError, match=r"Received: TF_CONFIG='\{\"cluster\": \{\}\}'"
+    ):
+        distribution.strategy("multi_worker")
+    with pytest.raises(RuntimeError, match="Expected a TPU. Received: tpu_address=''"):
+        distribution.strategy("tpu")

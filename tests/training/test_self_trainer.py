@@ -1,0 +1,318 @@
+"""The joint loss: its formula, its averages, its place in Keras."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from official_selftrain.training.self_trainer import LossNormalizer, SelfTrainer
+
+
+@keras.saving.register_keras_serializable(package="test_selftraining")
+class Line(keras.Model):
+    """y = w · x with a squared error: small enough for hand computation."""
+
+    image_size = (1, 1)
+
+    def __init__(self, start=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+        self.w = self.add_weight(
+            name="kernel", shape=(), initializer=keras.initializers.Constant(start)
+        )
+        self.bias = self.add_weight(name="bias", shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, images, training=None):
+        return {"y": self.w * images[:, 0, 0, 0] + 0.0 * self.bias}
+
+    def compute_losses(self, outputs, labels):
+        return {"loss": ops.mean(ops.square(outputs["y"] - labels["target"]))}
+
+    def get_config(self):
+        return {"start": self.start}
+
+
+def batch(x, target):
+    images = np.array(x, np.float32).reshape(-1, 1, 1, 1)
+    return {"images": images, "target": np.array(target, np.float32)}
+
+
+def both(labeled, pseudo):
+    return {"labeled": batch(*labeled), "pseudo": batch(*pseudo)}
+
+
+def loss_of(trainer, data, training=True):
+    return float(trainer.compute_loss(data, y_pred=trainer(data), training=training))
+
+
+def test_loss_scale_and_averages_over_five_steps():
+    """Five steps of fixed losses, every number worked out from the formula."""
+    labeled = [2.0, 4.0, 1.0, 3.0, 5.0]
+    pseudo = [8.0, 2.0, 4.0, 1.0, 10.0]
+    decay, alpha = 0.9, 3.0
+    trainer = SelfTrainer(Line(), alpha=alpha, decay=decay)
+    # By hand, decay 0.9, uncorrected averages 0.1·Σ 0.9^(t-i)·L_i:
+    #   labelled 0.2, 0.58, 0.622, 0.8598, 1.27382
+    #   pseudo   0.8, 0.92, 1.228, 1.2052, 2.08468
+    labeled_sums = [0.2, 0.58, 0.622, 0.8598, 1.27382]
+    pseudo_sums = [0.8, 0.92, 1.228, 1.2052, 2.08468]
+    expected = [
+        (2.0 + 3.0 * (0.2 / 0.8) * 8.0) / 4.0,  # 2.0: first ratio is L_h / L_p
+        (4.0 + 3.0 * (0.58 / 0.92) * 2.0) / 4.0,
+        (1.0 + 3.0 * (0.622 / 1.228) * 4.0) / 4.0,
+        (3.0 + 3.0 * (0.8598 / 1.2052) * 1.0) / 4.0,
+        (5.0 + 3.0 * (1.27382 / 2.08468) * 10.0) / 4.0,
+    ]
+    assert expected[0] == pytest.approx(2.0)
+    for step in range(5):
+        data = both(([0.0], [labeled[step] ** 0.5]), ([0.0], [pseudo[step] ** 0.5]))
+        assert loss_of(trainer, data) == pytest.approx(expected[step], rel=1e-5)
+        averages = [float(value) for value in trainer.normalizer.averages()]
+        correction = 1.0 - decay ** (step + 1)
+        assert averages == pytest.approx(
+            [labeled_sums[step] / correction, pseudo_sums[step] / correction], rel=1e-5
+        )
+        assert float(trainer.normalizer.scale()) == pytest.approx(
+            labeled_sums[step] / pseudo_sums[step], rel=1e-5
+        )
+
+
+def test_bias_correction_makes_constant_losses_their_own_average():
+    normalizer = LossNormalizer(0.9997)
+    for _ in range(3):
+        normalizer.update(5.0, 0.5)
+    assert [float(a) for a in normalizer.averages()] == pytest.approx(
+        [5.0, 0.5], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_loss_does_not_depend_on_the_size_of_the_pseudo_loss(factor):
+    """After adaptation L stays about L_h, whatever L_p is multiplied by."""
+    trainer = SelfTrainer(Line(), alpha=2.0, decay=0.5)
+    data = both(([0.0], [2.0]), ([0.0], [(3.0 * factor) ** 0.5]))
+    losses = [loss_of(trainer, data) for _ in range(5)]
+    assert losses == pytest.approx([4.0] * 5, rel=1e-5)
+
+
+def test_plain_sum_without_normalisation():
+    trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
+    data = both(([0.0], [2.0]), ([0.0], [5.0]))
+    assert loss_of(trainer, data) == pytest.approx(4.0 + 3.0 * 25.0)
+
+
+def test_no_gradient_through_the_averages():
+    """dL/dw is that of L_h + alpha · constant · L_p, over 1 + alpha."""
+    trainer = SelfTrainer(Line(start=2.0), alpha=3.0, decay=0.9)
+    data = both(([1.0], [0.0]), ([3.0], [1.0]))
+    with tf.GradientTape() as tape:
+        loss = trainer.compute_loss(data, y_pred=trainer(data))
+    gradient = tape.gradient(loss, trainer.model.w.value)
+    # L_h = (2·1 - 0)² = 4, gradient 4; L_p = (2·3 - 1)² = 25, gradient 30.
+    assert float(gradient) == pytest.approx((4.0 + 3.0 * (4.0 / 25.0) * 30.0) / 4.0)
+
+
+def test_averages_rest_outside_training():
+    trainer = SelfTrainer(Line(), decay=0.9)
+    data = both(([0.0], [2.0]), ([0.0], [4.0]))
+    loss_of(trainer, data)
+    before = [float(a) for a in trainer.normalizer.averages()]
+    loss_of(trainer, both(([0.0], [9.0]), ([0.0], [9.0])), training=False)
+    assert [float(a) for a in trainer.normalizer.averages()] == before
+
+
+def test_scale_is_one_until_a_pseudo_loss_is_seen():
+    trainer = SelfTrainer(Line(), alpha=1.0)
+    data = both(([0.0], [2.0]), ([0.0], [0.0]))
+    assert loss_of(trainer, data) == pytest.approx(2.0)  # (4 + 1·1·0) / 2
+    assert float(trainer.normalizer.scale()) == 1.0
+
+
+def fitted(alpha, streams, **kwargs):
+    """Weights and history after three SGD steps with batch normalisation."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(inputs))
+    network = keras.Model(inputs, {"y": keras.layers.GlobalAveragePooling2D()(x)})
+
+    class Net(keras.Model):
+        image_size = (4, 4)
+
+        def call(self, images, training=None):
+            return network(images, training=training)
+
+        def compute_losses(self, outputs, labels):
+            return {"loss": ops.mean(ops.square(outputs["y"] - labels["target"]))}
+
+    model = Net()
+    model.network = network
+    model.built = True
+    trainer = SelfTrainer(model, alpha=alpha, **kwargs)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    rng = np.random.default_rng(0)
+    data = {
+        s: {
+            "images": rng.normal(size=(12, 4, 4, 3)).astype("float32"),
+            "target": rng.normal(size=(12, 2)).astype("float32"),
+        }
+        for s in ("labeled", "pseudo")
+    }
+    dataset = tf.data.Dataset.from_tensor_slices({s: data[s] for s in streams}).batch(4)
+    history = trainer.fit(dataset, epochs=1, verbose=0, shuffle=False)
+    return [w.numpy() for w in network.weights], history.history
+
+
+def test_alpha_zero_is_the_supervised_step_exactly():
+    """Bit for bit, batch normalisation's statistics included."""
+    supervised, _ = fitted(1.0, ["labeled"])
+    zero, logs = fitted(0.0, ["labeled", "pseudo"])
+    assert all(np.array_equal(a, b) for a, b in zip(supervised, zero, strict=True))
+    assert set(logs) == {"loss", "labeled_loss"}
+    joint, _ = fitted(1.0, ["labeled", "pseudo"])
+    assert not all(np.array_equal(a, b) for a, b in zip(supervised, joint, strict=True))
+
+
+def test_history_holds_the_means_of_the_steps():
+    """The logs of fit equal the same steps' terms averaged by hand."""
+    _, logs = fitted(2.0, ["labeled", "pseudo"], decay=0.5)
+    assert set(logs) == {"loss", "labeled_loss", "pseudo_loss", "pseudo_scale"}
+
+    rows = []
+
+    class Spy(SelfTrainer):
+        def step(self, batch):
+            terms = super().step(batch)
+            rows.append(terms["loss"])
+            return terms
+
+    trainer = Spy(Line(), alpha=2.0, decay=0.5)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+    dataset = tf.data.Dataset.from_tensor_slices(
+        both(([0.0, 0.0], [1.0, 2.0]), ([0.0, 0.0], [3.0, 1.0]))
+    ).batch(1)
+    logs = trainer.fit(dataset, verbose=0, shuffle=False).history
+    assert logs["labeled_loss"] == [pytest.approx((1.0 + 4.0) / 2)]
+    assert logs["pseudo_loss"] == [pytest.approx((9.0 + 1.0) / 2)]
+    # Averages after step 1: 0.5·1, 0.5·9; after step 2: 2.25, 2.75.
+    scales = [1.0 / 9.0, 2.25 / 2.75]
+    assert logs["pseudo_scale"] == [pytest.approx(sum(scales) / 2)]
+    losses = [(1.0 + 2 * scales[0] * 9.0) / 3, (4.0 + 2 * scales[1] * 1.0) / 3]
+    assert logs["loss"] == [pytest.approx(sum(losses) / 2)]
+    assert float(rows[-1]) == pytest.approx(losses[1])
+
+
+def test_evaluate_gives_the_losses_and_changes_nothing():
+    trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [1.0])))
+    logs = trainer.evaluate(dataset, return_dict=True, verbose=0)
+    assert logs["loss"] == pytest.approx(4.0 + 3.0 * 1.0)
+    assert logs["labeled_loss"] == pytest.approx(4.0)
+    assert logs["pseudo_loss"] == pytest.approx(1.0)
+    assert [float(v) for v in trainer.normalizer.variables] == [0.0, 0.0, 1.0]
+    assert [float(v) for v in trainer.model.variables] == [1.0, 1.0]
+
+
+def test_tensorboard_shows_the_same_figures(tmp_path):
+    trainer = SelfTrainer(Line(), alpha=1.0)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.0))
+    dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [4.0])))
+    trainer.fit(
+        dataset,
+        verbose=0,
+        callbacks=[keras.callbacks.TensorBoard(tmp_path)],
+        shuffle=False,
+    )
+    (path,) = tmp_path.glob("train/events*")
+    scalars = {
+        value.tag: tf.make_ndarray(value.tensor).item()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag.startswith("epoch_") and value.tensor.dtype == 1
+    }
+    assert scalars["epoch_labeled_loss"] == pytest.approx(4.0)
+    assert scalars["epoch_pseudo_loss"] == pytest.approx(16.0)
+    assert scalars["epoch_pseudo_scale"] == pytest.approx(0.25)
+    assert scalars["epoch_loss"] == pytest.approx(4.0)
+
+
+def test_l2_covers_the_named_weights():
+    data = {"labeled": batch([0.0], [2.0])}
+    kernel = SelfTrainer(Line(start=3.0), l2=0.1)
+    assert loss_of(kernel, data) == pytest.approx(4.0 + 0.1 * 9.0 / 2)
+    everything = SelfTrainer(Line(start=3.0), l2=0.1, l2_names=("kernel", "bias"))
+    assert loss_of(everything, data) == pytest.approx(4.0 + 0.1 * (9.0 + 1.0) / 2)
+
+
+def test_clipping_is_of_the_global_norm():
+    trainer = SelfTrainer(Line(start=1.0))
+    trainer.compile(optimizer=keras.optimizers.SGD(1.0, global_clipnorm=0.5))
+    # The gradient is 2·(1·10 - 0)·10 = 200, clipped to 0.5.
+    dataset = tf.data.Dataset.from_tensors({"labeled": batch([10.0], [0.0])})
+    trainer.fit(dataset, verbose=0, shuffle=False)
+    assert float(trainer.model.w) == pytest.approx(0.5)
+
+
+def test_one_pass_shares_batch_normalisation():
+    """The model sees both streams as one batch."""
+    seen = []
+
+    class Watch(Line):
+        def call(self, images, training=None):
+            seen.append(tuple(images.shape))
+            return super().call(images)
+
+    trainer = SelfTrainer(Watch())
+    outputs = trainer(both(([1.0, 2.0], [0, 0]), ([3.0], [0])), training=True)
+    assert seen == [(3, 1, 1, 1)]
+    assert outputs["labeled"]["y"].numpy().tolist() == [1.0, 2.0]
+    assert outputs["pseudo"]["y"].numpy().tolist() == [3.0]
+
+
+def test_images_alone_give_the_model_s_outputs():
+    trainer = SelfTrainer(Line(start=2.0))
+    images = np.ones((1, 1, 1, 1), np.float32)
+    assert float(trainer(images)["y"][0]) == 2.0
+
+
+def test_save_and_load_keep_averages_and_optimizer(tmp_path):
+    trainer = SelfTrainer(Line(), alpha=2.0, decay=0.9)
+    trainer.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
+    dataset = tf.data.Dataset.from_tensors(both(([1.0], [2.0]), ([1.0], [5.0])))
+    trainer.fit(dataset, verbose=0, shuffle=False)
+    trainer.save(tmp_path / "trainer.keras")
+    loaded = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert loaded.alpha == 2.0
+    for a, b in ((trainer, loaded), (trainer.optimizer, loaded.optimizer)):
+        assert [float(v) for v in a.variables] == [float(v) for v in b.variables]
+    again = [
+        t.fit(dataset, verbose=0, shuffle=False).history["loss"]
+        for t in (trainer, loaded)
+    ]
+    assert again[0] == again[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "make"),
+    [
+        (ValueError, "Received: alpha=-1.0", lambda: SelfTrainer(Line(), alpha=-1.0)),
+        (ValueError, "Received: alpha='big'", lambda: SelfTrainer(Line(), alpha="big")),
+        (ValueError, "Received: l2=-0.1", lambda: SelfTrainer(Line(), l2=-0.1)),
+        (ValueError, "Received: decay=1.0", lambda: LossNormalizer(1.0)),
+        (
+            TypeError,
+            "Received: model=Dense",
+            lambda: SelfTrainer(keras.layers.Dense(1)),
+        ),
+        (
+            ValueError,
+            r"Received: keys=\['images', 'target'\]",
+            lambda: SelfTrainer(Line())(batch([1.0], [1.0])),
+        ),
+    ],
+)
+def test_errors_say_what_came(error, text, make):
+    with pytest.raises(error, match=text):
+        make()
