@@ -50,7 +50,7 @@ def main():
     scenes = digits.scenes("unlabeled", 16 * count, 0, SCENE)
     gin.add_config_file_search_path(str(ROOT / "gin"))
     gin.parse_config_file("quickstart.gin")
-    small = gin.get_bindings("experiment.run")["model"](
+    small = gin.get_bindings("experiment.Experiment")["model"](
         num_classes=len(scenes.class_names), image_size=SCENE
     )
     detector = RetinaNet(80, (640, 640), backbones.resnet(50))

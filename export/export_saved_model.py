@@ -19,8 +19,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from official_selftrain.cli import command_line
-from official_selftrain.experiment.results import load_model, model_path
+from official_selftrain.experiment.results import load_model
 from official_selftrain.files import hashes
+from official_selftrain.files.run_folder import RunFolder
 from official_selftrain.labeling import teachers
 from official_selftrain.serving import saved_models
 
@@ -71,10 +72,10 @@ def _export():
     # Else a version that is half written would stay.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     model_dir, stage = os.path.normpath(_MODEL_DIR.value), _STAGE.value
-    model = load_model(model_dir, stage)
-    path = model_path(model_dir, stage)
+    folder = RunFolder(model_dir).stage(stage)
+    model, path = load_model(folder), folder.model
     if _AVERAGE.value:
-        path = os.path.join(os.path.dirname(path), "average.keras")
+        path = folder.average
         if not os.path.exists(path):
             raise FileNotFoundError(
                 f"Expected {path}. Make it by training with EMA_DECAY"

@@ -25,13 +25,16 @@ def main(argv):
 
 
 def _describe():
-    settings = gin.get_bindings("experiment.run")
-    for name in ("model", "image_size"):
+    groups = {"model": "experiment.Experiment", "image_size": "experiment.Data"}
+    settings = {}
+    for group in groups.values():
+        settings |= gin.get_bindings(group)
+    for name, group in groups.items():
         if name not in settings:
             raise ValueError(
-                f"Expected experiment.run.{name} to be set, for example by "
-                "--gin_param='experiment.run.image_size = (640, 640)'. Received: files "
-                f"that set {', '.join(sorted(settings)) or 'nothing of it'}"
+                f"Expected {group}.{name} to be set, for example by "
+                "--gin_param='experiment.Data.image_size = (640, 640)'. Received: "
+                f"files that set {', '.join(sorted(settings)) or 'nothing of it'}"
             )
     model = settings["model"](
         num_classes=_NUM_CLASSES.value, image_size=settings["image_size"]

@@ -118,23 +118,23 @@ TEACHER_WARMUP_STEPS = {warmup_steps}
 STUDENT_WARMUP_STEPS = {warmup_steps}
 teacher/schedules.cosine.warmup_steps = %TEACHER_WARMUP_STEPS
 student/schedules.cosine.warmup_steps = %STUDENT_WARMUP_STEPS
-fitting.fit.schedule = @schedules.cosine
-fitting.fit.optimizer = @keras.optimizers.AdamW
+training.Optimization.schedule = @schedules.cosine
+training.Optimization.optimizer = @keras.optimizers.AdamW
 keras.optimizers.AdamW.weight_decay = 1e-3
 keras.optimizers.AdamW.global_clipnorm = 10.0
-fitting.fit.log_every = {log_every}
+training.Monitoring.log_every = {log_every}
 {strategy}
 # Pseudo-labels from SCORE_THRESHOLD (0.5) on are taught; those from 0.2 up to it are
 # neither taught nor taken for background. The report of the pseudo-labels on the
 # validation images gives precision and recall of every threshold; ignore_threshold must
 # lie below the one you choose.
-experiment.run.ignore_threshold = 0.2
+experiment.Teaching.ignore_threshold = 0.2
 {boxes_reason}
-experiment.run.max_boxes = {max_boxes}
+experiment.Data.max_boxes = {max_boxes}
 retinanet.RetinaNet.max_detections = {max_boxes}
 
 {model_reason}
-experiment.run.model = @retinanet.RetinaNet
+experiment.Experiment.model = @retinanet.RetinaNet
 {backbone}
 backbones.{family}.bn_momentum = {bn_momentum}
 retinanet.RetinaNet.bn_momentum = {bn_momentum}
@@ -152,7 +152,7 @@ retinanet.RetinaNet.unmatched_threshold = 0.4
 
 # Mirror images show the same classes; set 0.0 where they don't (digits, road signs).
 # Colours vary by a third; set 0.0 where a colour tells the class.
-fitting.fit.augment = @augment.flip_and_jitter
+training.fit.augment = @augment.flip_and_jitter
 augment.flip_and_jitter.flip_probability = 0.5
 augment.flip_and_jitter.scale_range = (0.8, 1.25)
 augment.flip_and_jitter.color_strength = 0.3

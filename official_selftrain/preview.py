@@ -41,10 +41,10 @@ def main(argv):
 def _preview():
     if not _OUTPUT.value.lower().endswith(".png"):
         raise ValueError(f"Expected a .png file. Received: output={_OUTPUT.value!r}")
-    settings = gin.get_bindings("experiment.run")
+    settings = gin.get_bindings("experiment.Data")
     reference = {"reference_size": _REFERENCE_SIZE.value or None}
     rows = {
-        "this experiment": gin.get_bindings("student/fitting.fit").get(
+        "this experiment": gin.get_bindings("student/training.fit").get(
             "augment", augment.flip_and_jitter
         ),
         "S1": augment.s1,

@@ -330,7 +330,8 @@ def _judge(settings):
             setting = f"--gin_param='SCORE_THRESHOLD = {score}'"
             if score < 0.2:  # the ignore_threshold of our own files
                 lower = round(score / 2, 3)
-                setting += f" --gin_param='experiment.run.ignore_threshold = {lower}'"
+                name = "experiment.Teaching.ignore_threshold"
+                setting += f" --gin_param='{name} = {lower}'"
             print(f"threshold of the best F1, on {best['true']} labels: {setting}")
     try:
         label_quality.require_labels(quality, settings["max_empty_share"])

@@ -36,8 +36,8 @@ def main(argv):
 
 def _train():
     gin_files.claim_model_dir(_MODEL_DIR.value)
-    run = gin.get_configurable(experiment.run)
-    _print_results(run(_MODEL_DIR.value, stages=_STAGES.value))
+    settings = gin.get_configurable(experiment.Experiment)()
+    _print_results(experiment.run(settings, _MODEL_DIR.value, _STAGES.value))
 
 
 def _print_results(results):

@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import tensorflow as tf
+from toy_training import grouped
 
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
@@ -80,20 +81,29 @@ def main(name, output_dir, *settings):
         "max_boxes": 4,
         "num_pictures": 0,
         "ema_decay": 0.5,
-        "strategy": strategy,
+        "strategy": lambda: strategy,
         **settings,
     }
-    fitting.fit(model, scenes("labeled"), scenes("unlabeled"), output_dir, **arguments)
+    sources = {"labeled": scenes("labeled"), "pseudo": scenes("unlabeled")}
+    settings = grouped({**sources, **arguments})
+    fitting.fit(model, output_dir=output_dir, **settings)
 
 
 def bad_for(image_id):
     """Return a detector whose loss is infinite where an image is in the batch."""
 
     class Bad(RetinaNet):
-        def compute_losses(self, outputs, labels, num_targets=None):
-            losses = super().compute_losses(outputs, labels, num_targets)
-            bad = keras.ops.any(labels["ids"] == image_id)
-            return {"loss": keras.ops.where(bad, float("inf"), losses["loss"])}
+        def compute_losses(self, outputs, labels):
+            losses = super().compute_losses(outputs, labels)
+            return {"loss": worse(losses["loss"], labels)}
+
+        def loss_sum(self, outputs, labels):
+            total, count = super().loss_sum(outputs, labels)
+            return worse(total, labels), count
+
+    def worse(loss, labels):
+        bad = keras.ops.any(labels["ids"] == image_id)
+        return keras.ops.where(bad, float("inf"), loss)
 
     return Bad
 

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import bound
 import gin
 import pytest
 
@@ -176,7 +177,7 @@ def test_figure_2_of_the_paper():
     files = [value for name, value in flags if name == "--gin_file"]
     params = [value for name, value in flags if name == "--gin_param"]
     gin_files.load_config(files, params)
-    fit = gin.get_bindings("student/fitting.fit")
+    fit = bound.of_training("student")
     assert (fit["steps"], fit["alpha"], fit["normalize"]) == (180000, 3.0, False)
     rates = [
         gin.query_parameter(f"{scope}schedules.cosine.learning_rate")

@@ -34,7 +34,7 @@ def test_a_file_without_an_image_size_is_told_how_to_get_one():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
-        "Expected experiment.run.image_size to be set, for example by "
-        "--gin_param='experiment.run.image_size = (640, 640)'. Received: files that "
+        "Expected experiment.Data.image_size to be set, for example by "
+        "--gin_param='experiment.Data.image_size = (640, 640)'. Received: files that "
         "set model"
     ) in done.stderr

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import bound
 import gin
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_rows_of_table_2(name):
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA")
     steps = tuple(value(f"{macro}/gin.macro.value") for macro in macros)
     augmentation = f"augment.{name[5:7]}"
-    assert value("fitting.fit.augment").selector.endswith(augmentation)
+    assert value("training.fit.augment").selector.endswith(augmentation)
     policy = {key: value(f"{augmentation}.{key}") for key in TABLE_2[name][-1]}
     jitter = value(f"{augmentation}.scale_range")
     assert (*steps, jitter, policy) == TABLE_2[name]
@@ -62,7 +63,7 @@ def test_rows_of_table_2(name):
     assert value("BACKBONE/gin.macro.value") == "B7"
     assert value("SCORE_THRESHOLD/gin.macro.value") == 0.5
     assert value("keras.optimizers.SGD.momentum") == 0.9
-    assert value("fitting.fit.l2") == 1e-4
+    assert value("training.Loss.l2") == 1e-4
     assert value("schedules.cosine.learning_rate") == 0.32
     assert value("schedules.cosine.warmup_learning_rate") == 0.0032
     assert value("WARMUP_STEPS/gin.macro.value") == 1000
@@ -88,14 +89,14 @@ def test_rows_of_other_tables(name):
     assert values == expected
     header = (ROOT / "gin" / name).read_text()
     assert table in header and "Result seen: not run" in header.replace("\n# ", " ")
-    settings = gin.get_bindings("experiment.run")
+    settings = bound.of_experiment()
     assert settings["image_size"] == (side, side)
     model = settings["model"](num_classes=91, image_size=settings["image_size"])
     assert trainable(model) == parameters
     if table == "Table 5":
         assert model.soft_nms_sigma == 0.3
         # Peak half of the authors' at 256; drops at 94 and 98 %.
-        fit = gin.get_bindings("student/fitting.fit")
+        fit = bound.of_training("student")
         schedule = fit["schedule"](steps=1000000)
         assert float(schedule(0)) == pytest.approx(0.00335)
         peak = 0.14 if "143" in name else 0.15
@@ -204,7 +205,7 @@ def test_every_experiment_loads_alone(name, monkeypatch):
     if name == "study/coco_resnet101.gin":
         params = ["TEACHER_STEPS = 1", "STUDENT_STEPS = 1"]
     gin_files.load_config([str(ROOT / "gin" / name)], params)
-    assert gin.get_bindings("experiment.run", resolve_references=False)["labeled"]
+    assert bound.of_experiment(resolve_references=False)["labeled"]
 
 
 def test_every_row_is_tested():
@@ -228,9 +229,9 @@ def test_rows_of_coco(name):
     assert f"gin/{name}" in header and "Result seen: not run" in header
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA")
     assert [value(f"{m}/gin.macro.value") for m in macros] == [*steps, alpha]
-    fit = gin.get_bindings("student/fitting.fit")
+    fit = bound.of_training("student")
     assert fit["augment"].__name__ == f"s{number}"
-    settings = gin.get_bindings("experiment.run", resolve_references=False)
+    settings = bound.of_experiment(resolve_references=False)
     start = "random" if "student_from_scratch" in name else "teacher"
     assert settings.get("student_init", "teacher") == start
     labeled = value("LABELED/gin.macro.value").selector
@@ -251,7 +252,7 @@ def test_rows_of_coco(name):
         assert value("classified/sources.tfds.name") == "imagenet2012"
         assert value("classified/sources.tfds.has_image_classes") is True
         weights = [
-            gin.get_bindings(f"{stage}/fitting.fit")["classification_weight"]
+            bound.of_training(stage)["classification_weight"]
             for stage in ("teacher", "student")
         ]
         assert weights == [0.5, 0.2] and "Table 7" in header
@@ -284,7 +285,7 @@ def trainable(model):
 def test_every_architecture_builds(name, settings, parameters):
     files = [str(ROOT / "gin" / "include" / f"{name}.gin")]
     gin.parse_config_files_and_bindings(files, settings)
-    model = gin.get_bindings("experiment.run")["model"]
+    model = bound.of_experiment()["model"]
     model = model(num_classes=91, image_size=(128, 128))
     assert parameters is None or trainable(model) == parameters
 
@@ -328,7 +329,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkey
         "retinanet.RetinaNet.score_threshold = 0.0",
     ]
     gin_files.load_config([str(row)], params)
-    run = gin.get_configurable(experiment.run)
+    run = bound.run
     run(str(tmp_path / "run"), stages=["teacher", "pseudo_labels", "student"])
     for stage, images in (("teacher", 4), ("student", 8)):
         summary = json.loads((tmp_path / "run" / stage / "fit.json").read_text())
@@ -354,20 +355,20 @@ def test_rows_of_pascal(name):
 
     rate, steps, batches = PASCAL[name[:9]]
     augmentation = "s1" if "_s1" in name else "s4"
-    assert value("fitting.fit.augment").selector.endswith(f"augment.{augmentation}")
+    assert value("training.fit.augment").selector.endswith(f"augment.{augmentation}")
     jitter = {"s1": (0.8, 1.2), "s4": (0.5, 2.0)}[augmentation]
     assert value(f"augment.{augmentation}.scale_range") == jitter
-    settings = gin.get_bindings("experiment.run")
+    settings = bound.of_experiment()
     assert settings["image_size"] == (512, 512) and settings["score_threshold"] == 0.5
     assert settings["label_scales"] == SIX_SCALES
     assert value("keras.optimizers.SGD.momentum") == 0.9
     for stage, batch in zip(("teacher", "student"), batches):
-        fit = gin.get_bindings(f"{stage}/fitting.fit")
+        fit = bound.of_training(stage)
         assert (fit["steps"], fit["batch_size"], fit["l2"]) == (steps, batch, 1e-5)
         schedule = fit["schedule"](steps=steps)
         rates = [float(schedule(step)) for step in (0, 500, steps)]
         assert rates == pytest.approx([0.001, rate, 0.0], abs=1e-8)
-    assert gin.get_bindings("student/fitting.fit")["alpha"] == 1.0
+    assert bound.of_training("student")["alpha"] == 1.0
     header = (ROOT / "gin" / name).read_text().replace("\n# ", " ")
     assert "Result seen: not run" in header.replace("\n# ", " ") and "mIoU (" in header
     unlabeled = value("UNLABELED/gin.macro.value").selector
@@ -389,7 +390,7 @@ def run_on_tiny_voc(
         "STUDENT_STEPS = 2",
         "WARMUP_STEPS = 1",
         "BATCH_SIZE = 2",
-        "student/fitting.fit.batch_size = 2",
+        "student/training.Optimization.batch_size = 2",
         # The row's rate belongs to a batch of 256.
         "LEARNING_RATE = 0.001",
         # Fresh models are sure of nothing.
@@ -398,7 +399,7 @@ def run_on_tiny_voc(
         *params,
     ]
     gin_files.load_config([str(ROOT / "gin" / name)], params)
-    run = gin.get_configurable(experiment.run)
+    run = bound.run
     # A teacher of two steps finds nothing but background: let it pass.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     return run(str(model_dir), stages=stages)
@@ -412,7 +413,7 @@ def run_on_tiny_voc(
             [
                 'BACKBONE = "B0"',
                 "segmenter.SemanticSegmenter.num_repeats = 1",
-                "experiment.run.label_scales = (0.5, 1.5)",
+                "experiment.Labeling.scales = (0.5, 1.5)",
             ],
             (0.5, 1.5),
         ),
@@ -450,13 +451,13 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
         f"CLASS_NAMES = {tiny_voc.class_names}",
         *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "WARMUP_STEPS = 1"),
         *("BATCH_SIZE = 2", "IMAGE_SIZE = (128, 128)", "SCORE_THRESHOLD = 0.0"),
-        "experiment.run.label_scales = (1.0,)",
+        "experiment.Labeling.scales = (1.0,)",
         "segmenter.SemanticSegmenter.num_repeats = 1",
         "segmenter.SemanticSegmenter.num_filters = 16",
     ]
     gin_files.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
-    results = gin.get_configurable(experiment.run)(str(tmp_path / "run"))
+    results = bound.run(str(tmp_path / "run"))
     assert results["pseudo_labels"]["images"] == 6
     assert results["pseudo_labels"]["mIoU"] is None
     assert results["control"]["images"] == results["student"]["images"] == 8
@@ -467,8 +468,8 @@ def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
         'validation/voc.voc.split = "vall"': "lists found: .* Received: split='vall'",
         "validation/voc.voc.mask_folder = None": "kind, masks. Received: no label",
-        "experiment.run.label_scales = 1.0": "label_scales, numbers above 0. Received",
-        "experiment.run.label_scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",
+        "experiment.Labeling.scales = 1.0": "label_scales, numbers above 0. Received",
+        "experiment.Labeling.scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",
     }
     for index, (param, text) in enumerate(mistakes.items()):
         gin.clear_config()

@@ -88,9 +88,9 @@ def test_the_written_experiment_runs(arguments, tmp_path):
             "STUDENT_WARMUP_STEPS = 1",
         ),
         *("IMAGE_SIZE = (64, 64)", "BATCH_SIZE = 2", "SCORE_THRESHOLD = 0.0"),
-        "experiment.run.ignore_threshold = None",
+        "experiment.Teaching.ignore_threshold = None",
         "retinanet.RetinaNet.score_threshold = 0.0",
-        *("experiment.run.control = False", "fitting.fit.log_every = 1"),
+        *("experiment.Teaching.control = False", "training.Monitoring.log_every = 1"),
     ]
     done = call(
         "train",

@@ -8,6 +8,7 @@ and frames of 128 x 128. All else is the row's.
 import json
 import pathlib
 
+import bound
 import gin
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from test_claims import cells_of
 from test_gin import clean_gin, run_on_tiny_voc  # noqa: F401
 from toy_images import OBJECTS, jpeg, picture, spec_of
 
-from official_selftrain import experiment
 from official_selftrain.cli import gin_files
 from official_selftrain.models import backbones
 from official_selftrain.training import fitting
@@ -60,7 +60,7 @@ def model_settings():
 
 def check_model(name):
     """Build the row's model, once for all rows that have the same one."""
-    settings = gin.get_bindings("experiment.run")
+    settings = bound.of_experiment()
     size = settings["image_size"]
     key = model_settings() + repr(size)
     if key not in BUILT:
@@ -118,7 +118,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
     with tensorflow_datasets.testing.mock_data(as_dataset_fn=as_dataset):
         if name.startswith("pascal"):
             params += ["segmenter.SemanticSegmenter.num_repeats = 1"]
-            params += ["experiment.run.label_scales = (0.5, 1.5)"]
+            params += ["experiment.Labeling.scales = (0.5, 1.5)"]
             run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch, stages)
         else:
             params += [
@@ -133,11 +133,13 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
             for schedule in ("cosine", "stepwise"):
                 key = f"schedules.{schedule}.learning_rate"
                 with gin.unlock_config():
-                    if schedule in repr(gin.query_parameter("fitting.fit.schedule")):
+                    if schedule in repr(
+                        gin.query_parameter("training.Optimization.schedule")
+                    ):
                         gin.bind_parameter(key, 0.001)
                         if "larger rate" in name:
                             gin.bind_parameter(f"student/{key}", 0.002)
-            run = gin.get_configurable(experiment.run)
+            run = bound.run
             run(str(model_dir), stages=stages)
     is_joint = "_joint_" in name
     for stage in ("teacher", "student"):

@@ -100,15 +100,15 @@ def test_grids_that_are_none(arguments, text):
         ("ALPHA = 7.0", True),
         ("STUDENT_STEPS = 9", True),
         ("SCORE_THRESHOLD = 0.3", True),
-        ("student/fitting.fit.normalize = False", True),
+        ("student/training.Loss.normalize = False", True),
         ("student/schedules.cosine.learning_rate = 2.0", True),
-        ('experiment.run.student_init = "random"', True),
+        ('experiment.Teaching.student_init = "random"', True),
         ("SEED = 1", False),
         ("TEACHER_STEPS = 9", False),
         ("schedules.cosine.learning_rate = 2.0", False),
         ("unlabeled/digits.scenes.num_images = 9", False),
         ("retinanet.RetinaNet.num_filters = 16", False),
-        ("experiment.run.label_batch_size = 2", False),
+        ("experiment.Labeling.batch_size = 2", False),
     ],
 )
 def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
@@ -128,7 +128,7 @@ from official_selftrain import studies
 studies.grid.title = "Tiny"
 studies.grid.experiment = "{experiment}"
 studies.grid.settings = (
-    "experiment.run.control = False", "TEACHER_STEPS = 4", "STUDENT_STEPS = 4",
+    "experiment.Teaching.control = False", "TEACHER_STEPS = 4", "STUDENT_STEPS = 4",
 )
 studies.grid.rows = {{
     "teacher": ("teacher",),
@@ -212,8 +212,8 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
         + """studies.grid.rows = {
     "strict": ("student", "SCORE_THRESHOLD = 0.99"),
     "teacher": ("teacher",),
-    "control": ("control", "ALPHA = 1e38", "student/fitting.fit.normalize = False"),
-    "died": ("student", "ALPHA = 1e38", "student/fitting.fit.normalize = False",
+    "control": ("control", "ALPHA = 1e38", "student/training.Loss.normalize = False"),
+    "died": ("student", "ALPHA = 1e38", "student/training.Loss.normalize = False",
         "SCORE_THRESHOLD = 0.005"),
 }
 studies.grid.columns = {"all": ()}
@@ -301,12 +301,12 @@ VALIDATION = @digits.icons
 digits.icons.num_images = 8
 digits.icons.image_size = %IMAGE_SIZE
 digits.icons.digit_height = (12, 24)
-experiment.run.model = @classifier.ImageClassifier
+experiment.Experiment.model = @classifier.ImageClassifier
 classifier.ImageClassifier.backbone = @backbones.resnet()
 backbones.resnet.blocks = (1, 1)
 backbones.resnet.filters = (4, 4)
-fitting.fit.optimizer = @keras.optimizers.SGD
-fitting.fit.schedule = @schedules.cosine
+training.Optimization.optimizer = @keras.optimizers.SGD
+training.Optimization.schedule = @schedules.cosine
 schedules.cosine.learning_rate = {rate}
 """
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 
+import bound
 import gin
 import numpy as np
 import pytest
 
-from official_selftrain import experiment
 from official_selftrain.cli import command_line, gin_files
 from official_selftrain.data import masks
 from official_selftrain.experiment import results as stage_results
@@ -64,7 +64,7 @@ def run(tmp_path):
         gin.clear_config()
         gin_files.load_config([str(gin_file)], list(params))
         gin_files.claim_model_dir(str(model_dir))
-        return gin.get_configurable(experiment.run)(str(model_dir), stages=stages)
+        return bound.run(str(model_dir), stages=stages)
 
     return run
 
@@ -142,7 +142,10 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
     assert f"{results['student']['AP']:.2f}" in page
     assert page.count("data:image/png;base64,") == 4 and "http" not in page
     operative = (model_dir / "operative.gin").read_text()
-    assert "SEED = 0" in operative and "fitting.fit.steps = %TEACHER_STEPS" in operative
+    assert (
+        "SEED = 0" in operative
+        and "training.Optimization.steps = %TEACHER_STEPS" in operative
+    )
 
     # Once more: nothing is left to do, and the same results are shown.
     again = call(model_dir)
@@ -188,19 +191,19 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
     [
         ("SEDE = 3", r"a macro that is used \(nearest: SEED\). Received: SEDE"),
         (
-            "experiment.run.seed = %SEDE",
+            "experiment.Experiment.seed = %SEDE",
             r"macro that is set \(nearest: SEED\). Received: SEDE",
         ),
-        ("fitting.fit.stepps = 3", "doesn't have a parameter named 'stepps'"),
+        ("training.Optimization.stepps = 3", "doesn't have a parameter named 'stepps'"),
         ("fitting.fitt.steps = 3", "fitting.fitt"),
         ("SEED = = 3", "in gin_param, line 1. Received: 'SEED = = 3'"),
         ("TEACHER_STEPS = 2*3", "Received: 'TEACHER_STEPS = 2[*]3'"),
         (
-            "techer/fitting.fit.steps = 3",
+            "techer/training.Optimization.steps = 3",
             r"scope that is used \(nearest: teacher\). .*: techer",
         ),
         (
-            "experiment.run.model = None",
+            "experiment.Experiment.model = None",
             "settings of a function that is used .*Received: official_selftrain.models",
         ),
     ],
@@ -269,7 +272,7 @@ def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
     (tmp_path / "teacher").mkdir()
     (tmp_path / "pseudo_labels").mkdir()
     claim("SCORE_THRESHOLD = 0.35", "ALPHA = 2.0", "STUDENT_STEPS = 7")
-    claim("SCORE_THRESHOLD = 0.4", "experiment.run.ignore_threshold = 0.1")
+    claim("SCORE_THRESHOLD = 0.4", "experiment.Teaching.ignore_threshold = 0.1")
     assert "SCORE_THRESHOLD = 0.4" in (tmp_path / "operative.gin").read_text()
     with pytest.raises(ValueError, match="'TEACHER_STEPS = "):
         claim("SCORE_THRESHOLD = 0.4", "TEACHER_STEPS = 7")
@@ -285,7 +288,12 @@ def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
     ("params", "stages", "error", "text"),
     [
         ([], ["techer"], ValueError, "nearest: teacher.*Received: stages='techer'"),
-        (['experiment.run.student_init = "scratch"'], STAGES, ValueError, "'scratch'"),
+        (
+            ['experiment.Teaching.student_init = "scratch"'],
+            STAGES,
+            ValueError,
+            "'scratch'",
+        ),
         (
             [],
             ["pseudo_labels"],
@@ -304,7 +312,7 @@ def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
         (["SEED = 'a'"], STAGES, ValueError, "Received: seed='a'"),
         (["SCORE_THRESHOLD = 2"], STAGES, ValueError, "score_threshold=2"),
         (["SCORE_THRESHOLD = 'x'"], STAGES, ValueError, "score_threshold='x'"),
-        (["experiment.run.shard_size = 0"], STAGES, ValueError, "shard_size=0"),
+        (["experiment.Labeling.shard_size = 0"], STAGES, ValueError, "shard_size=0"),
         (["IMAGE_SIZE = 48"], ["teacher"], ValueError, "Received: image_size=48"),
         (["BATCH_SIZE = 0"], ["teacher"], ValueError, "Received: batch_size=0"),
         (
@@ -380,9 +388,9 @@ def test_own_coco_files_and_a_folder_of_images(run, tiny_coco):
         "IMAGE_SIZE = (64, 64)",
         "retinanet.RetinaNet.max_level = 4",
         "retinanet.RetinaNet.num_head_convs = 1",
-        "experiment.run.control = False",
+        "experiment.Teaching.control = False",
         "SCORE_THRESHOLD = 0.0",
-        "experiment.run.ignore_threshold = None",
+        "experiment.Teaching.ignore_threshold = None",
         "retinanet.RetinaNet.score_threshold = 0.0",
         gin_file=ROOT / "gin" / "own_data.gin",
     )
@@ -426,7 +434,7 @@ def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch)
         "schedules.cosine.warmup_steps = 1",
         "unlabeled/digits.scenes.num_images = 6",
         "validation/digits.scenes.num_images = 4",
-        "experiment.run.label_scales = (1.0,)",
+        "experiment.Labeling.scales = (1.0,)",
     ]
     config = ROOT / "gin" / "quickstart_segmentation.gin"
     stages = ("teacher", "pseudo_labels", "evaluation")
@@ -467,9 +475,9 @@ def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
     labels = tmp_path / "labels"
     (tmp_path / "run" / "pseudo_labels").rename(labels)
     results = run(
-        f'experiment.run.labels_dir = "{labels}"',
-        "experiment.run.control = False",
-        'experiment.run.student_init = "random"',
+        f'experiment.Labeling.labels_dir = "{labels}"',
+        "experiment.Teaching.control = False",
+        'experiment.Teaching.student_init = "random"',
         "STUDENT_STEPS = 2",
         model_dir=tmp_path / "other",
         stages=["pseudo_labels", "student", "evaluation"],
@@ -481,7 +489,7 @@ def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
     assert (tmp_path / "other" / "labels.txt").read_text() == "0\n1\n"
     with pytest.raises(FileNotFoundError, match="none/manifest.json. Make it with"):
         run(
-            f'experiment.run.labels_dir = "{tmp_path / "none"}"',
+            f'experiment.Labeling.labels_dir = "{tmp_path / "none"}"',
             model_dir=tmp_path / "third",
             stages=["pseudo_labels"],
         )
@@ -499,7 +507,7 @@ def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatc
         return {**found, "AP": values[os.path.relpath(stage_dir, folder)]}
 
     monkeypatch.setattr(stage_results, "stored_metrics", metrics)
-    params = ["ROUNDS = 5", "experiment.run.control = False", "TEACHER_STEPS = 2"]
+    params = ["ROUNDS = 5", "experiment.Teaching.control = False", "TEACHER_STEPS = 2"]
     results = run(*params, "STUDENT_STEPS = 2")
     assert [(r["round"], r["student"]) for r in results["rounds"]] == [
         (1, 3.0),
@@ -525,7 +533,7 @@ def test_averages_and_validation_of_an_experiment(run, tmp_path):
         "VALIDATE_EVERY = 2",
         "TEACHER_STEPS = 2",
         "STUDENT_STEPS = 2",
-        "experiment.run.control = False",
+        "experiment.Teaching.control = False",
     )
     assert {"teacher", "teacher_average", "student", "student_average"} <= set(results)
     assert "student_average" in (tmp_path / "run" / "report.html").read_text()
@@ -561,8 +569,8 @@ def test_bfloat16_learns_the_quickstart_like_float32(run, tmp_path):
         run(
             f'PRECISION = "{precision}"',
             "TEACHER_STEPS = 60",
-            "fitting.fit.log_every = 10",
-            "fitting.fit.num_pictures = 0",
+            "training.Monitoring.log_every = 10",
+            "training.Monitoring.num_pictures = 0",
             model_dir=tmp_path / precision,
             stages=["teacher"],
             gin_file=ROOT / "gin" / "quickstart.gin",

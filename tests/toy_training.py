@@ -1,5 +1,6 @@
 """A toy detector, toy scenes and a short training that several tests use."""
 
+import dataclasses
 import functools
 
 import keras
@@ -8,7 +9,15 @@ import numpy as np
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 from official_selftrain.models import RetinaNet, backbones
-from official_selftrain.training import fitting, schedules
+from official_selftrain.training import (
+    Loss,
+    Machine,
+    Monitoring,
+    Optimization,
+    Streams,
+    fitting,
+    schedules,
+)
 
 
 def tiny_model(filters=4):
@@ -30,6 +39,23 @@ def scenes(pool, count=6):
     return digits.scenes(pool, count, 0, (32, 32), num_classes=2, max_digits=1)
 
 
+def grouped(settings):
+    """Return `fitting.fit`'s arguments: each setting in the group that has it."""
+    settings, arguments = dict(settings), {}
+    groups = {
+        "streams": Streams,
+        "optimization": Optimization,
+        "loss": Loss,
+        "monitoring": Monitoring,
+        "machine": Machine,
+    }
+    for name, group in groups.items():
+        fields = {field.name for field in dataclasses.fields(group)}
+        own = {key: settings.pop(key) for key in fields & set(settings)}
+        arguments[name] = group(**own)
+    return {**arguments, **settings}
+
+
 def fit(output_dir, steps=4, model=None, **kwargs):
     settings = {
         "batch_size": 2,
@@ -41,10 +67,13 @@ def fit(output_dir, steps=4, model=None, **kwargs):
         "num_pictures": 0,
         "labeled": scenes("labeled"),
         "pseudo": None,
+        "steps": steps,
         **kwargs,
     }
+    if "validate" in settings:
+        settings.setdefault("validate_every", settings["log_every"])
     return fitting.fit(
-        model or tiny_model(), output_dir=str(output_dir), steps=steps, **settings
+        model or tiny_model(), output_dir=str(output_dir), **grouped(settings)
     )
 
 

@@ -22,3 +22,16 @@ def check_choice(name, value, choices):
         f"Expected {name} out of {', '.join(texts)} (nearest: {near[0]}). "
         f"Received: {name}={value!r}"
     )
+
+
+def check_counts(**counts):
+    """Check that every argument is an integer of at least 1.
+
+    Raises:
+        ValueError: for the first one that isn't.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(
+                f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
+            )

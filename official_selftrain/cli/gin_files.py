@@ -8,18 +8,11 @@ from absl import flags, logging
 
 from official_selftrain.cli import command_line
 
-_ROOT = "experiment.run"
+_ROOT = "experiment.Experiment"
 _GIN_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "gin")
-# Settings of it that neither a teacher nor its labels depend on.
-_AFTER_LABELS = (
-    "student",
-    "score_threshold",
-    "ignore_threshold",
-    "student_init",
-    "control",
-    "max_empty_share",
-    "rounds",
-)
+# What neither a teacher nor its labels depend on: settings of it, and of others.
+_AFTER_LABELS = ("student", "teaching")
+_TEACHING = "experiment.Teaching"
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", None, "The experiment. Repeatable; later files win.", required=True
@@ -146,7 +139,7 @@ def teacher_settings():
     for (scope, selector), values in gin.config._CONFIG.items():
         if selector == "gin.macro":
             macros[f"%{scope}"] = values["value"]
-        elif scope.split("/")[0] != "student":
+        elif scope.split("/")[0] != "student" and not selector.endswith(_TEACHING):
             is_root = selector.endswith(_ROOT)
             kept = {
                 name: value
@@ -176,7 +169,7 @@ def _binding_lines(config, model_dir):
     begun = (os.path.join(model_dir, stage) for stage in ("student", "control"))
     if not any(map(os.path.exists, begun)):
         free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
-        free += [f"{_ROOT}.{name} =" for name in _AFTER_LABELS]
+        free += [f"{_TEACHING}.", *(f"{_ROOT}.{name} =" for name in _AFTER_LABELS)]
     return [line for line in config.splitlines() if not line.startswith(tuple(free))]
 
 

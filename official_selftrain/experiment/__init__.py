@@ -1,5 +1,11 @@
 """The whole loop, teacher → pseudo-labels → student → evaluation, in one folder."""
 
 from official_selftrain.experiment.loop import STAGES, run
+from official_selftrain.experiment.settings import (
+    Data,
+    Experiment,
+    Labeling,
+    Teaching,
+)
 
-__all__ = ["STAGES", "run"]
+__all__ = ["STAGES", "Data", "Experiment", "Labeling", "Teaching", "run"]

@@ -12,7 +12,9 @@ from official_selftrain.data import masks, problems
 from official_selftrain.data.augmentation import augment
 from official_selftrain.experiment import report
 from official_selftrain.files import atomic
-from official_selftrain.inference import evaluation, pictures, prediction
+from official_selftrain.files.run_folder import RunFolder, StageFolder
+from official_selftrain.inference import pictures, prediction
+from official_selftrain.inference.evaluation import evaluate_model
 from official_selftrain.training.fitting import read_history
 
 _TRAINED = ("teacher", "student", "control")
@@ -29,12 +31,11 @@ _PACKAGES = (
 )
 
 
-def load_model(model_dir, stage):
+def load_model(stage):
     """Load the finished model of a stage.
 
     Args:
-        model_dir: str.
-        stage: `"teacher"`, `"student"` or `"control"`.
+        stage: `StageFolder`.
 
     Returns:
         The model.
@@ -42,13 +43,12 @@ def load_model(model_dir, stage):
     Raises:
         FileNotFoundError: if the stage isn't finished.
     """
-    path = model_path(model_dir, stage)
-    if not os.path.exists(path):
+    if not stage.is_finished:
         raise FileNotFoundError(
-            f"Expected {path}. Make it with the stage {stage}: "
-            f"python -m official_selftrain.train … --stages={stage}"
+            f"Expected {stage.model}. Make it with the stage {stage.name}: "
+            f"python -m official_selftrain.train … --stages={stage.name}"
         )
-    return keras.saving.load_model(path)
+    return keras.saving.load_model(stage.model)
 
 
 def evaluate(
@@ -79,16 +79,16 @@ def evaluate(
     Raises:
         FileNotFoundError: if no model is finished.
     """
-    stages = [s for s in _TRAINED if os.path.exists(model_path(model_dir, s))]
+    folder = RunFolder(model_dir)
+    stages = [s for s in map(folder.stage, _TRAINED) if s.is_finished]
     if not stages:
-        load_model(model_dir, "teacher")
-    path = os.path.join(model_dir, "results.json")
-    results = atomic.read_json(path) or {}
+        load_model(folder.stage("teacher"))
+    results = atomic.read_json(folder.results) or {}
     if (
-        set(stages) <= set(results)
+        {stage.name for stage in stages} <= set(results)
         and results["pseudo_labels"] == quality
         and results.get("rounds", []) == list(rounds)
-        and os.path.exists(os.path.join(model_dir, "report.html"))
+        and os.path.exists(folder.report)
     ):
         print("evaluation: finished, kept", flush=True)
         return results
@@ -96,22 +96,9 @@ def evaluate(
     samples = pictures.samples(source, _NUM_SAMPLES)
     histories = {}
     for stage in stages:
-        stage_dir = os.path.join(model_dir, stage)
-        summary = atomic.read_json(os.path.join(stage_dir, "fit.json"))
-        if summary is None:
-            raise FileNotFoundError(
-                f"Expected {stage_dir}/fit.json beside model.keras. Make it anew: "
-                f"remove {stage_dir} and run the stage {stage} again"
-            )
-        for name in ("average", "model"):
-            if os.path.exists(os.path.join(stage_dir, f"{name}.keras")):
-                title = stage if name == "model" else f"{stage}_average"
-                metrics = stored_metrics(
-                    stage_dir, source, batch_size, max_boxes, name, title
-                )
-                results[title] = {**metrics, **summary}
-        histories[stage] = read_history(stage_dir)
-        _add_predictions(samples, stage, load_model(model_dir, stage))
+        results |= _stage_results(stage, source, batch_size, max_boxes)
+        histories[stage.name] = read_history(stage.path)
+        _add_predictions(samples, stage.name, load_model(stage))
     results["pseudo_labels"] = quality
     if rounds:
         results["rounds"] = list(rounds)
@@ -121,15 +108,34 @@ def evaluate(
         "versions": _versions(),
     }
     report.write(
-        os.path.join(model_dir, "report.html"),
+        folder.report,
         results,
         histories,
         samples,
         pictures.samples(stored, _NUM_SAMPLES) if stored else [],
         source.class_names,
     )
-    atomic.write_json(path, results)
+    atomic.write_json(folder.results, results)
     return results
+
+
+def _stage_results(stage, source, batch_size, max_boxes):
+    """Return the results of a stage's model and of its average: metrics and costs."""
+    summary = atomic.read_json(stage.summary)
+    if summary is None:
+        raise FileNotFoundError(
+            f"Expected {stage.summary} beside model.keras. Make it anew: "
+            f"remove {stage.path} and run the stage {stage.name} again"
+        )
+    found = {}
+    for name, path in (("average", stage.average), ("model", stage.model)):
+        if os.path.exists(path):
+            title = stage.name if name == "model" else f"{stage.name}_average"
+            metrics = stored_metrics(
+                stage.path, source, batch_size, max_boxes, name, title
+            )
+            found[title] = {**metrics, **summary}
+    return found
 
 
 def stored_metrics(
@@ -148,15 +154,16 @@ def stored_metrics(
     Returns:
         dict, as of `evaluate_model`; it is kept in the stage's folder.
     """
-    prefix = "" if name == "model" else f"{name}_"
-    path = os.path.join(stage_dir, f"{prefix}metrics.json")
+    stage = StageFolder(stage_dir)
+    model, path = {
+        "model": (stage.model, stage.metrics),
+        "average": (stage.average, stage.average_metrics),
+    }[name]
     metrics = atomic.read_json(path)
     if metrics is None:
-        network = keras.saving.load_model(os.path.join(stage_dir, f"{name}.keras"))
+        network = keras.saving.load_model(model)
         with problems.unreadable_images_named(source):
-            metrics = evaluation.evaluate_model(
-                network, source, batch_size, max_boxes, title
-            )
+            metrics = evaluate_model(network, source, batch_size, max_boxes, title)
         atomic.write_json(path, metrics)
     return metrics
 
@@ -182,8 +189,3 @@ def _versions():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
-
-
-def model_path(model_dir, stage):
-    """Return where a finished stage's model lies."""
-    return os.path.join(model_dir, stage, "model.keras")

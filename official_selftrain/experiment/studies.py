@@ -38,8 +38,8 @@ _RUN = {
     "control": "control,evaluation",
 }
 _PARAMS = {
-    "labels": ("experiment.run.max_empty_share = 1.0",),
-    "control": ("experiment.run.control = True",),
+    "labels": ("experiment.Teaching.max_empty_share = 1.0",),
+    "control": ("experiment.Teaching.control = True",),
 }
 
 

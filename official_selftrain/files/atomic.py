@@ -7,7 +7,7 @@ import socket
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, ending=""):
     """Give a name to write to that becomes `path` in the end.
 
     Each process has its own, so that two that do the same don't meet. An error leaves
@@ -15,8 +15,9 @@ def replacing(path):
 
     Args:
         path: str.
+        ending: str, of the name to write to, where what writes looks at it.
     """
-    partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial"
+    partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial{ending}"
     yield partial
     try:
         os.replace(partial, path)

@@ -18,13 +18,16 @@ offers them can be trained, can label and can be evaluated here:
     (height, width) of the frame that images are fitted into.
 
 A model that is trained on several replicas, or with gradient accumulation, should
-offer one thing more. Without it, the parts of a batch count alike, which is right for
-losses that are means over images:
+offer two things more, so that what a batch's parts add up to is the batch's loss.
+Without them the parts count alike, which is right for losses that are means over
+images:
 
-- `model.num_targets(labels)`
-    → float32 scalar, what the losses of a batch are divided by (positive anchors,
-    known pixels). `compute_losses(outputs, labels, num_targets)` divides by it
-    instead of the labels' own, so that the losses of a batch's parts add up.
+- `model.loss_sum(outputs, labels)`
+    → `(sum, count)`, float32 scalars: the loss of a part of a batch before it is
+    divided, and the count of what it is a mean over (positive anchors, known pixels).
+- `model.divisor(count)`
+    → what the sum of a batch with that count is divided by:
+    `compute_losses(…)["loss"]` is `sum / divisor(count)`.
 
 A model whose labels are masks offers another, for labelling:
 

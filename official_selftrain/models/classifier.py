@@ -64,19 +64,13 @@ class ImageClassifier(keras.Model):
         self.backbone = backbone
         self._policy = keras.config.dtype_policy().name
 
-    def num_targets(self, labels):
-        """Return the number of images whose class is known, float32 scalar."""
-        return ops.sum(ops.cast(_classes(labels) >= 0, "float32"))
-
-    def compute_losses(self, outputs, labels, num_targets=None):
+    def compute_losses(self, outputs, labels):
         """Return the mean cross-entropy of the images whose class is known.
 
         Args:
             outputs: dict with `image_logits` `[B, K]`.
             labels: dict with `classes` int `[B, M]`: an image's class is its first,
                 -1 where it isn't known.
-            num_targets: float scalar, divides the sum; None: the images whose class is
-                known.
 
         Returns:
             dict with `loss`, float32 scalar, 0 where no class is known.
@@ -84,14 +78,30 @@ class ImageClassifier(keras.Model):
         Raises:
             ValueError: for classes of another shape.
         """
+        total, count = self.loss_sum(outputs, labels)
+        return {"loss": total / self.divisor(count)}
+
+    def loss_sum(self, outputs, labels):
+        """Return the loss of a part of a batch before it is divided.
+
+        Args:
+            outputs: as of `compute_losses`.
+            labels: as of `compute_losses`.
+
+        Returns:
+            `(sum, count)`, float32 scalars: the cross-entropy of the images whose class
+            is known, and their number.
+        """
         classes = _classes(labels)
         known = ops.cast(classes >= 0, "float32")
         found = losses.cross_entropy(
             ops.maximum(classes, 0), ops.cast(outputs["image_logits"], "float32")
         )
-        if num_targets is None:
-            num_targets = ops.sum(known)
-        return {"loss": ops.sum(found * known) / ops.maximum(num_targets, 1.0)}
+        return ops.sum(found * known), ops.sum(known)
+
+    def divisor(self, count):
+        """Return what the loss of a batch with `count` known images is divided by."""
+        return ops.maximum(count, 1.0)
 
     def predictions(self, outputs, sizes):
         """Return the most probable class of each image, as a box that covers it.

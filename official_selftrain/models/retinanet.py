@@ -212,19 +212,7 @@ class RetinaNet(keras.Model):
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
         )
 
-    def num_targets(self, labels):
-        """Return the number of anchors that stand for a box.
-
-        Args:
-            labels: as for `compute_losses`.
-
-        Returns:
-            float32 scalar.
-        """
-        class_targets, _ = self._targets(labels)
-        return ops.sum(ops.cast(class_targets >= 0, "float32"))
-
-    def compute_losses(self, outputs, labels, num_targets=None):
+    def compute_losses(self, outputs, labels):
         """Return the loss of a batch and its terms.
 
         The class loss is the focal loss summed over all anchors that aren't
@@ -239,9 +227,6 @@ class RetinaNet(keras.Model):
             labels: dict with `boxes` float32 `[B, M, 4]` in pixels of the
                 input, `classes` int32 `[B, M]` (-1 is padding) and `ignore`
                 bool `[B, M]`.
-            num_targets: float32 scalar, the positives of the batch that `outputs`
-                are a part of; the parts' losses then add up to the batch's. None:
-                they are the batch.
 
         Returns:
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
@@ -249,14 +234,39 @@ class RetinaNet(keras.Model):
         Raises:
             ValueError: for labels without boxes, or without a slot for one.
 
-        Source: Lin et al. 2017; normalisation of the authors' detection code.
+        Source: Lin et al. 2017; normalization of the authors' detection code.
         """
+        class_sum, box_sum, count = self._sums(outputs, labels)
+        class_loss = class_sum / self.divisor(count)
+        box_loss = box_sum / (4.0 * self.divisor(count))
+        return {
+            "loss": class_loss + self.box_weight * box_loss,
+            "class_loss": class_loss,
+            "box_loss": box_loss,
+        }
+
+    def loss_sum(self, outputs, labels):
+        """Return the loss of a part of a batch before it is divided.
+
+        Args:
+            outputs: as of `compute_losses`.
+            labels: as of `compute_losses`.
+
+        Returns:
+            `(sum, count)`, float32 scalars: the loss, and the positive anchors.
+        """
+        class_sum, box_sum, count = self._sums(outputs, labels)
+        return class_sum + self.box_weight * box_sum / 4.0, count
+
+    def divisor(self, count):
+        """Return what the losses of a batch with `count` positives are divided by."""
+        return count + 1.0
+
+    def _sums(self, outputs, labels):
+        """Return the summed class and box losses and the number of positives."""
         class_targets, box_targets = self._targets(labels)
         positive = ops.cast(class_targets >= 0, "float32")
         counted = ops.cast(class_targets != anchors.IGNORED, "float32")
-        if num_targets is None:
-            num_targets = ops.sum(positive)
-        normalizer = num_targets + 1.0
 
         one_hot = ops.one_hot(class_targets, self.num_classes, dtype="float32")
         class_loss = losses.focal_loss(
@@ -265,16 +275,13 @@ class RetinaNet(keras.Model):
             self.focal_alpha,
             self.focal_gamma,
         )
-        class_loss = ops.sum(class_loss * counted[..., None]) / normalizer
-
         errors = ops.cast(outputs["box_deltas"], "float32") - box_targets
         box_loss = losses.huber_loss(errors, self.huber_delta) * positive[..., None]
-        box_loss = ops.sum(box_loss) / (4.0 * normalizer)
-        return {
-            "loss": class_loss + self.box_weight * box_loss,
-            "class_loss": class_loss,
-            "box_loss": box_loss,
-        }
+        return (
+            ops.sum(class_loss * counted[..., None]),
+            ops.sum(box_loss),
+            ops.sum(positive),
+        )
 
     def _targets(self, labels):
         """Return the class and box targets of every anchor."""

@@ -118,18 +118,7 @@ class SemanticSegmenter(keras.Model):
         self.bn_sync = bn_sync
         self._policy = keras.config.dtype_policy().name
 
-    def num_targets(self, labels):
-        """Return the number of output cells whose label is known.
-
-        Args:
-            labels: as for `compute_losses`.
-
-        Returns:
-            float32 scalar.
-        """
-        return ops.sum(self._targets(labels)[1])
-
-    def compute_losses(self, outputs, labels, num_targets=None):
+    def compute_losses(self, outputs, labels):
         """Return the mean cross-entropy of the pixels that are known.
 
         The label of an output cell is that of the mask's pixel in its top left
@@ -139,9 +128,6 @@ class SemanticSegmenter(keras.Model):
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
             labels: dict with `mask` int `[B, H, W]`; what isn't in 0…K - 1, such as
                 `IGNORE_CLASS`, isn't known.
-            num_targets: float32 scalar, the known cells of the batch that `outputs`
-                are a part of; the parts' losses then add up to the batch's. None:
-                they are the batch.
 
         Returns:
             dict of a float32 scalar: `loss`, 0 where no pixel is known.
@@ -151,13 +137,28 @@ class SemanticSegmenter(keras.Model):
 
         Source: the authors' segmentation code (labels at the logits' size).
         """
+        total, count = self.loss_sum(outputs, labels)
+        return {"loss": total / self.divisor(count)}
+
+    def loss_sum(self, outputs, labels):
+        """Return the loss of a part of a batch before it is divided.
+
+        Args:
+            outputs: as of `compute_losses`.
+            labels: as of `compute_losses`.
+
+        Returns:
+            `(sum, count)`, float32 scalars: the cross-entropy of the known cells, and
+            their number.
+        """
         mask, known = self._targets(labels)
         logits = ops.cast(outputs["mask_logits"], "float32")
         entropy = losses.cross_entropy(mask, logits)
-        total = ops.sum(entropy * known)
-        if num_targets is None:
-            num_targets = ops.sum(known)
-        return {"loss": total / ops.maximum(num_targets, 1.0)}
+        return ops.sum(entropy * known), ops.sum(known)
+
+    def divisor(self, count):
+        """Return what the loss of a batch with `count` known cells is divided by."""
+        return ops.maximum(count, 1.0)
 
     def _targets(self, labels):
         """Return each output cell's label and, as 0 or 1, whether it is known."""

@@ -1,11 +1,11 @@
 """The joint loss: labelled, pseudo-labelled and classified images in one step."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
+from official_selftrain.checks.arguments import check_counts
 from official_selftrain.models.classifier import ImageClassifier
-from official_selftrain.training import distribution
+from official_selftrain.training import distribution, gradients, settings
 from official_selftrain.training.loss_normalizer import LossNormalizer
 
 STREAMS = ("labeled", "pseudo", "classified")
@@ -87,21 +87,8 @@ class SelfTrainer(keras.Model):
                 "Expected a keras.Model with compute_losses(outputs, labels), see "
                 f"official_selftrain.models. Received: model={type(model).__name__}"
             )
-        factors = {
-            "alpha": alpha,
-            "l2": l2,
-            "classification_weight": classification_weight,
-        }
-        for factor, value in factors.items():
-            if not isinstance(value, (int, float)) or value < 0.0:
-                raise ValueError(
-                    f"Expected {factor} of at least 0. Received: {factor}={value!r}"
-                )
-        if not isinstance(accumulation, int) or accumulation < 1:
-            raise ValueError(
-                "Expected accumulation, an integer of at least 1. "
-                f"Received: accumulation={accumulation!r}"
-            )
+        settings.Loss(alpha, normalize, decay, l2, l2_names, classification_weight)
+        check_counts(accumulation=accumulation)
         if not isinstance(classifier, ImageClassifier | None):
             raise TypeError(
                 "Expected classifier, an ImageClassifier or None. "
@@ -142,7 +129,7 @@ class SelfTrainer(keras.Model):
         """
         if not isinstance(inputs, dict):
             return self.model(inputs, training=training)
-        streams = [s for s in self._streams(inputs) if s != "classified"]
+        streams = [s for s in self.streams(inputs) if s != "classified"]
         images = [inputs[stream]["images"] for stream in streams]
         outputs = self.model(ops.concatenate(images), training=training)
         split = ops.shape(images[0])[0]
@@ -151,7 +138,7 @@ class SelfTrainer(keras.Model):
             stream: {name: tensor[part] for name, tensor in outputs.items()}
             for stream, part in zip(streams, parts)
         }
-        if "classified" in self._streams(inputs):
+        if "classified" in self.streams(inputs):
             found["classified"] = self.classifier(
                 inputs["classified"]["images"], training=training
             )
@@ -172,8 +159,7 @@ class SelfTrainer(keras.Model):
         Returns:
             float32 scalar.
         """
-        shares = self._shares(x, y_pred, self._num_targets(x))
-        loss, terms = self._joint_loss(shares, training)
+        loss, terms = self.joint_loss(self.stream_losses(x, y_pred), training)
         self._update_metrics(terms)
         return loss
 
@@ -202,101 +188,48 @@ class SelfTrainer(keras.Model):
             ValueError: for an optimizer whose clipping or loss scaling isn't that of
                 one device under several replicas.
         """
-        self._check_optimizer()
+        gradients.check_optimizer(self.optimizer)
         variables = [v.value for v in self.trainable_variables]
-        before = self._non_trainable_values()
-        counts = self._num_targets(batch)
-        if self.accumulation == 1:
-            with tf.GradientTape() as tape:
-                shares = self._shares(batch, self(batch, training=True), counts)
-                loss, terms = self._joint_loss(shares, training=True)
-                loss = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(loss, variables)
-        else:
-            gradients, terms = self._accumulated(batch, variables, counts)
-        gradients, terms["gradient_norm"] = self._clipped(gradients)
-        self._restore_non_finite(before)
-        self.optimizer.apply(gradients, variables)
+        statistics = [*self.model.non_trainable_variables, *self.normalizer.variables]
+        with gradients.unspoiled(statistics, self.optimizer):
+            found, terms = gradients.of_batch(self, batch, variables)
+            found, terms["gradient_norm"] = gradients.clipped(found, self.optimizer)
+        self.optimizer.apply(found, variables)
         return terms
 
-    def _accumulated(self, batch, variables, counts):
-        """Return gradients and terms of a batch that is taken part by part."""
-        streams = self._streams(batch)
-        sums = {s: [tf.zeros_like(v) for v in variables] for s in streams}
-        losses = dict.fromkeys(streams, 0.0)
-        for number in range(self.accumulation):
-            # A part waits for the one before it: that is what saves memory.
-            with tf.control_dependencies(tf.nest.flatten(sums)):
-                part = tf.nest.map_structure(
-                    lambda v, number=number: tf.split(v, self.accumulation)[number],
-                    batch,
-                )
-            with tf.GradientTape(persistent=True) as tape:
-                shares = self._shares(part, self(part, training=True), counts)
-                scaled = {s: self.optimizer.scale_loss(v) for s, v in shares.items()}
-            for stream in streams:
-                gradients = tape.gradient(
-                    scaled[stream],
-                    variables,
-                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
-                )
-                sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
-                losses[stream] += shares[stream]
-        factors, terms = self._factors(losses, training=True)
-        with tf.GradientTape() as tape:
-            penalty = self._penalty()
-            scaled = self.optimizer.scale_loss(penalty)
-        gradients = tape.gradient(
-            scaled, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        for stream in streams:
-            gradients = [
-                g + tf.cast(factors[stream], a.dtype) * a
-                for g, a in zip(gradients, sums[stream])
-            ]
-        terms["loss"] += penalty * distribution.num_replicas()
-        return gradients, terms
+    def stream_losses(self, batch, outputs):
+        """Return this replica's share of the loss of each stream of a batch.
 
-    def _num_targets(self, batch):
-        """Return each stream's targets in the whole batch; None for a batch in one.
+        Args:
+            batch: this replica's part of a batch of streams.
+            outputs: dict of the streams' outputs.
 
-        Of models that can't tell: the number of parts.
+        Returns:
+            dict of float32 scalars, which add up over the replicas.
         """
-        parts = distribution.num_replicas() * self.accumulation
-        if parts == 1:
-            return dict.fromkeys(self._streams(batch))
-        counts = {}
-        for stream in self._streams(batch):
-            model = self._model_of(stream)
-            if hasattr(model, "num_targets"):
-                counts[stream] = distribution.sum_over_replicas(
-                    model.num_targets(batch[stream])
-                )
+        found = {}
+        for stream in self.streams(batch):
+            model, labels = self.model_of(stream), batch[stream]
+            if distribution.num_replicas() == 1:
+                found[stream] = model.compute_losses(outputs[stream], labels)["loss"]
             else:
-                counts[stream] = float(parts)
-        return counts
+                loss, count = gradients.part_loss(model, outputs[stream], labels)
+                found[stream] = loss / gradients.divisor(model, count)
+        return found
 
-    def _shares(self, batch, outputs, counts):
-        """Return what a part adds to the losses of the streams of its batch."""
-        shares = {}
-        for stream, count in counts.items():
-            model = self._model_of(stream)
-            if count is None:
-                found = model.compute_losses(outputs[stream], batch[stream])
-                shares[stream] = found["loss"]
-            elif hasattr(model, "num_targets"):
-                found = model.compute_losses(outputs[stream], batch[stream], count)
-                shares[stream] = found["loss"]
-            else:
-                found = model.compute_losses(outputs[stream], batch[stream])
-                shares[stream] = found["loss"] / count
-        return shares
+    def factors(self, losses, training):
+        """Return what the loss of each stream counts, and the whole batch's terms.
 
-    def _factors(self, shares, training):
-        """Return what each stream's loss counts, and the whole batch's terms."""
+        Args:
+            losses: dict of `stream_losses`.
+            training: bool; False leaves the averages as they are.
+
+        Returns:
+            `(factors, terms)`, dicts of float32 scalars by stream and by name.
+        """
         losses = {
-            stream: distribution.sum_over_replicas(ops.stop_gradient(share))
-            for stream, share in shares.items()
+            stream: distribution.sum_over_replicas(ops.stop_gradient(loss))
+            for stream, loss in losses.items()
         }
         terms = {f"{stream}_loss": loss for stream, loss in losses.items()}
         factors = {"labeled": ops.ones(())}
@@ -317,7 +250,7 @@ class SelfTrainer(keras.Model):
         terms["loss"] = sum(factors[s] * loss for s, loss in losses.items())
         return factors, terms
 
-    def _penalty(self):
+    def penalty(self):
         """Return this replica's share of the L2 penalty and the layers' losses."""
         total = sum(self.losses) + ops.zeros(())
         if self.l2:
@@ -329,12 +262,20 @@ class SelfTrainer(keras.Model):
             total = total + 0.5 * self.l2 * sum(squares)
         return total / distribution.num_replicas()
 
-    def _joint_loss(self, shares, training):
-        """Return this replica's share of the loss, and the whole batch's terms."""
-        factors, terms = self._factors(shares, training)
-        penalty = self._penalty()
+    def joint_loss(self, losses, training):
+        """Return this replica's share of the joint loss, and the whole batch's terms.
+
+        Args:
+            losses: dict of `stream_losses`.
+            training: bool; False leaves the averages as they are.
+
+        Returns:
+            `(loss, terms)`: float32 scalar; dict of float32 scalars.
+        """
+        factors, terms = self.factors(losses, training)
+        penalty = self.penalty()
         terms["loss"] += ops.stop_gradient(penalty) * distribution.num_replicas()
-        return sum(factors[s] * share for s, share in shares.items()) + penalty, terms
+        return sum(factors[s] * loss for s, loss in losses.items()) + penalty, terms
 
     def _update_metrics(self, terms):
         self.labeled_loss.update_state(terms["labeled_loss"])
@@ -344,61 +285,13 @@ class SelfTrainer(keras.Model):
         if "classified_loss" in terms:
             self.classified_loss.update_state(terms["classified_loss"])
 
-    def _check_optimizer(self):
-        if distribution.num_replicas() == 1:
-            return
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            raise ValueError(
-                "Expected mixed_bfloat16 or float32 on several replicas. Received: "
-                "mixed_float16, whose loss scaling isn't safe there"
-            )
-        if self.optimizer.clipnorm or self.optimizer.clipvalue:
-            raise ValueError(
-                "Expected global_clipnorm as the clipping on several replicas. "
-                f"Received: clipnorm={self.optimizer.clipnorm}, "
-                f"clipvalue={self.optimizer.clipvalue}"
-            )
-
-    def _clipped(self, gradients):
-        """Clip by the norm of the whole batch's gradient; return that norm too.
-
-        Keras would clip each replica's own gradient, before it adds them up.
-        """
-        replicas = distribution.num_replicas()
-        present = [g for g in gradients if g is not None]
-        present = distribution.sum_over_replicas(present)
-        norm = tf.linalg.global_norm(present)
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            norm /= self.optimizer.scale_loss(tf.ones(()))
-        if replicas == 1:
-            return gradients, norm
-        if self.optimizer.global_clipnorm:
-            limit = self.optimizer.global_clipnorm
-            present, _ = tf.clip_by_global_norm(present, limit, norm)
-        # Keras sums over the replicas once more.
-        found = iter(present)
-        gradients = [None if g is None else next(found) / replicas for g in gradients]
-        return gradients, norm
-
-    def _non_trainable_values(self):
-        """Return what an overflow of float16 must not spoil, with its values."""
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            return []
-        kept = [*self.model.non_trainable_variables, *self.normalizer.variables]
-        return [(v, ops.copy(v)) for v in kept if "float" in v.dtype]
-
-    def _restore_non_finite(self, before):
-        for variable, value in before:
-            finite = ops.all(ops.isfinite(variable))
-            variable.assign(ops.where(finite, variable, value))
-
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Return the logs, without the terms of streams that aren't there."""
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        absent = tuple(f"{s}_" for s in set(STREAMS) - set(self._streams(x)))
+        absent = tuple(f"{s}_" for s in set(STREAMS) - set(self.streams(x)))
         return {k: v for k, v in logs.items() if not k.startswith(absent)}
 
-    def _streams(self, batch):
+    def streams(self, batch):
         """Return the names of the streams that enter the step."""
         if "labeled" not in batch:
             raise ValueError(
@@ -417,7 +310,8 @@ class SelfTrainer(keras.Model):
         }
         return [s for s in STREAMS if s in batch and weights[s]]
 
-    def _model_of(self, stream):
+    def model_of(self, stream):
+        """Return the model that a stream goes through."""
         return self.classifier if stream == "classified" else self.model
 
     def get_config(self):

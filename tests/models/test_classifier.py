@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 
+import bound
 import gin
 import keras
 import numpy as np
@@ -55,9 +56,10 @@ def test_the_loss_by_hand():
     losses = model.compute_losses(outputs, labels)
     assert float(losses["loss"]) == pytest.approx(expected, rel=1e-6)
     # As a half of a batch with 8 known images.
-    assert float(model.num_targets(labels)) == 2.0
-    part = model.compute_losses(outputs, labels, 8.0)
-    assert float(part["loss"]) == pytest.approx(expected / 4, rel=1e-6)
+    total, count = model.loss_sum(outputs, labels)
+    assert float(count) == 2.0
+    part = total / model.divisor(8.0)
+    assert float(part) == pytest.approx(expected / 4, rel=1e-6)
     nothing = model.compute_losses(outputs, {"classes": np.full((3, 1), -1)})
     assert float(nothing["loss"]) == 0.0
 
@@ -275,7 +277,7 @@ def test_a_step_moves_both_heads_and_l2_covers_the_shared_weights_once():
     kernels = [w for w in trainer.model.trainable_weights if w.name == "kernel"]
     head = trainer.classifier.get_layer("classification_predict")
     squares = sum(float(np.sum(np.square(w))) for w in [*kernels, head.kernel])
-    assert float(trainer._penalty()) == pytest.approx(0.05 * squares, rel=1e-6)
+    assert float(trainer.penalty()) == pytest.approx(0.05 * squares, rel=1e-6)
     before = head.get_weights() + trainer.model.get_weights()
     terms = trainer.step(batch)
     after = head.get_weights() + trainer.model.get_weights()
@@ -420,7 +422,7 @@ from __gin__ import dynamic_registration
 from official_selftrain import experiment
 from official_selftrain.data import digits
 
-experiment.run.classified = @classified/digits.icons
+experiment.Data.classified = @classified/digits.icons
 digits.icons.num_images = 6
 digits.icons.image_size = %IMAGE_SIZE
 digits.icons.digit_height = (12, 24)
@@ -437,7 +439,7 @@ def run(tmp_path):
         path = tmp_path / "joint.gin"
         path.write_text(JOINT)
         gin_files.load_config([TINY, str(path)], list(params))
-        return gin.get_configurable(experiment.run)(str(model_dir), stages=stages)
+        return bound.run(str(model_dir), stages=stages)
 
     gin.clear_config()
     yield start
@@ -445,7 +447,7 @@ def run(tmp_path):
 
 
 def test_an_experiment_with_joint_training(run, tmp_path):
-    results = run(tmp_path / "run", "student/fitting.fit.classification_weight = 0.2")
+    results = run(tmp_path / "run", "student/training.Loss.classification_weight = 0.2")
     images = {stage: results[stage]["images"] for stage in ("teacher", "student")}
     assert images == {"teacher": 4 * 2 * 4, "student": 2 * 3 * 4}
     assert results["control"]["images"] == results["student"]["images"]
@@ -491,9 +493,8 @@ def test_joint_training_needs_a_backbone(run, tmp_path):
 
     (tmp_path / "joint.gin").write_text(JOINT)
     gin_files.load_config([TINY, str(tmp_path / "joint.gin")], [])
-    bound = gin.get_configurable(experiment.run)
     with pytest.raises(TypeError, match="a backbone to share .* Received: Bare"):
-        bound(str(tmp_path / "run"), model=Bare, stages=["teacher"])
+        bound.run(str(tmp_path / "run"), model=Bare, stages=["teacher"])
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -508,10 +509,10 @@ def test_joint_steps_in_half_precision(run, tmp_path, policy):
 def test_a_student_from_scratch_has_a_fresh_head(run, tmp_path):
     run(
         tmp_path / "run",
-        'experiment.run.student_init = "random"',
+        'experiment.Teaching.student_init = "random"',
         "STUDENT_STEPS = 1",
-        "fitting.fit.classification_weight = 1e-6",
-        "fitting.fit.log_every = 1",
+        "training.Loss.classification_weight = 1e-6",
+        "training.Monitoring.log_every = 1",
         stages=["teacher", "pseudo_labels", "student"],
     )
     heads = [

@@ -14,8 +14,9 @@ from toy_training import assert_equal_weights, fit, scenes, tiny_model, weights
 
 from official_selftrain.data import sources
 from official_selftrain.data.sources import digits
+from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
-from official_selftrain.training import fitting, schedules, training_log
+from official_selftrain.training import actions, fitting, history, schedules
 
 
 def test_what_a_fit_leaves(tmp_path):
@@ -52,13 +53,13 @@ def test_an_interrupted_fit_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
     monkeypatch.undo()
 
     steps = []
-    add = fitting.training_log.TrainingLog.add
+    add = fitting.history.History.add
 
     def count(self, terms):
         add(self, terms)
         steps.append(self.step)
 
-    monkeypatch.setattr(fitting.training_log.TrainingLog, "add", count)
+    monkeypatch.setattr(fitting.history.History, "add", count)
     resumed = fit(tmp_path / "cut", steps=6, pseudo=scenes("unlabeled"))
     assert steps == [5, 6]
     assert_equal_weights(whole, resumed)
@@ -70,7 +71,7 @@ def test_a_row_that_is_written_again_counts_once(tmp_path):
     """As after a kill between a row and its checkpoint."""
     for row in ((2, 1.5), (4, 9.0), (6, 3.0), (4, 2.5)):
         path = str(tmp_path / "history.csv")
-        training_log.append(path, dict(zip(("step", "seconds"), row)))
+        history.append(path, dict(zip(("step", "seconds"), row)))
     assert fitting.read_history(str(tmp_path)) == [
         {"step": 2.0, "seconds": 1.5},
         {"step": 4.0, "seconds": 2.5},
@@ -129,8 +130,8 @@ def assert_finite_checkpoint(folder):
 class BadGradient(RetinaNet):
     """The gradient of image 3's loss isn't a number, the loss is."""
 
-    def compute_losses(self, outputs, labels, num_targets=None):
-        losses = super().compute_losses(outputs, labels, num_targets)
+    def compute_losses(self, outputs, labels):
+        losses = super().compute_losses(outputs, labels)
         bad = keras.ops.any(labels["ids"] == 3)
 
         @tf.custom_gradient
@@ -237,7 +238,7 @@ def test_validation_keeps_the_best_model(tmp_path):
     for value, second in zip(best, seen[1], strict=True):
         np.testing.assert_array_equal(value, second)
     assert any(not np.array_equal(a, b) for a, b in zip(best, seen[2]))
-    assert training_log.read(str(folder / "validation.csv")) == [
+    assert history.read(str(folder / "validation.csv")) == [
         {"step": 2.0, "value": 3.0},
         {"step": 4.0, "value": 7.0},
         {"step": 6.0, "value": 5.0},
@@ -259,8 +260,8 @@ def test_the_images_of_a_bad_batch_are_named(tmp_path):
     """The pseudo stream's loss is made infinite at step 2."""
 
     class Bad(RetinaNet):
-        def compute_losses(self, outputs, labels, num_targets=None):
-            losses = super().compute_losses(outputs, labels, num_targets)
+        def compute_losses(self, outputs, labels):
+            losses = super().compute_losses(outputs, labels)
             bad = keras.ops.any(labels["ids"] == 3) & keras.ops.any(labels["ids"] == 2)
             return {"loss": keras.ops.where(bad, np.inf, losses["loss"])}
 
@@ -277,35 +278,34 @@ def test_a_pseudo_stream_without_labels_is_warned_about(tiny_coco, tmp_path, cap
     assert "Received: 100 % of the images without any" in capsys.readouterr().err
 
 
+def told(folder, steps, done, *terms, log_every=4, suspend=False):
+    """Tell a history of steps with given terms."""
+    optimizer = keras.optimizers.SGD(0.1)
+    log = history.History(StageFolder(folder), steps, done, 2, optimizer)
+    with log:
+        for number, of_step in enumerate(terms, done + 1):
+            of_step = {"gradient_norm": 0.0, **of_step}
+            log.add(actions.Step(number, steps, log_every, of_step, {}))
+        if suspend:
+            time.sleep(0.1)
+            log.suspend()
+
+
 def test_a_row_covers_the_steps_before_an_interruption(tmp_path):
     """Losses 1 and 2, an interruption, losses 6 and 7: the mean is 4."""
-    log = training_log.TrainingLog(str(tmp_path), 4, 0, 2)
-    for loss in (1.0, 2.0):
-        log.add({"loss": loss})
-    time.sleep(0.1)
-    log.suspend()
-    log.close()
-    log = training_log.TrainingLog(str(tmp_path), 4, 2, 2)
-    for loss in (6.0, 7.0):
-        log.add({"loss": loss})
-    log.row(0.1)
-    log.close()
+    told(tmp_path, 4, 0, {"loss": 1.0}, {"loss": 2.0}, suspend=True)
+    told(tmp_path, 4, 2, {"loss": 6.0}, {"loss": 7.0})
     (row,) = fitting.read_history(str(tmp_path))
     assert (row["step"], row["loss"]) == (4.0, 4.0) and row["seconds"] >= 0.1
     # A checkpoint of another step has other rows behind it.
-    log = training_log.TrainingLog(str(tmp_path), 6, 4, 2)
-    log.add({"loss": 9.0})
-    log.row(0.1)
-    log.close()
+    told(tmp_path, 6, 4, {"loss": 9.0}, log_every=1)
     assert fitting.read_history(str(tmp_path))[-1]["loss"] == 9.0
 
 
 def test_losses_of_very_different_size_are_warned_about(capsys, tmp_path):
-    log = training_log.TrainingLog(str(tmp_path / "student"), 4, 0, 2)
-    for scale in (999.0, 1001.0, 2000.0):
-        log.add({"loss": 1.0, "pseudo_scale": scale})
-        log.row(0.1)
-    log.close()
+    scales = (999.0, 1001.0, 2000.0)
+    terms = [{"loss": 1.0, "pseudo_scale": scale} for scale in scales]
+    told(tmp_path / "student", 4, 0, *terms, log_every=1)
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(said) == 1 and "step 2" in said[0] and "1e+03" in said[0]
 

@@ -1,0 +1,408 @@
+"""The stages of an experiment.
+
+Each says what it needs and writes. A training or labeling that is finished is kept.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+
+import keras
+
+from official_selftrain.data import examples, problems
+from official_selftrain.experiment import results
+from official_selftrain.files import atomic, hashes
+from official_selftrain.files.run_folder import LabelFolder, RunFolder
+from official_selftrain.inference.evaluation import evaluate_model
+from official_selftrain.labeling import label_quality, label_store, teachers
+from official_selftrain.metrics import headline
+from official_selftrain.models.classifier import ImageClassifier
+from official_selftrain.training import distribution
+from official_selftrain.training.streams import Streams
+
+
+class Work:
+    """What the stages share: settings, folder, devices, and data read once.
+
+    Args:
+        experiment: `Experiment`.
+        model_dir: str.
+    """
+
+    def __init__(self, experiment, model_dir):
+        self.experiment = experiment
+        self.folder = RunFolder(model_dir)
+        self.strategy = experiment.machine.open()
+        # Opened once: models are made in its scope.
+        self.machine = dataclasses.replace(
+            experiment.machine, strategy=lambda: self.strategy
+        )
+        self.is_first = distribution.worker(self.strategy)[0] == 0
+
+    @functools.cached_property
+    def labeled(self):
+        """The labeled images, an `examples.Source`."""
+        return self.experiment.data.labeled()
+
+    @functools.cached_property
+    def unlabeled(self):
+        """The unlabeled images, an `examples.Source`."""
+        return self.experiment.data.unlabeled()
+
+    @functools.cached_property
+    def classified(self):
+        """The classified images, an `examples.Source`, or None."""
+        classified = self.experiment.data.classified
+        return classified() if classified else None
+
+    @functools.cached_property
+    def validation(self):
+        """The validation images, an `examples.Source` with labels like the labeled's.
+
+        Raises:
+            ValueError: for other classes or another kind of labels.
+        """
+        source, labeled = self.experiment.data.validation(), self.labeled
+        if source.class_names != labeled.class_names:
+            raise ValueError(
+                "Expected the validation images to have the labelled ones' classes, "
+                f"{list(labeled.class_names)}. Received: {list(source.class_names)}"
+            )
+        if not source.has_labels or source.has_masks != labeled.has_masks:
+            kinds = {True: "masks", False: "boxes"}
+            received = kinds[source.has_masks] if source.has_labels else "no label"
+            raise ValueError(
+                "Expected the validation images to have labels of the labelled ones' "
+                f"kind, {kinds[labeled.has_masks]}. Received: {received}"
+            )
+        return source
+
+    @property
+    def makes_labels(self):
+        """Whether the experiment's own teacher makes the first round's labels."""
+        return self.experiment.labeling.labels_dir is None
+
+    def labels(self, number):
+        """Return the `LabelFolder` of a round."""
+        if number == 1 and not self.makes_labels:
+            return LabelFolder(self.experiment.labeling.labels_dir)
+        return self.folder.round(number).labels
+
+    @contextlib.contextmanager
+    def precision(self):
+        """Compute in the machine's precision for a while."""
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.experiment.machine.precision)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(policy)
+
+    def wait_for(self, path):
+        """Wait for a file that the first worker writes."""
+        while not self.is_first and not os.path.exists(path):
+            time.sleep(1.0)
+
+    def model(self, stage):
+        """Return the finished model of a `StageFolder`."""
+        self.wait_for(stage.model)
+        return results.load_model(stage)
+
+    def figure(self, stage):
+        """Return what the model of a `StageFolder` comes to on the validation images.
+
+        The first worker keeps it in the folder.
+        """
+        self.wait_for(stage.metrics)
+        metrics = results.stored_metrics(
+            stage.path,
+            self.validation,
+            self.experiment.labeling.batch_size,
+            self.experiment.data.max_boxes,
+            title=stage.path,
+        )
+        return metrics[headline(metrics)] or 0.0
+
+
+def train_teacher(work):
+    """Train the teacher on the labeled images.
+
+    Needs: the labeled images. Writes: `teacher/`, the class names.
+    """
+    _train(work, work.folder.stage("teacher"), work.experiment.teacher)
+
+
+def label(work, number):
+    """Label the unlabeled images with the teacher of a round, and judge the labels.
+
+    Needs: the teacher, or the labels that `labels_dir` names. Writes: `pseudo_labels/`,
+    how long it took and what the labels are worth.
+    """
+    folder = work.labels(number)
+    if not work.is_first:
+        work.wait_for(folder.manifest)
+        return
+    if folder.is_finished:
+        print("pseudo_labels: finished, kept", flush=True)
+    elif number == 1 and not work.makes_labels:
+        label_store.read_manifest(folder.path)  # says that they are missing
+    else:
+        start = time.monotonic()
+        manifest = _label(work, work.folder.teacher(number), folder)
+        # Beside the labels, which are the same however long they took; of a run
+        # that was interrupted, what came after.
+        atomic.write_json(
+            work.folder.round(number).labeling_time,
+            {"seconds": time.monotonic() - start},
+        )
+        for line in manifest["skipped"]:
+            print(f"skipped {line}", flush=True)
+    _taught(work, number)
+
+
+def _label(work, teacher, folder):
+    """Label with a teacher's folder; return the manifest."""
+    labeling = work.experiment.labeling
+    origin = {
+        "kind": "keras",
+        "sha256": hashes.sha256(teacher.model),
+        "scales": list(labeling.scales),
+        "flip": labeling.flip,
+    }
+    return label_store.write(
+        teachers.keras_teacher(
+            work.model(teacher),
+            work.labeled.class_names,
+            origin,
+            labeling.scales,
+            labeling.flip,
+        ),
+        work.unlabeled,
+        folder.path,
+        labeling.batch_size,
+        labeling.shard_size,
+        score_floor=0.0,  # the model has its own
+    )
+
+
+def train_student(work, number):
+    """Train the student of a round on labeled and pseudo-labeled images.
+
+    Needs: the round's labels, and its teacher if it starts from that. Writes:
+    `student/`.
+    """
+    stage = work.folder.round(number).stage("student")
+    taught, before = _taught(work, number), work.folder.teacher(number)
+    _train(work, stage, work.experiment.student, before, pseudo=taught)
+
+
+def train_control(work):
+    """Train the control: the student's training without pseudo-labels.
+
+    Needs: the teacher if it starts from that. Writes: `control/`.
+    """
+    stage, before = work.folder.stage("control"), work.folder.teacher()
+    _train(work, stage, work.experiment.student, before, fill_with_labeled=True)
+
+
+def was_worth_it(work, number):
+    """Return whether the student of a round is better than its teacher.
+
+    It is before the first round, and where another teacher made the labels.
+
+    Needs: both models, the validation images. Writes: their metrics.
+    """
+    if number == 0 or (number == 1 and not work.folder.teacher().is_finished):
+        return True
+    student = work.figure(work.folder.round(number).stage("student"))
+    before = work.figure(work.folder.teacher(number))
+    end = "" if student > before else ": no rise, no further round"
+    print(
+        f"round {number}: student {student:.2f}, teacher {before:.2f}{end}", flush=True
+    )
+    return student > before
+
+
+def evaluate(work):
+    """Evaluate the finished models and write the report.
+
+    Needs: at least one model, the validation images. Writes: `results.json`,
+    `report.html`; in the models' folders their metrics.
+
+    Returns:
+        dict, the content of `results.json`.
+    """
+    experiment, rounds = work.experiment, work.experiment.teaching.rounds
+    taught, quality = None, None
+    if work.labels(1).is_finished:
+        taught, quality = _stored(work, 1)
+    students = [work.folder.round(n).stage("student") for n in range(1, rounds + 1)]
+    done = [stage for stage in students if stage.is_finished]
+    figures = [
+        {"round": number, "student": work.figure(stage)}
+        for number, stage in enumerate(done if rounds > 1 else [], start=1)
+    ]
+    return results.evaluate(
+        work.folder.path,
+        lambda: work.validation,
+        taught,
+        quality,
+        experiment.seed,
+        experiment.labeling.batch_size,
+        experiment.data.max_boxes,
+        figures,
+    )
+
+
+def _train(work, stage, fit, teacher=None, **streams):
+    """Train a model in a `StageFolder`, from a teacher's weights or from none."""
+    if stage.is_finished:
+        print(f"{stage.name}: finished, kept", flush=True)
+        return
+    experiment, data = work.experiment, work.experiment.data
+    _check_labeled(work)
+    if work.is_first:
+        os.makedirs(work.folder.path, exist_ok=True)
+        _write_names(work.folder.class_names, work.labeled.class_names)
+    keras.utils.set_random_seed(experiment.seed)
+    with work.strategy.scope():
+        network = experiment.model(
+            num_classes=len(work.labeled.class_names),
+            image_size=tuple(data.image_size),
+        )
+    if experiment.teaching.student_init != "teacher":
+        teacher = None
+    if teacher:
+        network.set_weights(work.model(teacher).get_weights())
+    if work.classified:
+        streams["classified"] = work.classified
+        streams["classifier"] = _classifier(work, network, teacher)
+    with contextlib.ExitStack() as named:
+        for source in filter(None, (work.labeled, work.classified)):
+            named.enter_context(problems.unreadable_images_named(source))
+        fit(
+            network,
+            Streams(
+                work.labeled,
+                validate=functools.partial(_validated, work),
+                max_boxes=data.max_boxes,
+                # Student and control see the labeled images in the same order
+                # and with the same augmentation, the teacher in another.
+                seed=2 * experiment.seed + (stage.name != "teacher"),
+                **streams,
+            ),
+            stage.path,
+            machine=work.machine,
+        )
+
+
+def _check_labeled(work):
+    """Check that the labeled images have labels, of a kind that suits the labeling."""
+    if not work.labeled.has_labels:
+        raise ValueError("Expected labelled images. Received: no annotation at all")
+    labeling = work.experiment.labeling
+    if not work.labeled.has_masks and labeling.averages:
+        raise ValueError(
+            "Expected label_scales (1.0,), no label_flip where labels are boxes. "
+            f"Received: label_scales={labeling.scales}, label_flip={labeling.flip}"
+        )
+
+
+def _classifier(work, network, teacher):
+    """Return a classifier on a model's backbone, with a teacher's weights or none."""
+    source = work.classified
+    if not hasattr(network, "backbone"):
+        raise TypeError(
+            "Expected a model with a backbone to share with a classifier. "
+            f"Received: {type(network).__name__}"
+        )
+    with work.strategy.scope():
+        # `Streams` refuses images without classes.
+        count = max(len(source.class_names), 2)
+        made = ImageClassifier(count, network.image_size, network.backbone)
+    if work.is_first:
+        for line in source.skipped:
+            print(f"skipped {line}", flush=True)
+    path = work.folder.classified_class_names
+    if work.is_first and not os.path.exists(path):
+        _write_names(path, source.class_names)
+    work.wait_for(path)
+    with open(path) as file:
+        before = file.read().splitlines()
+    if before != list(source.class_names):
+        raise ValueError(
+            f"Expected the classified images' classes of {path}, "
+            f"{before[:10]}. Received: {list(source.class_names)[:10]}"
+        )
+    if teacher and os.path.exists(teacher.classifier):
+        # The backbone's are the same as in the teacher's model.
+        made.set_weights(keras.saving.load_model(teacher.classifier).get_weights())
+    return made
+
+
+def _write_names(path, names):
+    atomic.write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def _validated(work, network):
+    """Return what a model comes to on the validation images."""
+    metrics = evaluate_model(
+        network,
+        work.validation,
+        work.experiment.labeling.batch_size,
+        work.experiment.data.max_boxes,
+        "validation",
+    )
+    return metrics[headline(metrics)] or 0.0
+
+
+def _stored(work, number):
+    """Return what is taught of a round's labels, and what they are worth.
+
+    The first worker measures it, once for a threshold.
+    """
+    teaching = work.experiment.teaching
+    stored = label_store.read(work.labels(number).path, work.labeled.class_names)
+    quality = _quality(work, number, stored) if work.is_first else None
+    taught = examples.apply_threshold(
+        stored, teaching.score_threshold, teaching.ignore_threshold
+    )
+    return taught, quality
+
+
+def _taught(work, number):
+    """Return what is taught of a round's labels; refuse labels that are empty."""
+    taught, quality = _stored(work, number)
+    if work.is_first:
+        label_quality.require_labels(quality, work.experiment.teaching.max_empty_share)
+    return taught
+
+
+def _quality(work, number, stored):
+    """Return the pseudo-labels' quality, measured once for a threshold."""
+    path = work.folder.round(number).quality
+    threshold = work.experiment.teaching.score_threshold
+    quality = atomic.read_json(path)
+    if quality is None or quality["score_threshold"] != threshold:
+        quality = label_quality.measure(stored, threshold, _truth(work, stored))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        atomic.write_json(path, quality)
+    return quality
+
+
+def _truth(work, stored):
+    """Return the unlabeled images' own labels, if they say something about stored ones.
+
+    Labels of other classes say nothing about these.
+    """
+    if not work.makes_labels:
+        return None
+    pool = work.unlabeled
+    is_known = (
+        pool.has_labels
+        and pool.class_names == stored.class_names
+        and pool.has_masks == stored.has_masks
+    )
+    return pool if is_known else None

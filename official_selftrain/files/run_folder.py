@@ -1,0 +1,108 @@
+"""The names of what lies in a run folder: all of them, and only here."""
+
+import os
+
+
+def _in_folder(name):
+    """Return a property: the path of a name in the folder."""
+    return property(lambda folder: os.path.join(folder.path, name))
+
+
+class StageFolder:
+    """The folder of one training, such as `RUN/teacher`.
+
+    Args:
+        path: str.
+    """
+
+    # Comes last: it marks the training as finished.
+    model = _in_folder("model.keras")
+    average = _in_folder("average.keras")
+    best = _in_folder("best.keras")
+    classifier = _in_folder("classifier.keras")
+    summary = _in_folder("fit.json")
+    history = _in_folder("history.csv")
+    validation = _in_folder("validation.csv")
+    unfinished_row = _in_folder("stretch.json")
+    metrics = _in_folder("metrics.json")
+    average_metrics = _in_folder("average_metrics.json")
+    checkpoints = _in_folder("checkpoints")
+    tensorboard = _in_folder("tensorboard")
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    @property
+    def name(self):
+        """The folder's own name: the stage."""
+        return os.path.basename(self.path)
+
+    @property
+    def is_finished(self):
+        """Whether the training has ended."""
+        return os.path.exists(self.model)
+
+
+class LabelFolder:
+    """A folder of pseudo-labels, such as `RUN/pseudo_labels`.
+
+    Args:
+        path: str.
+    """
+
+    settings = _in_folder("settings.json")
+    # Comes last: it marks the labels as complete.
+    manifest = _in_folder("manifest.json")
+    report = _in_folder("report.html")
+    report_json = _in_folder("report.json")
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    @property
+    def is_finished(self):
+        """Whether all labels are there."""
+        return os.path.exists(self.manifest)
+
+
+class RunFolder:
+    """A `model_dir`: what an experiment, and a cell of a study, leave there.
+
+    Args:
+        path: str.
+    """
+
+    operative_gin = _in_folder("operative.gin")
+    class_names = _in_folder("labels.txt")
+    classified_class_names = _in_folder("classified_labels.txt")
+    quality = _in_folder("quality.json")
+    labeling_time = _in_folder("labelling.json")
+    results = _in_folder("results.json")
+    report = _in_folder("report.html")
+    # Of a cell of a study.
+    outcome = _in_folder("outcome.json")
+    log = _in_folder("log.txt")
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    @property
+    def labels(self):
+        """The `LabelFolder`."""
+        return LabelFolder(os.path.join(self.path, "pseudo_labels"))
+
+    def stage(self, name):
+        """Return the `StageFolder` of `"teacher"`, `"student"` or `"control"`."""
+        return StageFolder(os.path.join(self.path, name))
+
+    def round(self, number):
+        """Return the folder of a round: the first one's is this one."""
+        if number == 1:
+            return self
+        return RunFolder(os.path.join(self.path, f"round_{number}"))
+
+    def teacher(self, number=1):
+        """Return the teacher's folder in a round: the student's of the one before."""
+        if number == 1:
+            return self.stage("teacher")
+        return self.round(number - 1).stage("student")

@@ -1,0 +1,277 @@
+"""What happens beside the loop, after its steps.
+
+An action is called with every `Step` that has been taken. `fitting.fit` lists them in
+their order.
+"""
+
+import dataclasses
+import io
+import math
+import signal
+import threading
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from official_selftrain.inference import pictures, prediction
+from official_selftrain.training import checkpoints, distribution, history
+
+# Exit code of a process that SIGTERM has stopped: run it again to continue.
+PREEMPTED = 143
+
+_MAX_OVERFLOWS = 20  # steps in a row that float16 may skip
+_DRAWN_SCORE = 0.5  # predictions below it aren't drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step that has been taken.
+
+    Attributes:
+        number: int, counted from 1.
+        steps: int, of the whole training.
+        log_every: int, steps of a row of the history.
+        terms: dict of floats, with `loss` and `gradient_norm`.
+        batch: what it learned from, a dict of streams with all replicas' parts.
+        is_stopped: bool, whether a worker was asked to stop.
+    """
+
+    number: int
+    steps: int
+    log_every: int
+    terms: dict
+    batch: dict
+    is_stopped: bool = False
+
+    @classmethod
+    def of(cls, number, steps, log_every, terms, batch):
+        """Return a step out of what the compiled step gave.
+
+        Args:
+            terms: dict of scalar tensors, with `stop`, above 0 if a worker is to stop.
+        """
+        terms = {name: float(value) for name, value in terms.items()}
+        is_stopped = terms.pop("stop") > 0.0
+        return cls(number, steps, min(log_every, steps), terms, batch, is_stopped)
+
+    @property
+    def is_last(self):
+        """Whether the training ends with it."""
+        return self.number == self.steps
+
+    @property
+    def ends_row(self):
+        """Whether a row of the history ends with it."""
+        return self.is_due(self.log_every)
+
+    def is_due(self, every):
+        """Return whether what is done every so many steps is due, or the last one."""
+        return self.number % every == 0 or self.is_last
+
+    @property
+    def is_finite(self):
+        """Whether the loss is finite, and the weights weren't spoiled by it.
+
+        The gradient's norm tells of weights that are about to be spoiled.
+        """
+        return math.isfinite(self.terms["loss"] + self.terms["gradient_norm"])
+
+
+class FiniteCheck:
+    """Stop at a loss or gradient that isn't finite.
+
+    Float16 leaves such steps out and lowers its loss scale; only many in a row stop.
+
+    Args:
+        trainer: `SelfTrainer`, compiled.
+        strategy: `tf.distribute.Strategy`.
+        folder: `StageFolder`.
+    """
+
+    def __init__(self, trainer, strategy, folder):
+        skips = isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+        self._allowed = _MAX_OVERFLOWS if skips else 0
+        self._overflows = 0
+        self._strategy = strategy
+        self._folder = folder
+
+    def __call__(self, step):
+        """Check a step.
+
+        Raises:
+            ValueError: with the step, the terms and the images of the streams that
+                aren't finite, or of all where only their sum isn't.
+        """
+        self._overflows = 0 if step.is_finite else self._overflows + 1
+        if self._overflows <= self._allowed:
+            return
+        terms = step.terms
+        text = ", ".join(f"{name}={terms[name]:g}" for name in sorted(terms))
+        batch = distribution.whole_batch(self._strategy, step.batch)
+        streams = [stream for stream in batch if f"{stream}_loss" in terms]
+        bad = [s for s in streams if not math.isfinite(terms[f"{s}_loss"])]
+        images = "; ".join(
+            f"{stream} images {', '.join(map(str, np.asarray(batch[stream]['ids'])))}"
+            for stream in bad or streams
+        )
+        raise ValueError(
+            f"Expected a finite loss and gradient. Received: {text} at step "
+            f"{step.number} of {self._folder.path} (the last checkpoint is kept); "
+            f"{images}"
+        )
+
+
+class Pictures:
+    """Draw images as the model sees them, with labels and predictions, now and then.
+
+    Args:
+        trainer: `SelfTrainer`.
+        strategy: `tf.distribute.Strategy`.
+        log: `history.History`, whose TensorBoard files get them.
+        class_names: names.
+        count: int, images of each stream; 0 draws none.
+    """
+
+    def __init__(self, trainer, strategy, log, class_names, count):
+        self._predict = prediction.predictor(trainer.model)
+        self._strategy = strategy
+        self._log = log
+        self._class_names = class_names
+        self._count = count
+
+    def __call__(self, step):
+        """Draw at the first, the last and every tenth row of the history."""
+        is_due = step.number == step.log_every or step.is_due(10 * step.log_every)
+        if not (self._count and self._log.writes and is_due):
+            return
+        batch = distribution.local(self._strategy, step.batch)
+        for stream, labels in batch.items():
+            if stream != "classified":  # not the detector's
+                self._log.picture(stream, self._drawn(labels))
+
+    def _drawn(self, labels):
+        """Return a stream's picture, uint8 `[h, w, 3]`."""
+        labels = {key: value[: self._count] for key, value in labels.items()}
+        images = labels["images"]
+        # The frame's pixels are what labels are in.
+        frame = tf.tile([images.shape[1:3]], [len(images), 1])
+        samples = _samples(labels, self._predict(images, frame))
+        figure = pictures.grid(samples, self._class_names)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=110)
+        return tf.io.decode_png(png.getvalue(), channels=3)
+
+
+def _samples(labels, found):
+    """Return the samples that `pictures.grid` draws."""
+    drawn = []
+    for number, image in enumerate(np.asarray(labels["images"])):
+        sample = {"image": image.round().clip(0, 255).astype(np.uint8), "labels": {}}
+        if "mask" in labels:
+            sample["labels"]["labels"] = {"mask": np.asarray(labels["mask"][number])}
+            sample["labels"]["model"] = {"mask": np.asarray(found["mask"][number])}
+        else:
+            keys = ("boxes", "classes", "scores", "ignore")
+            sample["labels"]["labels"] = {
+                k: np.asarray(labels[k][number]) for k in keys
+            }
+            boxes = {k: np.asarray(found[k][number]) for k in keys[:3]}
+            boxes["ignore"] = np.zeros(len(boxes["boxes"]), bool)
+            count = int(found["num_detections"][number])
+            kept = boxes["scores"] >= _DRAWN_SCORE
+            kept[count:] = False
+            sample["labels"]["model"] = {k: v[kept] for k, v in boxes.items()}
+        drawn.append(sample)
+    return drawn
+
+
+class Validation:
+    """Validate the model now and then; keep the best one.
+
+    Args:
+        model: `keras.Model`.
+        validate: function (model) → float, higher is better, or None.
+        every: int, steps between two validations, or None for none.
+        log: `history.History`; only where it writes a model is validated.
+    """
+
+    def __init__(self, model, validate, every, log):
+        self._model = model
+        self._validate = validate
+        self._every = every
+        self._log = log
+
+    def __call__(self, step):
+        """Validate if it is due."""
+        is_asked = self._validate is not None and self._every is not None
+        if not (is_asked and self._log.writes and step.is_due(self._every)):
+            return
+        value = self._validate(self._model)
+        folder = self._log.folder
+        path = folder.validation
+        before = [r["value"] for r in history.read(path) if r["step"] < step.number]
+        if not before or value > max(before):
+            checkpoints.save_model(self._model, folder.best)
+        history.append(path, {"step": step.number, "value": value})
+        self._log.scalars({"validation": value})
+
+
+class Saving:
+    """Save a checkpoint at every row of the history, and before a stop.
+
+    Args:
+        kept: `checkpoints.Checkpoints`.
+        log: `history.History`; only where it writes a checkpoint is saved.
+    """
+
+    def __init__(self, kept, log):
+        self._kept = kept
+        self._log = log
+
+    def __call__(self, step):
+        """Save if it is due."""
+        if self._log.writes and (step.ends_row or step.is_stopped):
+            self._kept.save(step.number)
+
+
+class Preemption:
+    """Notice SIGTERM while a step runs; stop after a step that tells all workers.
+
+    Args:
+        log: `history.History`.
+    """
+
+    def __init__(self, log):
+        self.is_asked = False
+        self._log = log
+        # Python hears signals in its main thread only.
+        self._listens = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self):
+        if self._listens:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def _ask(self, number, frame):
+        self.is_asked = True
+
+    def __exit__(self, *exception):
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def wish(self):
+        """Return 1.0 if this worker was asked to stop, for the step to tell others."""
+        return tf.constant(float(self.is_asked))
+
+    def __call__(self, step):
+        """End the process if a worker was asked to stop.
+
+        Raises:
+            SystemExit: `PREEMPTED`, unless the training is at its end.
+        """
+        if step.is_stopped:
+            self.is_asked = True
+            if not step.is_last:
+                self._log.suspend()
+                raise SystemExit(PREEMPTED)

@@ -1,0 +1,70 @@
+"""What a training is after a step, kept so that it can go on from there."""
+
+import tensorflow as tf
+
+from official_selftrain.files import atomic
+
+_KEPT = 5
+
+
+class Checkpoints:
+    """The last checkpoints of a training.
+
+    Args:
+        folder: `StageFolder`.
+        trainer: `SelfTrainer`, built.
+        average: `WeightAverage` or None.
+    """
+
+    def __init__(self, folder, trainer, average):
+        # Dropout's seeds aren't part of what Keras lets TensorFlow track.
+        model = trainer.model
+        state = {
+            "model": model,
+            "normalizer": trainer.normalizer,
+            "optimizer": trainer.optimizer,
+            "seeds": [v.value for v in model.variables if "seed_generator" in v.path],
+        }
+        if trainer.classifier is not None:
+            state["classifier"] = trainer.classifier
+        if average is not None:
+            state["average"] = average
+        self._checkpoint = tf.train.Checkpoint(**state)
+        self._manager = tf.train.CheckpointManager(
+            self._checkpoint, folder.checkpoints, max_to_keep=_KEPT
+        )
+
+    def restore(self):
+        """Go back to the last checkpoint that can be read; return its step, or 0."""
+        paths = self._manager.checkpoints[::-1]
+        for path in paths:
+            try:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+                return int(path.rsplit("-", 1)[1])
+            except tf.errors.OpError as error:
+                print(f"warning: {path} can't be read: {error.message}", flush=True)
+        if paths:
+            raise ValueError(
+                "Expected a checkpoint that can be read, or none. Received: "
+                f"{', '.join(paths)}"
+            )
+        return 0
+
+    def save(self, step):
+        """Save what is needed to continue after a step.
+
+        Args:
+            step: int.
+        """
+        self._manager.save(checkpoint_number=step)
+
+
+def save_model(model, path):
+    """Save a model, whole or not at all.
+
+    Args:
+        model: `keras.Model`.
+        path: str, ending in `.keras`.
+    """
+    with atomic.replacing(path, ".keras") as partial:
+        model.save(partial)

@@ -1,0 +1,180 @@
+"""The gradient of a whole batch, whatever parts and replicas it is split into.
+
+What parts add up are sums and counts, which are divided at the end: then every number
+of a step is the same however many parts there are.
+"""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from official_selftrain.training import distribution
+
+
+def part_loss(model, outputs, labels):
+    """Return the loss of a part of a batch, not yet divided, and its count.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+        outputs: dict, the model's for the part.
+        labels: dict.
+
+    Returns:
+        `(sum, count)`, float32 scalars that add up over the parts. Of a model without
+        `loss_sum` the parts count alike.
+    """
+    if hasattr(model, "loss_sum"):
+        return model.loss_sum(outputs, labels)
+    return model.compute_losses(outputs, labels)["loss"], ops.ones(())
+
+
+def divisor(model, count):
+    """Return what a model's summed loss is divided by.
+
+    Args:
+        model: as of `part_loss`.
+        count: float32 scalar, this replica's.
+    """
+    count = distribution.sum_over_replicas(count)
+    return model.divisor(count) if hasattr(model, "loss_sum") else count
+
+
+def of_batch(trainer, batch, variables):
+    """Return the gradients of the joint loss, and its terms.
+
+    Args:
+        trainer: `SelfTrainer`, compiled.
+        batch: this replica's part of a batch of streams.
+        variables: list of the trainable variables.
+
+    Returns:
+        `(gradients, terms)`: a list of this replica's gradients, times the optimizer's
+        loss scale; a dict of the whole batch's float32 scalars.
+    """
+    if trainer.accumulation > 1:
+        return _accumulated(trainer, batch, variables)
+    with tf.GradientTape() as tape:
+        losses = trainer.stream_losses(batch, trainer(batch, training=True))
+        loss, terms = trainer.joint_loss(losses, training=True)
+        loss = trainer.optimizer.scale_loss(loss)
+    return tape.gradient(loss, variables), terms
+
+
+def _accumulated(trainer, batch, variables):
+    """Return gradients and terms of a batch that is taken part by part.
+
+    It goes backwards once for each stream: how they are weighed is known after the last
+    part only.
+    """
+    models = {stream: trainer.model_of(stream) for stream in trainer.streams(batch)}
+    sums = {s: [tf.zeros_like(v) for v in variables] for s in models}
+    losses, counts = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
+    for number in range(trainer.accumulation):
+        # A part waits for the one before it: that is what saves memory.
+        with tf.control_dependencies(tf.nest.flatten(sums)):
+            part = tf.nest.map_structure(
+                lambda v, number=number: tf.split(v, trainer.accumulation)[number],
+                batch,
+            )
+        with tf.GradientTape(persistent=True) as tape:
+            outputs = trainer(part, training=True)
+            found = {s: part_loss(m, outputs[s], part[s]) for s, m in models.items()}
+            scaled = {s: trainer.optimizer.scale_loss(v) for s, (v, _) in found.items()}
+        for stream, (loss, count) in found.items():
+            gradients = _gradients(tape, scaled[stream], variables)
+            sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
+            losses[stream] += loss
+            counts[stream] += count
+    divisors = {s: divisor(model, counts[s]) for s, model in models.items()}
+    losses = {s: loss / divisors[s] for s, loss in losses.items()}
+    factors, terms = trainer.factors(losses, training=True)
+    with tf.GradientTape() as tape:
+        penalty = trainer.penalty()
+        scaled = trainer.optimizer.scale_loss(penalty)
+    gradients = _gradients(tape, scaled, variables)
+    for stream, of_stream in sums.items():
+        factor = factors[stream] / divisors[stream]
+        gradients = [
+            g + tf.cast(factor, a.dtype) * a for g, a in zip(gradients, of_stream)
+        ]
+    terms["loss"] += penalty * distribution.num_replicas()
+    return gradients, terms
+
+
+def _gradients(tape, loss, variables):
+    return tape.gradient(
+        loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+
+
+def check_optimizer(optimizer):
+    """Check that an optimizer does under replicas what it does on one device.
+
+    Raises:
+        ValueError: for clipping or loss scaling that differs there.
+    """
+    if distribution.num_replicas() == 1:
+        return
+    if _scales(optimizer):
+        raise ValueError(
+            "Expected mixed_bfloat16 or float32 on several replicas. Received: "
+            "mixed_float16, whose loss scaling isn't safe there"
+        )
+    if optimizer.clipnorm or optimizer.clipvalue:
+        raise ValueError(
+            "Expected global_clipnorm as the clipping on several replicas. "
+            f"Received: clipnorm={optimizer.clipnorm}, "
+            f"clipvalue={optimizer.clipvalue}"
+        )
+
+
+def _scales(optimizer):
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def clipped(gradients, optimizer):
+    """Clip by the norm of the whole batch's gradient.
+
+    Keras would clip each replica's own gradient, before it adds them up.
+
+    Args:
+        gradients: list of `of_batch`.
+        optimizer: `keras.optimizers.Optimizer`, whose `global_clipnorm` is the limit;
+            on one replica it clips by itself.
+
+    Returns:
+        `(gradients, norm)`: what the optimizer is to apply; float32 scalar, the norm
+        before clipping, without the loss scale.
+    """
+    replicas = distribution.num_replicas()
+    present = [g for g in gradients if g is not None]
+    present = distribution.sum_over_replicas(present)
+    norm = tf.linalg.global_norm(present)
+    if _scales(optimizer):
+        norm /= optimizer.scale_loss(tf.ones(()))
+    if replicas == 1:
+        return gradients, norm
+    if optimizer.global_clipnorm:
+        present, _ = tf.clip_by_global_norm(present, optimizer.global_clipnorm, norm)
+    # Keras sums over the replicas once more.
+    found = iter(present)
+    gradients = [None if g is None else next(found) / replicas for g in gradients]
+    return gradients, norm
+
+
+@contextlib.contextmanager
+def unspoiled(variables, optimizer):
+    """Keep what an overflow of float16 must not spoil: such a step is left out.
+
+    Args:
+        variables: those that a forward pass changes.
+        optimizer: `keras.optimizers.Optimizer`.
+    """
+    kept = [v for v in variables if "float" in v.dtype] if _scales(optimizer) else []
+    before = [ops.copy(variable) for variable in kept]
+    yield
+    for variable, value in zip(kept, before):
+        finite = ops.all(ops.isfinite(variable))
+        variable.assign(ops.where(finite, variable, value))

@@ -1,0 +1,201 @@
+"""What a training tells while it runs: progress, history, TensorBoard, warnings."""
+
+import csv
+import os
+import sys
+import time
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from official_selftrain.files import atomic
+
+_SCALES = (1e-3, 1e3)  # a ratio of the loss averages outside is warned about
+_MOSTLY = 0.5
+
+
+class History:
+    """Show progress; keep `history.csv` and TensorBoard's files in a folder.
+
+    A context: it shows and writes within.
+
+    Args:
+        folder: `StageFolder`.
+        steps: int, of the whole training.
+        step: int, done before.
+        images_per_step: int.
+        optimizer: `keras.optimizers.Optimizer`, whose learning rate is told.
+        writes: bool; False shows and writes nothing.
+    """
+
+    def __init__(self, folder, steps, step, images_per_step, optimizer, writes=True):
+        self.folder = folder
+        self.steps = steps
+        self.step = step
+        self.images_per_step = images_per_step
+        self.optimizer = optimizer
+        self.writes = writes
+        self._warned = set()
+        self._writer = None
+
+    def __enter__(self):
+        if self.writes:
+            self._writer = tf.summary.create_file_writer(self.folder.tensorboard)
+        self._progress = tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc=self.folder.name,
+            unit="step",
+            mininterval=1.0,
+            disable=not self.writes,
+        )
+        self._begin()
+        before = atomic.read_json(self.folder.unfinished_row)
+        if before and before["step"] == self.step:
+            self._sums, self._count = before["sums"], before["count"]
+            self._start -= before["seconds"]
+        return self
+
+    def __exit__(self, *exception):
+        self._progress.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _begin(self):
+        self._sums, self._count, self._start = {}, 0, time.monotonic()
+
+    def suspend(self):
+        """Keep what the next row needs of the steps since the last one."""
+        self.warn("stop", "terminated, saved; run it again to continue")
+        if self.writes:
+            unfinished = {
+                "step": self.step,
+                "sums": self._sums,
+                "count": self._count,
+                "seconds": time.monotonic() - self._start,
+            }
+            atomic.write_json(self.folder.unfinished_row, unfinished)
+
+    def resume(self, step):
+        """Don't count the time since a row's end: no step was taken in it."""
+        if step.ends_row:
+            self._start = time.monotonic()
+
+    def add(self, step):
+        """Count a step in; write a row if one ends with it.
+
+        Args:
+            step: `actions.Step`.
+        """
+        self.step = step.number
+        self._progress.update()
+        if step.is_finite:
+            self._count += 1
+            for name, value in step.terms.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+        else:
+            self.warn("overflow", "float16 overflowed; such steps are left out")
+        if step.ends_row and self._count:
+            self._end_row()
+
+    def _end_row(self):
+        """Write the means of the steps since the row before."""
+        seconds = time.monotonic() - self._start
+        means = {name: total / self._count for name, total in self._sums.items()}
+        row = {
+            "step": self.step,
+            "seconds": seconds,
+            "learning_rate": float(self.optimizer.learning_rate),
+            **means,
+        }
+        speed = self._count * self.images_per_step / max(seconds, 1e-9)
+        self._progress.set_postfix(
+            {"loss": f"{means['loss']:.3f}", "images/s": f"{speed:.0f}"}
+        )
+        self._check(means)
+        if self.writes:
+            append(self.folder.history, row)
+            scalars = {k: v for k, v in row.items() if k not in ("step", "seconds")}
+            self.scalars({**scalars, "images_per_second": speed})
+        self._begin()
+
+    def scalars(self, values):
+        """Write a dict of floats for TensorBoard."""
+        if not self.writes:
+            return
+        with self._writer.as_default(step=self.step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def picture(self, name, image):
+        """Write a picture for TensorBoard.
+
+        Args:
+            name: str.
+            image: uint8 `[h, w, 3]`.
+        """
+        with self._writer.as_default(step=self.step):
+            tf.summary.image(name, image[None])
+
+    def _check(self, means):
+        scale = means.get("pseudo_scale")
+        if scale is not None and not _SCALES[0] <= scale <= _SCALES[1]:
+            self.warn(
+                "scale",
+                "Expected the losses' averages within a factor of 1,000 of each other. "
+                f"Received: pseudo_scale={scale:.3g}",
+            )
+        empty = means.get("pseudo_empty", 0.0)
+        if empty > _MOSTLY:
+            self.warn(
+                "empty",
+                "Expected pseudo-labelled images with labels. Received: "
+                f"{100.0 * empty:.0f} % of the images without any",
+            )
+
+    def warn(self, kind, text):
+        """Print a warning, once of each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            tqdm.write(
+                f"warning: {self.folder.name}, step {self.step}: {text}",
+                file=sys.stderr,
+            )
+
+
+def append(path, row):
+    """Add a row to a CSV file, in the place of one of the same or a later step.
+
+    A training that was killed takes the steps since its last checkpoint again.
+
+    Args:
+        path: str.
+        row: dict of floats, with `step`.
+    """
+    rows = [r for r in _rows(path) if float(r["step"]) < row["step"]]
+    with atomic.replacing(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.DictWriter(file, row, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+
+
+def read(path):
+    """Read a CSV file of floats.
+
+    Args:
+        path: str.
+
+    Returns:
+        list of dicts of floats; empty without the file.
+    """
+    return [
+        {name: float(value) for name, value in row.items() if value != ""}
+        for row in _rows(path)
+    ]
+
+
+def _rows(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,181 @@
+"""The settings of a training, in groups that check themselves."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from official_selftrain.checks.arguments import check_choice, check_counts
+from official_selftrain.training import schedules
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How long a model is trained and how its weights move.
+
+    Attributes:
+        steps: int.
+        batch_size: int, images of each stream in a step, on all replicas together.
+        optimizer: function `(learning_rate)` → `keras.optimizers.Optimizer`.
+        schedule: function `(steps)` → learning rate or schedule.
+        accumulation: int, parts of a batch that go through the model one after the
+            other.
+        ema_decay: float or None, of a moving average of the weights.
+        scaled_batch_size: int or None; trains with this batch instead, and with steps
+            and learning rate scaled to it.
+
+    Raises:
+        TypeError: for an optimizer or schedule that isn't a function.
+        ValueError: for counts below 1.
+    """
+
+    steps: int
+    batch_size: int
+    optimizer: Callable
+    schedule: Callable
+    accumulation: int = 1
+    ema_decay: float | None = None
+    scaled_batch_size: int | None = None
+
+    def __post_init__(self):
+        check_counts(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+        )
+        for name in ("optimizer", "schedule"):
+            function = getattr(self, name)
+            if not callable(function):
+                raise TypeError(
+                    f"Expected {name}, a function. Received: {name}={function!r}"
+                )
+        if self.scaled_batch_size is not None:
+            check_counts(scaled_batch_size=self.scaled_batch_size)
+
+    def scaled(self, title):
+        """Return the steps, batch size and learning rate to train with.
+
+        Args:
+            title: str, shown where they are scaled.
+
+        Returns:
+            `(steps, batch_size, learning_rate)`: int, int, float or schedule.
+
+        Source: Goyal et al. 2017 (linear scaling rule).
+        """
+        rate = self.schedule(steps=self.steps)
+        if self.scaled_batch_size is None:
+            return self.steps, self.batch_size, rate
+        factor = self.scaled_batch_size / self.batch_size
+        steps = math.ceil(self.steps / factor)
+        print(
+            f"{title}: batch size {self.batch_size} → {self.scaled_batch_size}, "
+            f"{self.steps} → {steps} steps, learning rate × {factor:g}",
+            flush=True,
+        )
+        return steps, self.scaled_batch_size, schedules.linear_scaling(rate, factor)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """How the joint loss is put together (see `SelfTrainer`).
+
+    Attributes:
+        alpha: float, at least 0, weight of the pseudo-labeled stream.
+        normalize: bool, the paper's normalized loss instead of the plain sum.
+        decay: float in 0…1, below 1, of the loss averages.
+        l2: float, at least 0, factor of the L2 penalty.
+        l2_names: endings of the names of the weights it covers.
+        classification_weight: float, at least 0, weight of the classified images'
+            loss; 0 leaves them out.
+
+    Raises:
+        ValueError: for a factor below 0.
+    """
+
+    alpha: float = 1.0
+    normalize: bool = True
+    decay: float = 0.9997
+    l2: float = 0.0
+    l2_names: tuple = ("kernel",)
+    classification_weight: float = 1.0
+
+    def __post_init__(self):
+        for name in ("alpha", "l2", "classification_weight"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or value < 0.0:
+                raise ValueError(
+                    f"Expected {name} of at least 0. Received: {name}={value!r}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitoring:
+    """What is written down while a model is trained.
+
+    Attributes:
+        log_every: int, steps between two checkpoints and rows of the history.
+        validate_every: int, steps between two validations, a multiple of `log_every`;
+            None for no validation before the end.
+        num_pictures: int, images of each stream that TensorBoard shows: at the first,
+            the last and every tenth row of the history.
+
+    Raises:
+        ValueError: for counts below 1, or a validation between two rows.
+    """
+
+    log_every: int = 100
+    validate_every: int | None = None
+    num_pictures: int = 4
+
+    def __post_init__(self):
+        check_counts(log_every=self.log_every)
+        if self.validate_every is None:
+            return
+        check_counts(validate_every=self.validate_every)
+        if self.validate_every % self.log_every:
+            raise ValueError(
+                "Expected validate_every, a multiple of log_every. Received: "
+                f"validate_every={self.validate_every}, log_every={self.log_every}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a training runs on, and in which precision.
+
+    Attributes:
+        strategy: function () → `tf.distribute.Strategy`, such as
+            `distribution.strategy`; None: the current one. Of several workers, which
+            share a folder, the first writes.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        jit_compile: bool, compile the step with XLA (one replica only).
+
+    Raises:
+        ValueError: for another precision.
+    """
+
+    strategy: Callable | None = None
+    precision: str = "float32"
+    jit_compile: bool = False
+
+    def __post_init__(self):
+        check_choice("precision", self.precision, PRECISIONS)
+
+    def open(self):
+        """Return the `tf.distribute.Strategy`.
+
+        Raises:
+            ValueError: for `jit_compile` on several replicas.
+        """
+        strategy = self.strategy() if self.strategy else tf.distribute.get_strategy()
+        replicas = strategy.num_replicas_in_sync
+        if self.jit_compile and replicas > 1:
+            raise ValueError(
+                "Expected one replica for jit_compile. Received: "
+                f"{replicas} replicas, jit_compile=True"
+            )
+        return strategy
