@@ -10,7 +10,7 @@ import gin
 from absl import app, flags
 
 from official_selftrain.cli import gin_files
-from official_selftrain.models.sizes import sizes
+from official_selftrain.models import sizes
 
 flags.adopt_module_key_flags(gin_files)
 
@@ -41,11 +41,7 @@ def _describe():
     )
     height, width = model.image_size
     print(f"{model.name}, {height} x {width}, {_NUM_CLASSES.value} classes")
-    print(f"{'':10}{'trainable':>14}{'parameters':>14}{'multiply-adds':>18}")
-    for part, row in sizes(model).items():
-        trainable, parameters = row["trainable"], row["parameters"]
-        billions = f"{row['multiply_adds'] / 1e9:,.2f} B"
-        print(f"{part:10}{trainable:14,}{parameters:14,}{billions:>18}")
+    print(sizes.table(model))
 
 
 if __name__ == "__main__":

@@ -37,20 +37,9 @@ def main(argv):
 def _train():
     gin_files.claim_model_dir(_MODEL_DIR.value)
     settings = gin.get_configurable(experiment.Experiment)()
-    _print_results(experiment.run(settings, _MODEL_DIR.value, _STAGES.value))
-
-
-def _print_results(results):
-    for stage in report.STAGES:
-        if stage in results:
-            figures = ", ".join(
-                f"{name} {results[stage][name]:.2f}"
-                for name in ("AP", "AP50", "AP75", "mIoU", "top1")
-                if results[stage].get(name) is not None
-            )
-            absent = results[stage].get("class_IoU", []).count(None)
-            note = f" ({absent} classes absent, left out of the mean)" if absent else ""
-            print(f"{stage}: {figures}{note}")
+    results = experiment.run(settings, _MODEL_DIR.value, _STAGES.value)
+    for line in report.lines(results):
+        print(line)
     if results:
         print(f"report: {os.path.join(_MODEL_DIR.value, 'report.html')}")
 

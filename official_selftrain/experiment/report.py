@@ -62,6 +62,29 @@ def write(path, results, histories, truth, pseudo, class_names):
     pages.write_page(path, "Self-training report", body)
 
 
+def lines(results):
+    """Return a line of figures for each stage.
+
+    Args:
+        results: dict, as in `results.json`.
+
+    Returns:
+        list of str.
+    """
+    return [_line(stage, results[stage]) for stage in STAGES if stage in results]
+
+
+def _line(stage, result):
+    figures = ", ".join(
+        f"{name} {result[name]:.2f}"
+        for name in ("AP", "AP50", "AP75", "mIoU", "top1")
+        if result.get(name) is not None
+    )
+    absent = result.get("class_IoU", []).count(None)
+    note = f" ({absent} classes absent, left out of the mean)" if absent else ""
+    return f"{stage}: {figures}{note}"
+
+
 def _summary(results):
     if "student" not in results or "control" not in results:
         return ""

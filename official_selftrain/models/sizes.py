@@ -42,6 +42,16 @@ def sizes(model):
     return found
 
 
+def table(model):
+    """Return a table of the `sizes` of a model's parts, as text."""
+    lines = [f"{'':10}{'trainable':>14}{'parameters':>14}{'multiply-adds':>18}"]
+    for part, row in sizes(model).items():
+        trainable, parameters = row["trainable"], row["parameters"]
+        billions = f"{row['multiply_adds'] / 1e9:,.2f} B"
+        lines.append(f"{part:10}{trainable:14,}{parameters:14,}{billions:>18}")
+    return "\n".join(lines)
+
+
 def _count(model, inputs, counts):
     """Add up a functional model's layers for inputs of known shape."""
 

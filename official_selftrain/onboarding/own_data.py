@@ -6,6 +6,7 @@ changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the file
 
 import collections
 import concurrent.futures
+import dataclasses
 import hashlib
 import os
 
@@ -40,12 +41,37 @@ _FOREIGN_ENDINGS = (".avif", ".heic", ".tif", ".tiff", ".webp")
 # From this IoU on two boxes are in the same place.
 _SAME_PLACE = 0.95
 
-# The share of labelled images that is held out for validation.
+# The fraction of labeled images that is held out for validation.
 _HELD_OUT = 0.2
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where somebody's images and boxes lie.
+
+    Args:
+        images: str, the folder of the labeled images.
+        annotations: str, a COCO file, or a folder of PASCAL VOC's XML files.
+        unlabeled: str, a folder or glob of unlabeled images.
+        validation_images: str, the folder of the validation images; None: `images`.
+        validation_annotations: str, like `annotations`; None: validation images are
+            held out from the labeled ones.
+    """
+
+    images: str
+    annotations: str
+    unlabeled: str
+    validation_images: str | None = None
+    validation_annotations: str | None = None
+
+    @property
+    def validation_folder(self):
+        """The folder of the validation images."""
+        return self.validation_images or self.images
+
+
 def read(annotations, folder, categories=None, labeled=()):
-    """Read labelled images, and leave out what can't be used.
+    """Read labeled images, and leave out what can't be used.
 
     Args:
         annotations: str, a COCO file, or a folder of PASCAL VOC's XML files.
@@ -67,53 +93,75 @@ def read(annotations, folder, categories=None, labeled=()):
 
     Source: own.
     """
-    if os.path.isdir(annotations):
-        content = voc_files.boxes(annotations)
-    else:
-        content = coco_files.read(annotations)
+    content = _content(annotations)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"Expected a folder of images. Received: images={folder!r}"
         )
+    names = _class_names(content, annotations)
+    findings = collections.defaultdict(list)
+    rows = _valid_rows(content, names, annotations, findings)
+    _check_units(rows, content["images"], annotations)
+    files = paths(content, folder)
+    stated = [(image["height"], image["width"]) for image in content["images"]]
+    sizes = _usable_images(files, labeled, findings, stated)
+    kept = [content["images"][index] for index in sizes]
+    boxes = [
+        box
+        for image in kept
+        for box in _usable_boxes(image, rows[image["id"]], names, findings)
+    ]
+    if categories is None:
+        boxes, categories = _with_used_categories(boxes, names, content, findings)
+    else:
+        boxes = _with_categories(boxes, names, categories, findings)
+    content = {"images": kept, "annotations": boxes, "categories": categories}
+    if not objects(content):
+        raise ValueError(
+            f"Expected at least one box on a readable image. Received: {annotations}"
+            f"{_listed(findings)}"
+        )
+    return content, dict(findings)
+
+
+def _content(annotations):
+    if os.path.isdir(annotations):
+        return voc_files.boxes(annotations)
+    return coco_files.read(annotations)
+
+
+def _class_names(content, path):
+    """Return the categories' names by id; refuse a name of two."""
     names = {c["id"]: c["name"] for c in content["categories"]}
     for name, count in collections.Counter(names.values()).items():
         if count > 1:
             raise ValueError(
-                f"Expected every category once. Received: {annotations} with "
+                f"Expected every category once. Received: {path} with "
                 f"{count} of name={name!r}"
             )
-    sizes = {image["id"]: image for image in content["images"]}
+    return names
+
+
+def _valid_rows(content, names, path, findings):
+    """Return each image's annotations, but those that no reader accepts."""
     rows = {image["id"]: [] for image in content["images"]}
-    findings = collections.defaultdict(list)
     for annotation in content["annotations"]:
-        fault = coco_files.fault(annotation, rows, names, annotations)
+        fault = coco_files.fault(annotation, rows, names, path)
         if fault:
             findings["wrong"].append(fault.split("Received: ")[1])
         else:
             rows[annotation["image_id"]].append(annotation)
-    _check_units(rows, sizes, annotations)
-    kept = _usable_images(content["images"], folder, labeled, findings)
-    found = []
-    for image in kept:
-        found += _usable_boxes(image, rows[image["id"]], names, findings)
-    if categories is None:
-        used = {a["category_id"] for a in objects({"annotations": found})}
-        findings["unused"] = [n for key, n in names.items() if key not in used]
-        found = [a for a in found if a["category_id"] in used]
-        categories = [c for c in content["categories"] if c["id"] in used]
-    else:
-        found = _with_categories(found, names, categories, findings)
-    if not objects({"annotations": found}):
-        raise ValueError(
-            f"Expected at least one box on a readable image. Received: {annotations}"
-            f"{''.join('; ' + line for line in summary(findings))}"
-        )
-    content = {
-        "images": kept,
-        "annotations": found,
-        "categories": categories,
-    }
-    return content, dict(findings)
+    return rows
+
+
+def _with_used_categories(annotations, names, content, findings):
+    """Return the annotations and categories of the classes that have a box."""
+    used = {a["category_id"] for a in objects({"annotations": annotations})}
+    findings["unused"] = [name for key, name in names.items() if key not in used]
+    return (
+        [a for a in annotations if a["category_id"] in used],
+        [c for c in content["categories"] if c["id"] in used],
+    )
 
 
 def _with_categories(annotations, names, categories, findings):
@@ -129,7 +177,7 @@ def _with_categories(annotations, names, categories, findings):
     return kept
 
 
-def _check_units(rows, sizes, path):
+def _check_units(rows, entries, path):
     """Refuse boxes that aren't `[x, y, width, height]` in pixels."""
     bboxes = np.array([a["bbox"] for found in rows.values() for a in found])
     if not len(bboxes):
@@ -139,13 +187,8 @@ def _check_units(rows, sizes, path):
         raise ValueError(
             f"{kind}{path}, whose boxes lie within 0…1: shares of the image?"
         )
-    limits = np.array(
-        [
-            (sizes[key]["width"], sizes[key]["height"])
-            for key, found in rows.items()
-            for _ in found
-        ]
-    )
+    sizes = {image["id"]: (image["width"], image["height"]) for image in entries}
+    limits = np.array([sizes[key] for key, found in rows.items() for _ in found])
     start, end = bboxes[:, :2], bboxes[:, 2:]
     leaving = np.any(start + end > limits + 1.0, axis=1)
     are_corners = np.all((end > start) & (end <= limits + 1.0))
@@ -156,30 +199,43 @@ def _check_units(rows, sizes, path):
         )
 
 
-def _usable_images(entries, folder, labeled, findings):
+def _usable_images(files, labeled, findings, stated=None):
+    """Return which images can be read, have the stated size and come once.
+
+    Args:
+        files: list of str, their paths.
+        labeled: paths of images that these must not repeat.
+        findings: dict of lists, which gets what is wrong with the others.
+        stated: list of (height, width), or None if nobody has stated any.
+
+    Returns:
+        dict of an index in `files` to (height, width).
+    """
     labeled, seen = {_digest(path) for path in labeled}, set()
-    files = paths({"images": entries}, folder)
-    kept = []
-    for entry, path, (size, reason) in zip(entries, files, _sizes(files)):
-        stated = (entry["height"], entry["width"])
+    usable = {}
+    for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
         if not os.path.exists(path):
             findings["missing"].append(path)
         elif size is None:
             findings["unreadable"].append(f"{path}: {reason}")
-        elif size != stated:
-            turned = ", the other way round: by its EXIF data?"
-            findings["size"].append(
-                f"{path}: {size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
-                f"{turned if size == stated[::-1] else ''}"
-            )
+        elif stated and size != stated[index]:
+            findings["size"].append(f"{path}: {_misstated(size, stated[index])}")
+        elif (digest := _digest(path)) in labeled:
+            findings["labeled"].append(path)
+        elif digest in seen:
+            findings["double"].append(path)
         else:
-            digest = _digest(path)
-            if digest in labeled or digest in seen:
-                findings["labeled" if digest in labeled else "double"].append(path)
-            else:
-                seen.add(digest)
-                kept.append(entry)
-    return kept
+            seen.add(digest)
+            usable[index] = size
+    return usable
+
+
+def _misstated(size, stated):
+    is_turned = size == stated[::-1]
+    return (
+        f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
+        f"{', the other way round: by its EXIF data?' * is_turned}"
+    )
 
 
 def _sizes(paths):
@@ -257,6 +313,10 @@ def summary(findings):
     ]
 
 
+def _listed(findings):
+    return "".join(f"; {line}" for line in summary(findings))
+
+
 def objects(content):
     """Return the annotations that aren't of crowds."""
     return [a for a in content["annotations"] if not a.get("iscrowd")]
@@ -268,13 +328,13 @@ def paths(content, folder):
 
 
 def read_unlabeled(folder, labeled):
-    """List the unlabelled images that can be read and aren't labelled ones.
+    """List the unlabeled images that can be read and aren't labeled ones.
 
     Files of the same bytes are the same image.
 
     Args:
         folder: str, a folder or glob.
-        labeled: list of str, the paths of the labelled images.
+        labeled: list of str, the paths of the labeled images.
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
@@ -291,39 +351,34 @@ def read_unlabeled(folder, labeled):
             "Expected a folder or glob with images (.jpg, .jpeg, .png, .bmp, .gif). "
             f"Received: unlabeled={folder!r}"
         ) from error
-    found = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
-    labeled, seen = {_digest(path) for path in labeled}, set()
-    findings = {"unreadable": list(source.skipped), "labeled": [], "double": []}
-    findings["foreign"] = [
+    files = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
+    findings = collections.defaultdict(
+        list,
+        unreadable=list(source.skipped),
+        labeled=[],
+        double=[],
+        foreign=_foreign_files(folder),
+    )
+    sizes = _usable_images(files, labeled, findings)
+    entries = [
+        {"id": number, "file_name": files[index], "height": height, "width": width}
+        for number, (index, (height, width)) in enumerate(sizes.items(), 1)
+    ]
+    if not entries:
+        raise ValueError(
+            "Expected a readable image that isn't labelled. Received: "
+            f"unlabeled={folder!r}{_listed(findings)}"
+        )
+    return {"images": entries}, dict(findings)
+
+
+def _foreign_files(folder):
+    return [
         os.path.join(place, name)
         for place, _, names in os.walk(folder)
         for name in sorted(names)
         if name.lower().endswith(_FOREIGN_ENDINGS)
     ]
-    entries = []
-    for path, (size, reason) in zip(found, _sizes(found)):
-        digest = size and _digest(path)
-        if size is None:
-            findings["unreadable"].append(f"{path}: {reason}")
-        elif digest in labeled or digest in seen:
-            findings["labeled" if digest in labeled else "double"].append(path)
-        else:
-            seen.add(digest)
-            height, width = size
-            entries.append(
-                {
-                    "id": len(entries) + 1,
-                    "file_name": path,
-                    "height": height,
-                    "width": width,
-                }
-            )
-    if not entries:
-        raise ValueError(
-            "Expected a readable image that isn't labelled. Received: "
-            f"unlabeled={folder!r}{''.join('; ' + line for line in summary(findings))}"
-        )
-    return {"images": entries}, findings
 
 
 def _digest(path):
@@ -332,7 +387,7 @@ def _digest(path):
 
 
 def hold_out(content, seed=0):
-    """Split labelled images into training and validation.
+    """Split labeled images into training and validation.
 
     A fifth is held out, at least one image. No image is held out that is the last one
     with a class.

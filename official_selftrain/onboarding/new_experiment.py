@@ -1,0 +1,111 @@
+"""From somebody's own images to an experiment: look, hold out, propose, write."""
+
+import json
+import os
+import typing
+
+from official_selftrain.files import atomic
+from official_selftrain.onboarding import (
+    data_report,
+    experiment_file,
+    own_data,
+    proposals,
+)
+
+
+class Files(typing.NamedTuple):
+    """The paths of what is written."""
+
+    experiment: str
+    training: str
+    validation: str
+    unlabeled: str
+    findings: str
+
+
+def write(places, output):
+    """Write an experiment for somebody's own images, and print what they hold.
+
+    Beside the experiment lie the images and boxes that can be used, as COCO files, and
+    a list of everything that is wrong.
+
+    Args:
+        places: `own_data.Places`.
+        output: str, the gin file; none of the files may exist.
+
+    Raises:
+        FileNotFoundError: for a missing file or folder.
+        ValueError: for files that exist, or data of which nothing can be used.
+
+    Source: own.
+    """
+    files = _new_files(output)
+    training, validation, findings = _labeled_images(places)
+    unlabeled, findings["unlabelled"] = _unlabeled_images(places, training, validation)
+    settings = proposals.propose(training, **proposals.machine())
+
+    _write_coco(files.training, training)
+    _write_coco(files.validation, validation)
+    _write_coco(files.unlabeled, unlabeled)
+    atomic.write_text(files.findings, data_report.all_findings(findings))
+    summary = data_report.summary(training, validation, unlabeled)
+    experiment = experiment_file.text(places, files, settings, summary)
+    atomic.write_text(files.experiment, experiment)
+
+    print(f"\n{files.experiment}: {summary}")
+    print(f"everything that was found: {files.findings}")
+    for warning in data_report.warnings(validation):
+        print(warning)
+    print(f"next: {experiment_file.train_command(files.experiment)}")
+
+
+def _new_files(output):
+    """Return the files to write; none of them may exist."""
+    stem, ending = os.path.splitext(output)
+    if ending != ".gin":
+        raise ValueError(f"Expected a .gin file. Received: output={output!r}")
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    files = Files(
+        experiment=output,
+        training=f"{stem}_train.json",
+        validation=f"{stem}_validation.json",
+        unlabeled=f"{stem}_unlabeled.json",
+        findings=f"{stem}_findings.txt",
+    )
+    for path in files:
+        if os.path.exists(path):
+            raise ValueError(
+                f"Expected an output that isn't there yet. Received: output={output!r} "
+                f"where {path} exists; remove it or choose another name"
+            )
+    return files
+
+
+def _labeled_images(places):
+    """Return what to train on, what to validate on, and what is wrong with them."""
+    labeled, found = own_data.read(places.annotations, places.images)
+    print(data_report.labeled("labelled", labeled, found))
+    findings = {"labelled": found}
+    if not places.validation_annotations:
+        return *own_data.hold_out(labeled), findings
+    validation, found = own_data.read(
+        places.validation_annotations,
+        places.validation_folder,
+        labeled["categories"],
+        own_data.paths(labeled, places.images),
+    )
+    print(data_report.labeled("validation", validation, found))
+    return labeled, validation, {**findings, "validation": found}
+
+
+def _unlabeled_images(places, training, validation):
+    """Return the unlabeled images, and what is wrong with the others."""
+    labeled = own_data.paths(training, places.images)
+    labeled += own_data.paths(validation, places.validation_folder)
+    unlabeled, found = own_data.read_unlabeled(places.unlabeled, labeled)
+    print(data_report.unlabeled(unlabeled, found))
+    return unlabeled, found
+
+
+def _write_coco(path, content):
+    atomic.write_text(path, json.dumps(content))
