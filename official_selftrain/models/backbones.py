@@ -74,7 +74,8 @@ def resnet(
 
     KerasCV's strides in a bottleneck's first 1x1 convolution and pads "same";
     this one strides in the 3x3 and pads explicitly, so that the authors' weights
-    give the authors' features.
+    give the authors' features. As in their code, basic blocks project the shortcut
+    in the first block of every stage, the first stage included.
 
     Args:
         depth: int, one of 18, 34, 50, 101, 152; 18 and 34 have basic blocks,
@@ -119,6 +120,9 @@ def resnet(
             name,
             bn,
             bottleneck=bottleneck,
+            # Bottlenecks of whole depths change the channels in every stage anyway;
+            # cut-down ones of 16 filters keep the identity they were trained with.
+            always_project=not bottleneck,
             strides=1 if level == 2 else 2,
             repeats=repeats,
             activation=activation,

@@ -114,7 +114,17 @@ def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
 
 
 def residual_group(
-    tensor, filters, name, bn, *, bottleneck, strides=1, repeats=1, activation, rate=0.0
+    tensor,
+    filters,
+    name,
+    bn,
+    *,
+    bottleneck,
+    always_project=False,
+    strides=1,
+    repeats=1,
+    activation,
+    rate=0.0,
 ):
     """Build residual blocks, the first of which may stride and project.
 
@@ -125,6 +135,8 @@ def residual_group(
         bn: dict of arguments of `keras.layers.BatchNormalization`.
         bottleneck: bool, 1x1, 3x3, 1x1 convolutions instead of two 3x3; the 3x3
             strides.
+        always_project: bool, whether the first block projects its shortcut (1x1
+            convolution and batch normalization) where the shapes agree, too.
         strides: int.
         repeats: int, blocks.
         activation: name of an activation.
@@ -139,7 +151,8 @@ def residual_group(
     for index in range(repeats):
         stride = strides if index == 0 else 1
         shortcut = tensor
-        if stride > 1 or tensor.shape[-1] != out:
+        projects = always_project and index == 0
+        if projects or stride > 1 or tensor.shape[-1] != out:
             shortcut = conv_bn(tensor, out, 1, name, bn, stride)
         if bottleneck:
             branch = conv_bn(tensor, filters, 1, name, bn, 1, activation)

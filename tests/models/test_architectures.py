@@ -126,6 +126,85 @@ def test_parts_of_resnet_50_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
+    "depth, repeats, trainable, parameters",
+    [
+        (18, (2, 2, 2, 2), 11_180_736, 11_190_464),
+        (34, (3, 4, 6, 3), 21_288_896, 21_306_048),
+    ],
+)
+def test_basic_blocks_project_in_every_stage(depth, repeats, trainable, parameters):
+    """The parameters by hand: kernels without bias, and 2 (4) a normalized channel.
+
+    A stage of n blocks from b to c channels has b c for the projection, 9 b c for the
+    first convolution, and 9 c c for each of the 2 n - 1 others.
+
+                                      ResNet-18                    ResNet-34
+    stem, 7 x 7 x 3 x 64                  9,408                        9,408
+    stage 1, 64 to 64     4,096 + 4 x 36,864 =     4,096 + 6 x 36,864 =
+                                        151,552                      225,280
+    stage 2, 64 to 128    8,192 + 73,728           8,192 + 73,728
+                          + 3 x 147,456 =          + 7 x 147,456 =
+                                        524,288                    1,114,112
+    stage 3, 128 to 256   32,768 + 294,912         32,768 + 294,912
+                          + 3 x 589,824 =          + 11 x 589,824 =
+                                      2,097,152                    6,815,744
+    stage 4, 256 to 512   131,072 + 1,179,648      131,072 + 1,179,648
+                          + 3 x 2,359,296 =        + 5 x 2,359,296 =
+                                      8,388,608                   13,107,200
+    all kernels                      11,171,008                   21,271,744
+    normalized channels   64 + 5 x (64 + 128       64 + 7 x 64 + 9 x 128
+                          + 256 + 512) = 4,864     + 13 x 256 + 7 x 512 = 8,576
+    trainable, 2 each                11,180,736                   21,288,896
+    all, 4 each                      11,190,464                   21,306,048
+
+    He et al.'s have an identity in stage 1 and 512 x 1,000 + 1,000 of a classifier:
+    11,689,512 - 513,000 + 4,096 + 2 x 64 = 11,180,736, and
+    21,797,672 - 513,000 + 4,096 + 2 x 64 = 21,288,896.
+    """
+    model = backbones.resnet(depth)
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == trainable
+    assert model.count_params() == parameters
+    # In the order in which the authors' layers are made, hence numbered.
+    expected, before = [(7, 7, 3, 64)], 64
+    for count, filters in zip(repeats, (64, 128, 256, 512)):
+        expected += [(1, 1, before, filters), (3, 3, before, filters)]
+        expected += [(3, 3, filters, filters)] * (2 * count - 1)
+        before = filters
+    names = checkpoints.source_names(model)
+    shapes = [tuple(v.shape) for k, (v, _) in names.items() if k.endswith("/kernel")]
+    assert sorted(shapes) == sorted(expected)
+    for number, shape in enumerate(expected):
+        suffix = f"_{number}" if number else ""
+        kernel, _ = names[f"RESNET/conv2d{suffix}/kernel"]
+        assert tuple(kernel.shape) == shape
+        assert f"RESNET/batch_normalization{suffix}/gamma" in names
+    projection, _ = names["RESNET/conv2d_1/kernel"]
+    assert projection.shape == (1, 1, 64, 64)
+
+
+def test_a_first_stage_s_shortcut_is_its_projection():
+    model = backbones.resnet(18, blocks=(1,), filters=(64,))
+    model.get_layer("resnet_conv2d_1").set_weights([2.0 * np.eye(64)[None, None]])
+    gamma = model.get_layer("resnet_batch_normalization_3").gamma
+    gamma.assign(np.zeros(64))  # nothing of the branch is left
+    pooled = keras.Model(model.input, model.get_layer("resnet_pool").output)
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
+    expected = 2.0 * np.asarray(pooled(image)) / np.sqrt(1 + 1e-4)
+    assert expected.max() > 0.1
+    np.testing.assert_allclose(model(image)["P2"], expected, rtol=1e-5)
+
+
+def test_a_cut_down_bottleneck_keeps_its_identity():
+    """The stem's 64 channels are four times 16: no projection in stage 1."""
+    model = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
+    names = checkpoints.source_names(model)
+    shapes = [tuple(v.shape) for k, (v, _) in names.items() if k.endswith("/kernel")]
+    first = [(1, 1, 64, 16), (3, 3, 16, 16), (1, 1, 16, 64)]
+    second = [(1, 1, 64, 64), (1, 1, 64, 16), (3, 3, 16, 16), (1, 1, 16, 64)]
+    assert sorted(shapes) == sorted([(7, 7, 3, 64), *first, *second])
+
+
+@pytest.mark.parametrize(
     "variant, parameters", [("49S", 9_089_215), ("49", 21_831_488), ("96", 36_262_976)]
 )
 def test_spinenets_have_the_published_parameters(variant, parameters):

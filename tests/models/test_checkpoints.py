@@ -217,6 +217,25 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         checkpoints.pretrained(model, str(tmp_path / "nowhere"))
 
 
+def test_a_basic_resnet_without_its_first_projection_is_refused(tmp_path):
+    """As PyTorch's ResNet-18 would come: an identity in stage 1."""
+    model = backbones.resnet(18, blocks=(1,), filters=(64,))
+    arrays = {
+        name: value
+        for name, value in stored_of(model, "resnet18").items()
+        if "_3/" not in name  # three convolutions: the stem's and the block's
+    }
+    arrays["resnet18/conv2d_1/kernel"] = np.ones((3, 3, 64, 64), np.float32)
+    path = save(tmp_path / "identity", arrays)
+    text = (
+        r"missing \(5\): resnet18/conv2d_3/kernel, .*unexpected: none, "
+        r"misshapen \(1\): resnet18/conv2d_1/kernel \(3, 3, 64, 64\) for "
+        r"\(1, 1, 64, 64\)"
+    )
+    with pytest.raises(ValueError, match=text):
+        checkpoints.load_tensorflow(model, path)
+
+
 def test_keras_files_and_functions(tmp_path):
     source = small()
     source.save_weights(tmp_path / "source.weights.h5")
