@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from official_selftrain.checks.arguments import check_counts
 from official_selftrain.data import examples, pipeline
 from official_selftrain.models.classifier import ImageClassifier
 
@@ -26,7 +27,8 @@ class Streams:
         seed: int, of order and augmentation.
 
     Raises:
-        ValueError: for classified images that the classifier can't take.
+        ValueError: without a slot, or for classified images that the classifier can't
+            take.
     """
 
     labeled: examples.Source
@@ -39,6 +41,7 @@ class Streams:
     seed: int = 0
 
     def __post_init__(self):
+        check_counts(max_boxes=self.max_boxes)
         if self.classified is not None:
             _check_classified(self.classified, self.classifier)
 
