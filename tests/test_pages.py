@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "export").glob("*.md")),
+    *sorted((ROOT / "gin").glob("*.md")),
     *sorted((ROOT / "tutorials").glob("*.md")),
     *sorted((ROOT / "tutorials").glob("*.ipynb")),
     *sorted((ROOT / "benchmarks" / "results" / "studies").glob("*.md")),
