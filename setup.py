@@ -18,7 +18,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(include=["official_selftrain", "official_selftrain.*"]),
+    packages=[
+        *find_packages(include=["official_selftrain", "official_selftrain.*"]),
+        "official_selftrain.gin",
+    ],
+    # gin/ isn't Python: it is installed as a folder of the package.
+    package_dir={"official_selftrain.gin": "gin"},
+    package_data={"official_selftrain.gin": ["**/*.gin", "README.md"]},
     install_requires=[
         "absl-py>=1.4",
         "gin-config>=0.5",

@@ -20,7 +20,7 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain.cli import command_line, gin_files
+from official_selftrain.cli import command_line, gin_files, gin_folder
 from official_selftrain.experiment import studies
 
 flags.adopt_module_key_flags(gin_files)
@@ -42,8 +42,7 @@ def _study():
             f"Expected one gin file. Received: {len(gin_files.GIN_FILE.value)}"
         )
     (path,), params = gin_files.GIN_FILE.value, gin_files.GIN_PARAM.value
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
+    path = gin_folder.find(path)
     of_grid = [line for line in params if line.startswith("studies.")]
     gin.parse_config_files_and_bindings([path], of_grid)
     plan = studies.grid(**gin.get_bindings("studies.grid"))

@@ -11,7 +11,7 @@ def test_the_command_prints_a_table():
     done = subprocess.run(
         [
             *(sys.executable, "-m", "official_selftrain.describe"),
-            *("--gin_file=gin/coco_resnet50.gin", "--num_classes=91"),
+            *("--gin_file=gin/paper/table_4/coco_resnet50.gin", "--num_classes=91"),
         ],
         cwd=ROOT,
         capture_output=True,

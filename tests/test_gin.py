@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import bound
 import gin
@@ -15,7 +16,10 @@ from official_selftrain.models import backbones
 from official_selftrain.training import fitting
 
 ROOT = pathlib.Path(__file__).parent.parent
-ROWS = sorted(path.name for path in (ROOT / "gin").glob("*.gin"))
+GIN = ROOT / "gin"
+PAPER = sorted(GIN.glob("paper/*/*.gin"))
+FILES = {path.name: path for path in [*GIN.glob("*.gin"), *PAPER]}
+ROWS = sorted(FILES)
 
 # Table 2 and appendix H of the paper: teacher's steps, student's steps, alpha;
 # section 3: scale jitter and policy.
@@ -39,14 +43,14 @@ def clean_gin():
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_file_parses_and_uses_all_it_sets(name):
-    gin_files.load_config([str(ROOT / "gin" / name)], ["SEED = 3"])
+    gin_files.load_config([str(FILES[name])], ["SEED = 3"])
     assert gin.query_parameter("SEED/gin.macro.value") == 3
 
 
 @pytest.mark.parametrize("name", TABLE_2)
 def test_rows_of_table_2(name):
     """Section 4: batch 256, SGD 0.9, 0.0032 → 0.32 in 1,000 steps, L2 1e-4."""
-    gin_files.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(FILES[name])], [])
 
     def value(key):
         return gin.query_parameter(key)
@@ -67,7 +71,7 @@ def test_rows_of_table_2(name):
     assert value("schedules.cosine.learning_rate") == 0.32
     assert value("schedules.cosine.warmup_learning_rate") == 0.0032
     assert value("WARMUP_STEPS/gin.macro.value") == 1000
-    header = (ROOT / "gin" / name).read_text()
+    header = FILES[name].read_text()
     assert "Table 2" in header and "Result seen: not run" in header.replace("\n# ", " ")
 
 
@@ -82,12 +86,12 @@ ROWS_OF_OTHER_TABLES = {
 
 @pytest.mark.parametrize("name", ROWS_OF_OTHER_TABLES)
 def test_rows_of_other_tables(name):
-    gin_files.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(FILES[name])], [])
     table, *expected, side, parameters = ROWS_OF_OTHER_TABLES[name]
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA", "BATCH_SIZE")
     values = [gin.query_parameter(f"{macro}/gin.macro.value") for macro in macros]
     assert values == expected
-    header = (ROOT / "gin" / name).read_text()
+    header = FILES[name].read_text()
     assert table in header and "Result seen: not run" in header.replace("\n# ", " ")
     settings = bound.of_experiment()
     assert settings["image_size"] == (side, side)
@@ -191,8 +195,8 @@ COCO_ROWS = {
 
 
 EXPERIMENTS = sorted(
-    str(path.relative_to(ROOT / "gin"))
-    for path in [*(ROOT / "gin").glob("*.gin"), *(ROOT / "gin/study").glob("*.gin")]
+    str(path.relative_to(GIN))
+    for path in [*FILES.values(), *GIN.glob("study/*.gin")]
     if "studies.grid" not in path.read_text()
 )
 
@@ -204,8 +208,21 @@ def test_every_experiment_loads_alone(name, monkeypatch):
     params = []
     if name == "study/coco_resnet101.gin":
         params = ["TEACHER_STEPS = 1", "STUDENT_STEPS = 1"]
-    gin_files.load_config([str(ROOT / "gin" / name)], params)
+    gin_files.load_config([str(GIN / name)], params)
     assert bound.of_experiment(resolve_references=False)["labeled"]
+
+
+def test_the_root_holds_what_a_newcomer_starts_from():
+    starts = {"quickstart", "quickstart_segmentation", "own_data", "own_masks"}
+    starts |= {f"coco_s{number}" for number in range(1, 5)}
+    assert {path.stem for path in GIN.glob("*.gin")} == starts
+    assert len(FILES) == len(starts) + len(PAPER)  # no name stands for two files
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_rows_lie_in_the_folder_of_the_first_table_they_name(path):
+    kind, number = re.search(r"(Table|Figure)s? (\d+)", path.read_text()).groups()
+    assert path.parent.name == f"{kind.lower()}_{number}"
 
 
 def test_every_row_is_tested():
@@ -216,17 +233,18 @@ def test_every_row_is_tested():
 @pytest.mark.parametrize("name", COCO_ROWS)
 def test_rows_of_coco(name):
     teacher, student, *steps, alpha, number, share, has_start = COCO_ROWS[name]
-    gin_files.load_config([str(ROOT / "gin" / name)], [])
+    gin_files.load_config([str(FILES[name])], [])
 
     def value(key):
         return gin.query_parameter(key)
 
-    header = (ROOT / "gin" / name).read_text().split("\ninclude")[0]
+    header = FILES[name].read_text().split("\ninclude")[0]
     header = header.replace("\n#", "").replace("  ", " ")
     assert f"{teacher} AP (teacher)" in header or f"{teacher} (" in header
     assert student is None or f"{student} (" in header or f"{student} AP" in header
     assert ("--stages=teacher,evaluation" in header) == (student is None)
-    assert f"gin/{name}" in header and "Result seen: not run" in header
+    assert f"={FILES[name].relative_to(ROOT)} " in header
+    assert "Result seen: not run" in header
     macros = ("TEACHER_STEPS", "STUDENT_STEPS", "ALPHA")
     assert [value(f"{m}/gin.macro.value") for m in macros] == [*steps, alpha]
     fit = bound.of_training("student")
@@ -283,7 +301,7 @@ def trainable(model):
     ],
 )
 def test_every_architecture_builds(name, settings, parameters):
-    files = [str(ROOT / "gin" / "include" / f"{name}.gin")]
+    files = [str(GIN / "include" / f"{name}.gin")]
     gin.parse_config_files_and_bindings(files, settings)
     model = bound.of_experiment()["model"]
     model = model(num_classes=91, image_size=(128, 128))
@@ -305,7 +323,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkey
     """Two steps of teacher and student; only data, sizes and steps change."""
     if backbone == "B0":  # with one block in every stage
         monkeypatch.setitem(backbones._EFFICIENTNETS, "B0", (1.0, 0.1))
-    text = (ROOT / "gin" / name).read_text()
+    text = FILES[name].read_text()
     assert 'include "include/coco_tfds.gin"' in text
     row = tmp_path / name
     text = text.replace("coco_tfds.gin", "coco_files.gin")
@@ -348,7 +366,7 @@ PASCAL = {"pascal_b7": (0.08, 40000, (256, 256)), "pascal_l2": (0.2, 20000, (256
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("pascal")])
 def test_rows_of_pascal(name):
-    gin_files.load_config([str(ROOT / "gin" / name)], ["CHECKPOINT = None"])
+    gin_files.load_config([str(FILES[name])], ["CHECKPOINT = None"])
 
     def value(key):
         return gin.query_parameter(key)
@@ -369,7 +387,7 @@ def test_rows_of_pascal(name):
         rates = [float(schedule(step)) for step in (0, 500, steps)]
         assert rates == pytest.approx([0.001, rate, 0.0], abs=1e-8)
     assert bound.of_training("student")["alpha"] == 1.0
-    header = (ROOT / "gin" / name).read_text().replace("\n# ", " ")
+    header = FILES[name].read_text().replace("\n# ", " ")
     assert "Result seen: not run" in header.replace("\n# ", " ") and "mIoU (" in header
     unlabeled = value("UNLABELED/gin.macro.value").selector
     data = name.removesuffix(".gin").split("_")[2:]
@@ -398,7 +416,7 @@ def run_on_tiny_voc(
         "CHECKPOINT = None",
         *params,
     ]
-    gin_files.load_config([str(ROOT / "gin" / name)], params)
+    gin_files.load_config([str(FILES[name])], params)
     run = bound.run
     # A teacher of two steps finds nothing but background: let it pass.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
@@ -455,7 +473,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
         "segmenter.SemanticSegmenter.num_repeats = 1",
         "segmenter.SemanticSegmenter.num_filters = 16",
     ]
-    gin_files.load_config([str(ROOT / "gin" / "own_masks.gin")], params)
+    gin_files.load_config([str(GIN / "own_masks.gin")], params)
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     results = bound.run(str(tmp_path / "run"))
     assert results["pseudo_labels"]["images"] == 6

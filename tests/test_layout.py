@@ -165,4 +165,6 @@ def test_no_absolute_paths():
 def test_gin_files_include_files_that_exist():
     for path in [*ROOT.glob("gin/**/*.gin"), *ROOT.glob("tests/*.gin")]:
         for included in re.findall(r'^include "(.+)"', path.read_text(), re.MULTILINE):
-            assert (path.parent / included).exists(), (path, included)
+            folders = {path.parent, ROOT / "gin"}  # as gin searches
+            files = {(folder / included).resolve() for folder in folders}
+            assert sum(file.is_file() for file in files) == 1, (path, included)

@@ -1,11 +1,23 @@
-"""setup.py and the two files of versions say the same."""
+"""What is installed: the packages of setup.py, their versions, and the gin files."""
 
 import ast
+import importlib.util
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
 
+import gin
+import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from test_gin import clean_gin  # noqa: F401
+
+from official_selftrain.cli import gin_files, gin_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -61,3 +73,116 @@ def test_newest_versions_are_named_for_every_requirement():
     assert set(requirements()) - set(newest) == UNTESTED - {"ruff"}
     for name, version in oldest.items():
         assert version <= newest[name], name
+
+
+GIN = ROOT / "gin"
+SHIPPED = {path.relative_to(GIN).as_posix() for path in GIN.rglob("*.gin")}
+ROWS = ("coco_s3.gin", "paper/table_12/coco_resnet101_s1.gin")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Build the package from a copy of its sources; return the unpacked wheel."""
+    folder = tmp_path_factory.mktemp("package")
+    sources, dist, unpacked = (folder / x for x in ("sources", "dist", "unpacked"))
+    for name in ("official_selftrain", "gin"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, sources / name, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    build = f"""
+from setuptools import build_meta
+
+build_meta.build_sdist({str(dist)!r})
+build_meta.build_wheel({str(dist)!r})
+"""
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=sources, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = [name.partition("/")[2] for name in archive.getnames()]
+    assert {f"gin/{name}" for name in SHIPPED} <= set(names)
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
+        archive.extractall(unpacked)
+    return unpacked
+
+
+def test_every_gin_file_is_installed(installed):
+    folder = installed / "official_selftrain" / "gin"
+    assert SHIPPED == {x.relative_to(folder).as_posix() for x in folder.rglob("*.gin")}
+    assert (folder / "README.md").is_file()
+    assert {path.name.split("-")[0] for path in installed.iterdir()} == {
+        "official_selftrain"
+    }
+
+
+def test_short_names_stand_for_the_installed_files(installed, tmp_path, monkeypatch):
+    path = installed / "official_selftrain" / "cli" / "gin_folder.py"
+    spec = importlib.util.spec_from_file_location("gin_folder", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.chdir(tmp_path)
+    for name in ROWS:
+        expected = str(installed / "official_selftrain" / "gin" / name)
+        assert module.find(f"gin/{name}") == module.find(name) == expected
+    # What includes are looked up in, and where a study finds its experiment.
+    monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
+    monkeypatch.setattr(gin_folder, "FOLDER", module.FOLDER)
+    gin_files.load_config([f"gin/{ROWS[1]}"], [])
+    assert gin.query_parameter("STUDENT_STEPS/gin.macro.value") == 90000
+
+
+def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
+    assert gin_folder.FOLDER == str(GIN)
+    monkeypatch.chdir(tmp_path)
+    assert gin_folder.find("gin/coco_s3.gin") == str(GIN / "coco_s3.gin")
+    (tmp_path / "gin").mkdir()
+    (tmp_path / "gin" / "coco_s3.gin").write_text("")
+    assert gin_folder.find("gin/coco_s3.gin") == "gin/coco_s3.gin"
+    assert gin_folder.find("coco_s3.gin") == str(GIN / "coco_s3.gin")
+
+
+@pytest.mark.parametrize(
+    ("path", "nearest"),
+    [
+        ("gin/quikstart.gin", "gin/quickstart.gin"),
+        # Where a row of the paper lay once, and without its folder.
+        ("gin/coco_resnet101_s1.gin", "gin/paper/table_12/coco_resnet101_s1.gin"),
+        ("pascal_l2.gin", "gin/paper/table_6/pascal_l2.gin"),
+        ("study/digit.gin", "gin/study/digits.gin"),
+        # A path that leaves the folder names no shipped file.
+        ("gin/../gin/coco_s3.gin", "gin/coco_s3.gin"),
+    ],
+)
+def test_a_missing_file_is_told_the_nearest(path, nearest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as error:
+        gin_folder.find(path)
+    assert str(error.value) == (
+        f"Expected a gin file. Received: gin_file={path!r}; "
+        f"nearest shipped file: {nearest}"
+    )
+
+
+@pytest.mark.slow
+def test_commands_run_without_a_clone(installed, tmp_path):
+    def call(command, name, *flags):
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", f"official_selftrain.{command}"),
+                *(f"--gin_file=gin/{name}", *flags),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+        )
+
+    for name in ROWS:
+        done = call("describe", name)
+        assert done.returncode == 0, done.stderr
+        assert "retinanet, 640 x 640, 80 classes" in done.stdout
+    # The study's experiment and its pre-training are found before the mistake is.
+    flags = ("--model_dir=study", "--gin_param=TEECHER_STEPS = 2")
+    done = call("study", "study/digits_table_2.gin", *flags)
+    assert done.returncode == 1 and "nearest: TEACHER_STEPS" in done.stderr

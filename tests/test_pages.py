@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted((ROOT / "export").glob("*.md")),
+    *sorted((ROOT / "gin").glob("*.md")),
     *sorted((ROOT / "tutorials").glob("*.md")),
     *sorted((ROOT / "tutorials").glob("*.ipynb")),
     *sorted((ROOT / "benchmarks" / "results" / "studies").glob("*.md")),
@@ -92,11 +93,11 @@ def flags_of(path):
     """Return the flags that a script takes, those of ours that it imports included."""
     text = path.read_text()
     found = {*FLAG.findall(text), *TABLED_FLAG.findall(text)}
-    for module in ("command_line", "configuration"):
-        if re.search(rf"^from official_selftrain import .*{module}", text, re.M) or (
-            f"    {module},\n" in text
-        ):
-            found |= flags_of(ROOT / "official_selftrain" / f"{module}.py")
+    for module in ("command_line", "gin_files"):
+        if re.search(
+            rf"^from official_selftrain.cli import .*{module}", text, re.M
+        ) or (f"    {module},\n" in text):
+            found |= flags_of(ROOT / "official_selftrain" / "cli" / f"{module}.py")
     return found
 
 
@@ -152,7 +153,7 @@ def check(command):
         if flag and flag[1] not in ("help", "helpfull"):
             assert flag[1] in known or word[2:].split("=")[0] in known, word
     settings = experiment_of(rest)
-    if settings and script.stem != "study" and "configuration" in script.read_text():
+    if settings and script.stem != "study" and "gin_files" in script.read_text():
         gin.clear_config()
         gin_files.load_config(*settings)
         gin.clear_config()

@@ -6,7 +6,6 @@ and frames of 128 x 128. All else is the row's.
 """
 
 import json
-import pathlib
 
 import bound
 import gin
@@ -15,19 +14,14 @@ import pytest
 import tensorflow_datasets
 from tensorflow import data, nest
 from test_claims import cells_of
-from test_gin import clean_gin, run_on_tiny_voc  # noqa: F401
+from test_gin import FILES, clean_gin, run_on_tiny_voc  # noqa: F401
 from toy_images import OBJECTS, jpeg, picture, spec_of
 
 from official_selftrain.cli import gin_files
 from official_selftrain.models import backbones
 from official_selftrain.training import fitting
 
-ROOT = pathlib.Path(__file__).parent.parent
-ROWS = sorted(
-    path.name
-    for path in (ROOT / "gin").glob("*.gin")
-    if path.name.startswith(("coco", "pascal"))
-)
+ROWS = sorted(name for name in FILES if name.startswith(("coco", "pascal")))
 
 
 def as_dataset(self, split, decoders=None, read_config=None, **_):
@@ -90,14 +84,14 @@ def load(name, params):
     flags = [flag.split("=", 1) for flag in CELLS.get(name, ())]
     files = [value for kind, value in flags if kind == "--gin_file"]
     lines = [value for kind, value in flags if kind == "--gin_param"]
-    files = files or [str(ROOT / "gin" / name)]
+    files = files or [str(FILES[name])]
     gin_files.load_config(files, [*lines, *params])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ROWS, *CELLS])
 def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
-    text = "" if name in CELLS else (ROOT / "gin" / name).read_text()
+    text = "" if name in CELLS else FILES[name].read_text()
     optional = {
         "CHECKPOINT": "CHECKPOINT = None",
         "SPLIT_FILE": f'SPLIT_FILE = "{tmp_path}/split.json"',

@@ -183,7 +183,10 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     line = failed.stderr.strip().splitlines()[-1]
-    assert line == "train: Expected a gin file. Received: gin_file='gin/quikstart.gin'"
+    assert line == (
+        "train: Expected a gin file. Received: gin_file='gin/quikstart.gin'; "
+        "nearest shipped file: gin/quickstart.gin"
+    )
 
 
 @pytest.mark.parametrize(

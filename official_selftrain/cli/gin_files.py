@@ -6,10 +6,9 @@ import os
 import gin
 from absl import flags, logging
 
-from official_selftrain.cli import command_line
+from official_selftrain.cli import command_line, gin_folder
 
 _ROOT = "experiment.Experiment"
-_GIN_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "gin")
 # What neither a teacher nor its labels depend on: settings of it, and of others.
 _AFTER_LABELS = ("student", "teaching")
 _TEACHING = "experiment.Teaching"
@@ -51,19 +50,18 @@ def load_config(files, params):
     calls; both are mistakes here.
 
     Args:
-        files: list of str.
+        files: list of str, as for `gin_folder.find`.
         params: list of str.
 
     Raises:
         FileNotFoundError: for a missing file.
         ValueError: for anything that gin or the checks refuse.
     """
+    files = [gin_folder.find(path) for path in files]
     for path in files:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"Expected a gin file. Received: gin_file={path!r}")
         gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
     # A file that lies elsewhere includes "include/base.gin" too.
-    gin.add_config_file_search_path(_GIN_FOLDER)
+    gin.add_config_file_search_path(gin_folder.FOLDER)
     # gin logs every folder in which an included file was not found.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
