@@ -392,7 +392,7 @@ def test_rows_of_pascal(name):
     unlabeled = value("UNLABELED/gin.macro.value").selector
     data = name.removesuffix(".gin").split("_")[2:]
     source = {"imagenet": "sources.tfds", "coco": "sources.folder"}
-    assert unlabeled.endswith(source.get(data[0] if data else "", "voc.voc"))
+    assert unlabeled.endswith(source.get(data[0] if data else "", "sources.voc"))
     if "coco" in data:
         assert value("UNLABELED_IMAGES/gin.macro.value") == "data/coco"
 
@@ -402,7 +402,7 @@ def run_on_tiny_voc(
 ):
     params = [
         f'VOC_DIR = "{tiny_voc.root}"',
-        f"voc.voc.class_names = {tiny_voc.class_names}",
+        f"sources.voc.class_names = {tiny_voc.class_names}",
         "IMAGE_SIZE = (128, 128)",
         "TEACHER_STEPS = 2",
         "STUDENT_STEPS = 2",
@@ -484,8 +484,8 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
 
 def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
-        'validation/voc.voc.split = "vall"': "lists found: .* Received: split='vall'",
-        "validation/voc.voc.mask_folder = None": "kind, masks. Received: no label",
+        'validation/sources.voc.split = "vall"': "lists found: .* Received: split='vall'",
+        "validation/sources.voc.mask_folder = None": "kind, masks. Received: no label",
         "experiment.Labeling.scales = 1.0": "label_scales, numbers above 0. Received",
         "experiment.Labeling.scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",
     }
