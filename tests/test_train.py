@@ -19,7 +19,7 @@ from official_selftrain.data import masks
 from official_selftrain.experiment import results as stage_results
 from official_selftrain.files import hashes
 from official_selftrain.labeling import label_quality, label_store
-from official_selftrain.training import fitting, training_log
+from official_selftrain.training import fitting, history
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny.gin")
@@ -541,7 +541,7 @@ def test_averages_and_validation_of_an_experiment(run, tmp_path):
     assert {"teacher", "teacher_average", "student", "student_average"} <= set(results)
     assert "student_average" in (tmp_path / "run" / "report.html").read_text()
     for stage in ("teacher", "student"):
-        (row,) = training_log.read(str(tmp_path / "run" / stage / "validation.csv"))
+        (row,) = history.read(str(tmp_path / "run" / stage / "validation.csv"))
         assert row == {"step": 2.0, "value": results[stage]["AP"]}
 
 
