@@ -5,6 +5,8 @@ The labels of a batch are boxes or masks, as the source has them.
 Letters in shapes: B batch, H W pixels of the frame, M label slots.
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from official_selftrain.data.augmentation import augment as augmentations
@@ -19,6 +21,37 @@ _SHUFFLE_BUFFER = 200_000
 _SHUFFLE_BYTES = 2**30
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Say which part of every training batch a worker makes, and in how many pieces.
+
+    Args:
+        num_replicas: int, pieces of a batch, a multiple of `num_workers`.
+        num_workers: int, workers that share the pieces evenly.
+        worker: int, the index of this one.
+
+    Raises:
+        ValueError: if the pieces can't be shared evenly or there is no such worker.
+    """
+
+    num_replicas: int = 1
+    num_workers: int = 1
+    worker: int = 0
+
+    def __post_init__(self):
+        uneven = self.num_workers < 1 or self.num_replicas % self.num_workers
+        if uneven or self.num_replicas < 1:
+            raise ValueError(
+                "Expected num_replicas, a multiple of num_workers. Received: "
+                f"num_replicas={self.num_replicas}, num_workers={self.num_workers}"
+            )
+        if not 0 <= self.worker < self.num_workers:
+            raise ValueError(
+                f"Expected worker in 0...{self.num_workers - 1}. Received: "
+                f"worker={self.worker}"
+            )
+
+
 def training_batches(
     source,
     batch_size,
@@ -27,9 +60,7 @@ def training_batches(
     seed=0,
     start_step=0,
     max_boxes=100,
-    num_replicas=1,
-    num_workers=1,
-    worker=0,
+    share=Share(),
 ):
     """Make an endless dataset of augmented batches.
 
@@ -40,15 +71,14 @@ def training_batches(
 
     Args:
         source: `examples.Source`.
-        batch_size: int, images of a step, a multiple of `num_replicas`.
+        batch_size: int, images of a step, a multiple of `share.num_replicas`.
         image_size: (height, width) of the frame.
         augment: function as described in `augment`.
         seed: int.
         start_step: int, the number of batches to leave out.
         max_boxes: int M; an image keeps its first M boxes.
-        num_replicas: int, pieces of a batch; B is `batch_size / num_replicas`.
-        num_workers: int, workers that share the pieces evenly.
-        worker: int, the index of this one.
+        share: `Share`, what this worker makes of every batch; B is
+            `batch_size / share.num_replicas`.
 
     Returns:
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
@@ -75,13 +105,13 @@ def training_batches(
     dataset = tf.data.Dataset.zip(
         (tf.data.Dataset.counter(start), _shuffled(source, seed, start))
     )
-    if num_workers > 1:
-        share = batch_size // num_workers
+    if share.num_workers > 1:
+        part = batch_size // share.num_workers
         dataset = dataset.filter(
-            lambda position, _: (position % batch_size) // share == worker
+            lambda position, _: (position % batch_size) // part == share.worker
         )
     dataset = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(batch_size // num_replicas, drop_remainder=True)
+    dataset = dataset.batch(batch_size // share.num_replicas, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

@@ -193,9 +193,7 @@ def fit(
                 stream_seed,
                 done,
                 max_boxes,
-                strategy.num_replicas_in_sync,
-                num_workers,
-                worker,
+                pipeline.Share(strategy.num_replicas_in_sync, num_workers, worker),
             )
 
         size = batch_size if pseudo else streams * batch_size
