@@ -17,7 +17,7 @@ from official_selftrain.models.heads import retinanet_head
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,
-    dtype_policy,
+    from_config,
     normalized_pixels,
 )
 from official_selftrain.models.nasfpn import nasfpn
@@ -399,10 +399,7 @@ class RetinaNet(keras.Model):
     @classmethod
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        with dtype_policy(config.pop("dtype_policy", None)):
-            return cls(**config)
+        return from_config(cls, config)
 
 
 def _decode_features(

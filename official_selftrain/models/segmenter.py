@@ -13,7 +13,7 @@ from official_selftrain.models.inputs import (
     PIXEL_MEAN,
     check_model,
     check_stride,
-    dtype_policy,
+    from_config,
     normalized_pixels,
 )
 from official_selftrain.models.nasfpn import nasfpn
@@ -290,10 +290,7 @@ class SemanticSegmenter(keras.Model):
     @classmethod
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        with dtype_policy(config.pop("dtype_policy", None)):
-            return cls(**config)
+        return from_config(cls, config)
 
 
 def _probabilities(outputs):
