@@ -107,7 +107,7 @@ def resnet(
             "Expected blocks of at least 1 and as many filters, one of each a stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
         )
-    bn = _bn(bn_momentum, bn_epsilon, bn_sync)
+    bn = residual.BatchNorm(bn_momentum, bn_epsilon, bn_sync)
     images = keras.Input((None, None, 3), name="pixels")
     name = residual.numbered("resnet")
     tensor = residual.stem(images, name, bn, activation)
@@ -119,8 +119,7 @@ def resnet(
             name,
             bn,
             bottleneck=bottleneck,
-            strides=1 if level == 2 else 2,
-            repeats=repeats,
+            strides=[1 if level == 2 else 2] + [1] * (repeats - 1),
             activation=activation,
             rate=drop_connect_rate * level / 5,
         )
@@ -201,7 +200,3 @@ def efficientnet(
         clone_function=corrected,
         call_function=called,
     )
-
-
-def _bn(momentum, epsilon, synchronized):
-    return {"momentum": momentum, "epsilon": epsilon, "synchronized": synchronized}

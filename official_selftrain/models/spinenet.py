@@ -79,11 +79,7 @@ def spinenet(
     scale, alpha, repeats, endpoint = _SPINENETS[variant]
     scale = scale if filter_scale is None else filter_scale
     endpoint = endpoint if num_filters is None else num_filters
-    bn = {
-        "momentum": bn_momentum,
-        "epsilon": bn_epsilon,
-        "synchronized": bn_sync,
-    }
+    bn = blocks.BatchNorm(bn_momentum, bn_epsilon, bn_sync)
     images = Input((None, None, 3), name="pixels")
     name = blocks.numbered("spinenet")
     tensor = blocks.stem(images, name, bn, activation)
@@ -96,7 +92,7 @@ def spinenet(
             name,
             bn,
             bottleneck=True,
-            repeats=repeats,
+            strides=[1] * repeats,
             activation=activation,
         )
         nodes.append((2, True, tensor))
@@ -133,7 +129,7 @@ def spinenet(
             node,
             bn,
             bottleneck=bottleneck,
-            repeats=repeats,
+            strides=[1] * repeats,
             activation=activation,
             rate=drop_connect_rate * (index + 1) / len(_NODES),
         )
