@@ -88,27 +88,12 @@ def _check_references():
     """Check that every macro and every setting is used, and every macro set."""
     # gin has no public view of what it parsed: {(scope, selector): {name: value}}.
     config = gin.config._CONFIG
-    uses, scopes = {}, set()
-    for (scope, selector), settings in config.items():
-        used = uses.setdefault(_node(scope, selector), set())
-        for reference in gin.config.iterate_references(settings):
-            node = _node("/".join(reference.scopes), reference.configurable.selector)
-            used.add(node)
-            if not node.startswith("%"):
-                scopes.update(reference.scopes)
+    uses, scopes = _uses(config)
     macros = {node for node in uses if node.startswith("%")}
     for node in sorted(set().union(*uses.values()) - set(uses)):
         if node.startswith("%"):
             raise ValueError(_unknown("a macro that is set", node[1:], macros))
-    root = gin.config._REGISTRY.get_match(_ROOT)
-    if root is None:
-        raise ValueError(f"Expected an experiment. Received: gin files without {_ROOT}")
-    reached, queue = set(), [root.selector]
-    while queue:
-        node = queue.pop()
-        if node not in reached:
-            reached.add(node)
-            queue.extend(uses.get(node, ()))
+    reached = _reached(uses)
     for node in sorted(set(uses) - reached):
         if node.startswith("%"):
             raise ValueError(
@@ -118,6 +103,37 @@ def _check_references():
     for scope, selector in sorted(config):
         if selector != "gin.macro" and scope and scope not in scopes:
             raise ValueError(_unknown("a scope that is used", scope, scopes))
+
+
+def _uses(config):
+    """Return what every node's settings refer to, and the scopes of functions."""
+    uses, scopes = {}, set()
+    for (scope, selector), settings in config.items():
+        used = uses.setdefault(_node(scope, selector), set())
+        for reference in gin.config.iterate_references(settings):
+            node = _reference_node(reference)
+            used.add(node)
+            if not node.startswith("%"):
+                scopes.update(reference.scopes)
+    return uses, scopes
+
+
+def _reached(uses):
+    """Return the nodes that the experiment uses, directly or through others."""
+    root = gin.config._REGISTRY.get_match(_ROOT)
+    if root is None:
+        raise ValueError(f"Expected an experiment. Received: gin files without {_ROOT}")
+    reached, queue = set(), [root.selector]
+    while queue:
+        node = queue.pop()
+        if node not in reached:
+            reached.add(node)
+            queue.extend(uses.get(node, ()))
+    return reached
+
+
+def _reference_node(reference):
+    return _node("/".join(reference.scopes), reference.configurable.selector)
 
 
 def _node(scope, selector):
@@ -148,7 +164,7 @@ def teacher_settings():
     used, queue = set(), [settings]
     while queue:
         for reference in gin.config.iterate_references(queue.pop()):
-            name = _node("/".join(reference.scopes), reference.configurable.selector)
+            name = _reference_node(reference)
             if name in macros and name not in used:
                 used.add(name)
                 queue.append(macros[name])

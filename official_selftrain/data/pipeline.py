@@ -23,17 +23,33 @@ _SHUFFLE_BYTES = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The part of every batch that a worker makes.
+    """Say which part of every training batch a worker makes, and in how many pieces.
 
-    Attributes:
-        num_replicas: int, pieces of a batch, over all workers.
+    Args:
+        num_replicas: int, pieces of a batch, a multiple of `num_workers`.
         num_workers: int, workers that share the pieces evenly.
         worker: int, the index of this one.
+
+    Raises:
+        ValueError: if the pieces can't be shared evenly or there is no such worker.
     """
 
     num_replicas: int = 1
     num_workers: int = 1
     worker: int = 0
+
+    def __post_init__(self):
+        uneven = self.num_workers < 1 or self.num_replicas % self.num_workers
+        if uneven or self.num_replicas < 1:
+            raise ValueError(
+                "Expected num_replicas, a multiple of num_workers. Received: "
+                f"num_replicas={self.num_replicas}, num_workers={self.num_workers}"
+            )
+        if not 0 <= self.worker < self.num_workers:
+            raise ValueError(
+                f"Expected worker in 0...{self.num_workers - 1}. Received: "
+                f"worker={self.worker}"
+            )
 
 
 def training_batches(
@@ -55,13 +71,14 @@ def training_batches(
 
     Args:
         source: `examples.Source`.
-        batch_size: int, images of a step, a multiple of the share's replicas.
+        batch_size: int, images of a step, a multiple of `share.num_replicas`.
         image_size: (height, width) of the frame.
         augment: function as described in `augment`.
         seed: int.
         start_step: int, the number of batches to leave out.
         max_boxes: int M; an image keeps its first M boxes.
-        share: `Share`, this worker's part; B is `batch_size / num_replicas`.
+        share: `Share`, what this worker makes of every batch; B is
+            `batch_size / share.num_replicas`.
 
     Returns:
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
@@ -89,9 +106,9 @@ def training_batches(
         (tf.data.Dataset.counter(start), _shuffled(source, seed, start))
     )
     if share.num_workers > 1:
-        own_size = batch_size // share.num_workers
+        part = batch_size // share.num_workers
         dataset = dataset.filter(
-            lambda position, _: (position % batch_size) // own_size == share.worker
+            lambda position, _: (position % batch_size) // part == share.worker
         )
     dataset = dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size // share.num_replicas, drop_remainder=True)

@@ -196,6 +196,22 @@ def _check_image(encoded, path, size, place, found):
 
 
 def _check_coco(path, class_names, image_dir, open_images, found):
+    content = _read_coco(path)
+    for key in ("annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            found.add("missing", f"{path}: {key}")
+    image_dir = (image_dir or os.path.dirname(path)) if open_images else None
+    sizes = _check_coco_images(content["images"], image_dir, found)
+    names = {
+        entry.get("id"): entry.get("name") for entry in content.get("categories", [])
+    }
+    if class_names:
+        names = {key: name for key, name in names.items() if name in class_names}
+    for index, annotation in enumerate(content.get("annotations", [])):
+        _check_annotation(annotation, names, sizes, f"annotations[{index}]", found)
+
+
+def _read_coco(path):
     with open(path) as file:
         try:
             content = json.load(file)
@@ -203,12 +219,13 @@ def _check_coco(path, class_names, image_dir, open_images, found):
             raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
     if not isinstance(content, dict) or "images" not in content:
         raise ValueError(f"Expected a COCO file with images. Received: {path}")
-    for key in ("annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            found.add("missing", f"{path}: {key}")
-    image_dir = image_dir or os.path.dirname(path)
+    return content
+
+
+def _check_coco_images(entries, image_dir, found):
+    """Check entries of images, and files in a folder unless None; return sizes."""
     sizes = {}
-    for index, image in enumerate(content["images"]):
+    for index, image in enumerate(entries):
         place = f"images[{index}]"
         found.num_images += 1
         missing = {"id", "file_name", "height", "width"} - set(image)
@@ -219,25 +236,23 @@ def _check_coco(path, class_names, image_dir, open_images, found):
             found.add("id", f"{place}: {image['id']!r}")
         found.add_id(image["id"], place)
         sizes[image["id"]] = (image["height"], image["width"])
-        if open_images:
-            file_path = os.path.join(image_dir, image["file_name"]).encode()
-            _check_image(b"", file_path, sizes[image["id"]], place, found)
-    names = {
-        entry.get("id"): entry.get("name") for entry in content.get("categories", [])
-    }
-    for index, annotation in enumerate(content.get("annotations", [])):
-        place = f"annotations[{index}]"
-        missing = {"image_id", "category_id", "bbox"} - set(annotation)
-        if missing or len(annotation["bbox"]) != 4:
-            found.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
-            continue
-        name = names.get(annotation["category_id"])
-        if name is None or (class_names and name not in class_names):
-            found.add("class", f"{place}: {annotation['category_id']}")
-        if annotation["image_id"] not in sizes:
-            found.add("image_id", f"{place}: {annotation['image_id']}")
-            continue
-        x, y, width, height = (float(value) for value in annotation["bbox"])
-        box = np.array([[y, x, y + height, x + width]])
-        scores = np.array([annotation["score"]] if "score" in annotation else [])
-        _check_boxes(box, scores, sizes[annotation["image_id"]], place, found)
+        if image_dir is not None:
+            path = os.path.join(image_dir, image["file_name"]).encode()
+            _check_image(b"", path, sizes[image["id"]], place, found)
+    return sizes
+
+
+def _check_annotation(annotation, names, sizes, place, found):
+    missing = {"image_id", "category_id", "bbox"} - set(annotation)
+    if missing or len(annotation["bbox"]) != 4:
+        found.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
+        return
+    if names.get(annotation["category_id"]) is None:
+        found.add("class", f"{place}: {annotation['category_id']}")
+    if annotation["image_id"] not in sizes:
+        found.add("image_id", f"{place}: {annotation['image_id']}")
+        return
+    x, y, width, height = (float(value) for value in annotation["bbox"])
+    box = np.array([[y, x, y + height, x + width]])
+    scores = np.array([annotation["score"]] if "score" in annotation else [])
+    _check_boxes(box, scores, sizes[annotation["image_id"]], place, found)

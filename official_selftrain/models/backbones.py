@@ -108,7 +108,7 @@ def resnet(
             "Expected blocks of at least 1 and as many filters, one of each a stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
         )
-    bn = _bn(bn_momentum, bn_epsilon, bn_sync)
+    bn = residual.BatchNorm(bn_momentum, bn_epsilon, bn_sync)
     images = keras.Input((None, None, 3), name="pixels")
     name = residual.numbered("resnet")
     tensor = residual.stem(images, name, bn, activation)
@@ -116,15 +116,13 @@ def resnet(
     for level, (repeats, width) in enumerate(zip(blocks, filters), start=2):
         tensor = residual.residual_group(
             tensor,
-            width,
+            (width, width, 4 * width) if bottleneck else (width, width),
             name,
             bn,
-            bottleneck=bottleneck,
+            strides=[1 if level == 2 else 2] + [1] * (repeats - 1),
             # Bottlenecks of whole depths change the channels in every stage anyway;
             # cut-down ones of 16 filters keep the identity they were trained with.
             always_project=not bottleneck,
-            strides=1 if level == 2 else 2,
-            repeats=repeats,
             activation=activation,
             rate=drop_connect_rate * level / 5,
         )
@@ -205,7 +203,3 @@ def efficientnet(
         clone_function=corrected,
         call_function=called,
     )
-
-
-def _bn(momentum, epsilon, synchronized):
-    return {"momentum": momentum, "epsilon": epsilon, "synchronized": synchronized}

@@ -1,13 +1,38 @@
-"""Residual blocks that ResNet and SpineNet are made of.
+"""What backbones, pyramids and heads are made of: residual blocks and their parts.
 
 Strided convolutions pad explicitly, `(k - 1) // 2` before and the rest after, as
 the authors do: with "same" padding their weights don't give their features.
 """
 
 import collections
+import dataclasses
 
 import keras
 from keras import initializers, layers
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+    """Set what every batch normalization of a network has in common.
+
+    Args:
+        momentum: float, momentum of the moving statistics.
+        epsilon: float.
+        sync: bool, whether replicas share their batch's statistics.
+    """
+
+    momentum: float = 0.997
+    epsilon: float = 1e-4
+    sync: bool = False
+
+    def layer(self, name):
+        """Return a new layer of that name."""
+        return layers.BatchNormalization(
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            synchronized=self.sync,
+            name=name,
+        )
 
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
@@ -83,7 +108,7 @@ def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
         filters: int.
         kernel_size: int.
         name: function as of `numbered`.
-        bn: dict of arguments of `keras.layers.BatchNormalization`.
+        bn: `BatchNorm`.
         strides: int.
         activation: name of an activation, or None.
 
@@ -107,59 +132,46 @@ def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
         kernel_initializer=initializers.VarianceScaling(1.0, "fan_in"),
         name=name("conv2d"),
     )(tensor)
-    tensor = layers.BatchNormalization(name=name("batch_normalization"), **bn)(tensor)
+    tensor = bn.layer(name("batch_normalization"))(tensor)
     if activation is not None:
         tensor = layers.Activation(activation, name=name("activation"))(tensor)
     return tensor
 
 
 def residual_group(
-    tensor,
-    filters,
-    name,
-    bn,
-    *,
-    bottleneck,
-    always_project=False,
-    strides=1,
-    repeats=1,
-    activation,
-    rate=0.0,
+    tensor, filters, name, bn, *, strides, always_project=False, activation, rate=0.0
 ):
-    """Build residual blocks, the first of which may stride and project.
+    """Build residual blocks; those that stride or widen project their shortcut.
 
     Args:
         tensor: `[B, h, w, c]`.
-        filters: int; bottlenecks put out four times as many.
+        filters: ints, of a block's convolutions: two of 3x3, or the 1x1, 3x3, 1x1 of
+            a bottleneck. The first 3x3 strides.
         name: function as of `numbered`.
-        bn: dict of arguments of `keras.layers.BatchNormalization`.
-        bottleneck: bool, 1x1, 3x3, 1x1 convolutions instead of two 3x3; the 3x3
-            strides.
+        bn: `BatchNorm`.
+        strides: sequence of int, one for each block.
         always_project: bool, whether the first block projects its shortcut (1x1
             convolution and batch normalization) where the shapes agree, too.
-        strides: int.
-        repeats: int, blocks.
         activation: name of an activation.
         rate: float, of stochastic depth.
 
     Returns:
-        `[B, h / strides, w / strides, filters or 4 · filters]`.
+        `[B, h / s, w / s, filters[-1]]`, s the product of `strides`.
 
     Source: He et al. 2016 in the authors' form.
     """
-    out = 4 * filters if bottleneck else filters
-    for index in range(repeats):
-        stride = strides if index == 0 else 1
+    out = filters[-1]
+    for index, stride in enumerate(strides):
         shortcut = tensor
         projects = always_project and index == 0
         if projects or stride > 1 or tensor.shape[-1] != out:
             shortcut = conv_bn(tensor, out, 1, name, bn, stride)
-        if bottleneck:
-            branch = conv_bn(tensor, filters, 1, name, bn, 1, activation)
-            branch = conv_bn(branch, filters, 3, name, bn, stride, activation)
+        if len(filters) == 3:
+            branch = conv_bn(tensor, filters[0], 1, name, bn, 1, activation)
+            branch = conv_bn(branch, filters[1], 3, name, bn, stride, activation)
             branch = conv_bn(branch, out, 1, name, bn)
         else:
-            branch = conv_bn(tensor, out, 3, name, bn, stride, activation)
+            branch = conv_bn(tensor, filters[0], 3, name, bn, stride, activation)
             branch = conv_bn(branch, out, 3, name, bn)
         tensor = ResidualAdd(rate, name=name("add"))([branch, shortcut])
         tensor = layers.Activation(activation, name=name("activation"))(tensor)
@@ -172,7 +184,7 @@ def stem(tensor, name, bn, activation):
     Args:
         tensor: `[B, h, w, c]`.
         name: function as of `numbered`.
-        bn: dict of arguments of `keras.layers.BatchNormalization`.
+        bn: `BatchNorm`.
         activation: name of an activation.
 
     Returns:

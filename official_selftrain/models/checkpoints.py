@@ -121,42 +121,24 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
             f"Expected a checkpoint, {path}.index, a .keras, .weights.h5 or .pth file, "
             f"or {', '.join(_PACKAGED)}. Received: weights={path!r}"
         )
-    try:
-        reader = tf.train.load_checkpoint(path)
-        stored = reader.get_variable_to_shape_map()
-        arrays = {name: reader.get_tensor(name) for name in stored}
-    except (tf.errors.OpError, IndexError) as error:
-        raise ValueError(
-            f"Expected a readable checkpoint. Received: weights={path!r}, {error}"
-        ) from error
-    scopes = _own_scopes(stored)
+    arrays = _read_checkpoint(path)
+    variables = _named_variables(model, arrays)
     found, missing, misshapen = [], [], []
-    known = set()
-    for name, (variable, part) in source_names(model).items():
-        for placeholder, scope in scopes.items():
-            name = name.replace(placeholder, scope)
-        known.add(name)
+    for name, (variable, part) in variables.items():
         if part not in parts:
             continue
-        average = f"{name}/ExponentialMovingAverage"
-        source = average if average in stored else name
-        if source not in stored:
+        value = arrays.get(f"{name}/ExponentialMovingAverage", arrays.get(name))
+        if value is None:
             missing.append(name)
             continue
-        value = arrays[source]
         if name.startswith("retinanet/class_net/class-predict"):
             value = _own_classes(value, variable, class_ids)
         if tuple(value.shape) != tuple(variable.shape):
             misshapen.append(f"{name} {value.shape} for {tuple(variable.shape)}")
             continue
         found.append((variable, value))
-    unexpected = []
-    if set(parts) == set(PARTS):
-        unexpected = [
-            name
-            for name in sorted(stored)
-            if name not in known and not _UNUSED.search(name)
-        ]
+    others = sorted(set(arrays) - set(variables)) if set(parts) == set(PARTS) else []
+    unexpected = [name for name in others if not _UNUSED.search(name)]
     if missing or unexpected or misshapen or not found:
         raise ValueError(
             f"Expected a checkpoint with the variables of {model.name}. Received: "
@@ -167,8 +149,19 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
         variable.assign(value)
 
 
-def _own_scopes(stored):
-    """Return which scopes of a checkpoint hold a ResNet and an EfficientNet."""
+def _read_checkpoint(path):
+    try:
+        reader = tf.train.load_checkpoint(path)
+        stored = reader.get_variable_to_shape_map()
+        return {name: reader.get_tensor(name) for name in stored}
+    except (tf.errors.OpError, IndexError) as error:
+        raise ValueError(
+            f"Expected a readable checkpoint. Received: weights={path!r}, {error}"
+        ) from error
+
+
+def _named_variables(model, stored):
+    """Return `source_names` with the scopes of this checkpoint's backbone."""
     scopes = {}
     for name in stored:
         match = re.match(r"(resnet\d+|base_model)/conv2d/kernel$", name)
@@ -177,7 +170,12 @@ def _own_scopes(stored):
         match = re.match(r"(efficientnet-[^/]+)/stem/conv2d/kernel$", name)
         if match:
             scopes["EFFICIENTNET"] = match[1]
-    return scopes
+    variables = {}
+    for name, variable in source_names(model).items():
+        for placeholder, scope in scopes.items():
+            name = name.replace(placeholder, scope)
+        variables[name] = variable
+    return variables
 
 
 def _own_classes(value, variable, class_ids):

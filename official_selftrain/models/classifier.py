@@ -11,7 +11,7 @@ from official_selftrain.models import losses
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,
-    dtype_policy,
+    from_config,
     normalized_pixels,
 )
 
@@ -141,13 +141,7 @@ class ImageClassifier(keras.Model):
     @classmethod
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
-        config = dict(config)
-        if not isinstance(config["backbone"], keras.Model):  # a shared one is
-            config["backbone"] = keras.saving.deserialize_keras_object(
-                config["backbone"]
-            )
-        with dtype_policy(config.pop("dtype_policy", None)):
-            return cls(**config)
+        return from_config(cls, config)
 
 
 def _classes(labels):

@@ -1,6 +1,5 @@
 """Feature pyramid network, P3 to P7, with batch normalisation."""
 
-import keras
 from keras import layers
 
 
@@ -10,9 +9,8 @@ def fpn(
     max_level=7,
     num_filters=256,
     separable=False,
-    bn_momentum=0.997,
-    bn_epsilon=1e-4,
-    bn_sync=False,
+    *,
+    bn,
 ):
     """Build a feature pyramid on the levels of a backbone.
 
@@ -28,9 +26,7 @@ def fpn(
         max_level: int, last level of the pyramid.
         num_filters: int, channels of every output.
         separable: bool, depthwise-separable convolutions.
-        bn_momentum: float, momentum of the moving statistics.
-        bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn: `blocks.BatchNorm`.
 
     Returns:
         dict of level name to tensor `[B, h, w, num_filters]`.
@@ -73,11 +69,6 @@ def fpn(
             below = layers.ReLU(name=f"fpn_relu_p{level}")(below)
         pyramid[level] = conv(f"fpn_output_p{level}", 3, strides=2)(below)
     return {
-        f"P{level}": keras.layers.BatchNormalization(
-            momentum=bn_momentum,
-            epsilon=bn_epsilon,
-            synchronized=bn_sync,
-            name=f"fpn_bn_p{level}",
-        )(tensor)
+        f"P{level}": bn.layer(f"fpn_bn_p{level}")(tensor)
         for level, tensor in sorted(pyramid.items())
     }

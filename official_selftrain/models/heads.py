@@ -1,24 +1,34 @@
 """Prediction heads on a feature pyramid."""
 
+import dataclasses
 import math
 
 import keras
 from keras import initializers, layers, ops
 
+from official_selftrain.models.blocks import BatchNorm
 
-def retinanet_head(
-    features,
-    num_outputs,
-    name,
-    num_convs=4,
-    num_filters=256,
-    activation="relu",
-    separable=False,
-    prior=None,
-    bn_momentum=0.997,
-    bn_epsilon=1e-4,
-    bn_sync=False,
-):
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """Set what both towers of RetinaNet's head have in common.
+
+    Args:
+        num_convs: int, 3x3 convolutions before the prediction.
+        num_filters: int, their channels.
+        activation: name of an activation.
+        separable: bool, depthwise-separable convolutions, the prediction's too.
+        bn: `blocks.BatchNorm`.
+    """
+
+    num_convs: int = 4
+    num_filters: int = 256
+    activation: str = "relu"
+    separable: bool = False
+    bn: BatchNorm = BatchNorm()
+
+
+def retinanet_head(features, num_outputs, name, tower, prior=None):
     """Build one tower of RetinaNet's head over all levels.
 
     Convolutions are shared by the levels; batch normalisation is not: each
@@ -29,15 +39,9 @@ def retinanet_head(
         num_outputs: int, channels of the prediction (anchors per cell times
             values per anchor).
         name: str, prefix of the layer names.
-        num_convs: int, 3x3 convolutions before the prediction.
-        num_filters: int, their channels.
-        activation: name of an activation.
-        separable: bool, depthwise-separable convolutions.
+        tower: `Tower`.
         prior: float in 0…1 or None. If given, the prediction's bias starts at
             `-log((1 - prior) / prior)`, so that every score starts at `prior`.
-        bn_momentum: float, momentum of the moving statistics.
-        bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
         dict of level name to tensor `[B, h, w, num_outputs]`.
@@ -51,12 +55,12 @@ def retinanet_head(
             "bias_initializer": initializers.Constant(bias),
             "name": f"{name}_{layer_name}",
         }
-        if separable:
+        if tower.separable:
             return layers.SeparableConv2D(filters, 3, **kwargs)
         kernel = initializers.RandomNormal(stddev=stddev)
         return layers.Conv2D(filters, 3, kernel_initializer=kernel, **kwargs)
 
-    shared = [conv(f"conv{i}", num_filters, 0.01) for i in range(num_convs)]
+    shared = [conv(f"conv{i}", tower.num_filters, 0.01) for i in range(tower.num_convs)]
     bias = 0.0 if prior is None else -math.log((1.0 - prior) / prior)
     predict = conv("predict", num_outputs, 1e-5, bias)
 
@@ -64,14 +68,9 @@ def retinanet_head(
     for level, tensor in features.items():
         for index, layer in enumerate(shared):
             suffix = f"{index}_{level.lower()}"
-            tensor = layer(tensor)
-            tensor = layers.BatchNormalization(
-                momentum=bn_momentum,
-                epsilon=bn_epsilon,
-                synchronized=bn_sync,
-                name=f"{name}_bn{suffix}",
-            )(tensor)
-            tensor = layers.Activation(activation, name=f"{name}_act{suffix}")(tensor)
+            normalize = tower.bn.layer(f"{name}_bn{suffix}")
+            activate = layers.Activation(tower.activation, name=f"{name}_act{suffix}")
+            tensor = activate(normalize(layer(tensor)))
         outputs[level] = predict(tensor)
     return outputs
 
@@ -125,9 +124,8 @@ def segmentation_head(
     num_convs=3,
     num_filters=256,
     activation="relu",
-    bn_momentum=0.997,
-    bn_epsilon=1e-4,
-    bn_sync=False,
+    *,
+    bn,
 ):
     """Build a head that fuses a pyramid and classifies each cell of one level.
 
@@ -142,9 +140,7 @@ def segmentation_head(
         num_convs: int, 3x3 convolutions before the prediction.
         num_filters: int, their channels.
         activation: name of an activation.
-        bn_momentum: float, momentum of the moving statistics.
-        bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn: `blocks.BatchNorm`.
 
     Returns:
         `[B, H / 2^level, W / 2^level, K]`.
@@ -172,12 +168,7 @@ def segmentation_head(
             kernel_initializer=normal.clone(),
             name=f"segmentation_conv{index}",
         )(tensor)
-        tensor = layers.BatchNormalization(
-            momentum=bn_momentum,
-            epsilon=bn_epsilon,
-            synchronized=bn_sync,
-            name=f"segmentation_bn{index}",
-        )(tensor)
+        tensor = bn.layer(f"segmentation_bn{index}")(tensor)
         tensor = layers.Activation(activation, name=f"segmentation_act{index}")(tensor)
     return layers.Conv2D(
         num_classes, 1, kernel_initializer=normal, name="segmentation_predict"

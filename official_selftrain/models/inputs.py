@@ -1,4 +1,4 @@
-"""What every model does with its images first, and in which precision."""
+"""What every model does first: checks, pixels, and in which precision."""
 
 import contextlib
 
@@ -28,6 +28,23 @@ def dtype_policy(name):
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def from_config(model_class, config):
+    """Build a model from its `get_config`'s result, in the precision it had.
+
+    Args:
+        model_class: class of a model with a backbone.
+        config: dict; the backbone serialized, or one that is shared.
+
+    Returns:
+        an instance of `model_class`.
+    """
+    config = dict(config)
+    if not isinstance(config["backbone"], keras.Model):
+        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+    with dtype_policy(config.pop("dtype_policy", None)):
+        return model_class(**config)
 
 
 def check_model(image_size, backbone, **counts):

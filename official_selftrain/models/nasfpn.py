@@ -24,9 +24,8 @@ def nasfpn(
     num_repeats=5,
     separable=False,
     activation="relu",
-    bn_momentum=0.997,
-    bn_epsilon=1e-4,
-    bn_sync=False,
+    *,
+    bn,
 ):
     """Build NAS-FPN on the levels of a backbone.
 
@@ -42,9 +41,7 @@ def nasfpn(
         num_repeats: int, cells: 5 as published, 7 in the paper's segmentation.
         separable: bool, depthwise-separable convolutions.
         activation: name of an activation.
-        bn_momentum: float, momentum of the moving statistics.
-        bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn: `blocks.BatchNorm`.
 
     Returns:
         dict of `"P3"` to `"P7"` to tensor `[B, h, w, num_filters]`.
@@ -64,12 +61,7 @@ def nasfpn(
         tensor = convolution(
             num_filters, kernel_size, padding="same", name=f"{name}_conv"
         )(tensor)
-        return layers.BatchNormalization(
-            momentum=bn_momentum,
-            epsilon=bn_epsilon,
-            synchronized=bn_sync,
-            name=f"{name}_bn",
-        )(tensor)
+        return bn.layer(f"{name}_bn")(tensor)
 
     pyramid = []
     for level in _LEVELS:
@@ -80,42 +72,47 @@ def nasfpn(
         else:
             tensor = _resample(pyramid[-1], level - 1, level, f"nasfpn_pool_p{level}")
         pyramid.append(tensor)
-
     for cell in range(num_repeats):
-        nodes = list(zip(_LEVELS, pyramid))
-        joined = set()
-        for index, (level, join, parents, is_output) in enumerate(_NODES, start=5):
-            name = f"nasfpn_cell{cell}_node{index}"
-            tensors = [
-                _resample(nodes[parent][1], nodes[parent][0], level, f"{name}_in{side}")
-                for side, parent in enumerate(parents)
-            ]
-            joined.update(parents)
-            if join == "attention":
-                if nodes[parents[1]][0] > nodes[parents[0]][0]:
-                    tensors.reverse()
-                coarse, fine = tensors
-                gate = layers.GlobalMaxPooling2D(keepdims=True, name=f"{name}_max")(
-                    coarse
-                )
-                gate = layers.Activation("sigmoid", name=f"{name}_gate")(gate)
-                tensors = [coarse, layers.Multiply(name=f"{name}_gated")([fine, gate])]
-            if is_output:
-                # Inputs that nobody has taken join the output of their level.
-                for earlier, (other_level, other) in enumerate(nodes):
-                    if earlier not in joined and other_level == level:
-                        tensors.append(other)
-                        joined.add(earlier)
-            tensor = layers.Add(name=f"{name}_sum")(tensors)
-            tensor = layers.Activation(activation, name=f"{name}_act")(tensor)
-            nodes.append((level, conv_bn(tensor, 3, name)))
-        outputs = {
-            level: tensor
-            for (level, _, _, is_output), (_, tensor) in zip(_NODES, nodes[5:])
-            if is_output
-        }
-        pyramid = [outputs[level] for level in _LEVELS]
+        pyramid = _cell(pyramid, f"nasfpn_cell{cell}", activation, conv_bn)
     return {f"P{level}": tensor for level, tensor in zip(_LEVELS, pyramid)}
+
+
+def _cell(pyramid, prefix, activation, conv_bn):
+    """Build a cell's nodes: a tensor for each of `_LEVELS` in and out."""
+    nodes = list(zip(_LEVELS, pyramid))
+    joined = set()
+    outputs = {}
+    for index, (level, join, parents, is_output) in enumerate(_NODES, start=5):
+        name = f"{prefix}_node{index}"
+        tensors = [
+            _resample(nodes[parent][1], nodes[parent][0], level, f"{name}_in{side}")
+            for side, parent in enumerate(parents)
+        ]
+        joined.update(parents)
+        if join == "attention":
+            if nodes[parents[1]][0] > nodes[parents[0]][0]:
+                tensors.reverse()
+            tensors = _gated(*tensors, name)
+        if is_output:
+            # Inputs that nobody has taken join the output of their level.
+            for earlier, (other_level, other) in enumerate(nodes):
+                if earlier not in joined and other_level == level:
+                    tensors.append(other)
+                    joined.add(earlier)
+        tensor = layers.Add(name=f"{name}_sum")(tensors)
+        tensor = layers.Activation(activation, name=f"{name}_act")(tensor)
+        tensor = conv_bn(tensor, 3, name)
+        nodes.append((level, tensor))
+        if is_output:
+            outputs[level] = tensor
+    return [outputs[level] for level in _LEVELS]
+
+
+def _gated(coarse, fine, name):
+    """Gate the finer of two parents by the greatest values of the coarser one."""
+    gate = layers.GlobalMaxPooling2D(keepdims=True, name=f"{name}_max")(coarse)
+    gate = layers.Activation("sigmoid", name=f"{name}_gate")(gate)
+    return [coarse, layers.Multiply(name=f"{name}_gated")([fine, gate])]
 
 
 def _resample(tensor, source, target, name):

@@ -12,12 +12,13 @@ from official_selftrain.checks import arguments
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.geometry import letterbox, suppression
 from official_selftrain.models import anchors, losses
+from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.fpn import fpn
-from official_selftrain.models.heads import retinanet_head
+from official_selftrain.models.heads import Tower, retinanet_head
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,
-    dtype_policy,
+    from_config,
     normalized_pixels,
 )
 from official_selftrain.models.nasfpn import nasfpn
@@ -80,7 +81,7 @@ class RetinaNet(keras.Model):
     Source: Lin et al. 2017; constants of the authors' detection code.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a model's settings are its keywords
         self,
         num_classes,
         image_size,
@@ -144,11 +145,7 @@ class RetinaNet(keras.Model):
                 f"match_threshold={match_threshold!r}"
             )
         inputs = keras.Input((*image_size, 3), name="images")
-        bn = {
-            "bn_momentum": bn_momentum,
-            "bn_epsilon": bn_epsilon,
-            "bn_sync": bn_sync,
-        }
+        bn = BatchNorm(bn_momentum, bn_epsilon, bn_sync)
         features = _decode_features(
             backbone(normalized_pixels(inputs)),
             decoder,
@@ -160,17 +157,11 @@ class RetinaNet(keras.Model):
             bn=bn,
         )
         num_anchors = num_scales * len(aspect_ratios)
-        tower = {
-            "num_convs": num_head_convs,
-            "num_filters": num_filters,
-            "separable": separable_head,
-            "activation": activation,
-            **bn,
-        }
+        tower = Tower(num_head_convs, num_filters, activation, separable_head, bn)
         class_logits = retinanet_head(
-            features, num_anchors * num_classes, "class", prior=_CLASS_PRIOR, **tower
+            features, num_anchors * num_classes, "class", tower, _CLASS_PRIOR
         )
-        box_deltas = retinanet_head(features, num_anchors * 4, "box", **tower)
+        box_deltas = retinanet_head(features, num_anchors * 4, "box", tower)
         super().__init__(
             inputs=inputs,
             outputs={
@@ -406,20 +397,17 @@ class RetinaNet(keras.Model):
     @classmethod
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        with dtype_policy(config.pop("dtype_policy", None)):
-            return cls(**config)
+        return from_config(cls, config)
 
 
 def _decode_features(
     features, decoder, levels, *, num_filters, num_repeats, separable, activation, bn
 ):
     if decoder == "fpn":
-        return fpn(features, *levels, num_filters, separable, **bn)
+        return fpn(features, *levels, num_filters, separable, bn=bn)
     if decoder == "nasfpn":
         features = nasfpn(
-            features, num_filters, num_repeats, separable, activation, **bn
+            features, num_filters, num_repeats, separable, activation, bn=bn
         )
     names = [f"P{level}" for level in range(levels[0], levels[1] + 1)]
     missing = [name for name in names if name not in features]

@@ -8,12 +8,13 @@ from keras import ops
 
 from official_selftrain import metrics
 from official_selftrain.models import losses
+from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.heads import ResizeBilinear, segmentation_head
 from official_selftrain.models.inputs import (
     PIXEL_MEAN,
     check_model,
     check_stride,
-    dtype_policy,
+    from_config,
     normalized_pixels,
 )
 from official_selftrain.models.nasfpn import nasfpn
@@ -56,7 +57,7 @@ class SemanticSegmenter(keras.Model):
     Source: paper section 3; constants of the authors' segmentation code.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- a model's settings are its keywords
         self,
         num_classes,
         image_size,
@@ -85,24 +86,20 @@ class SemanticSegmenter(keras.Model):
                 f"id {IGNORE_CLASS} means ignored. Received: num_classes={num_classes}"
             )
         inputs = keras.Input((*image_size, 3), name="images")
-        bn = {
-            "bn_momentum": bn_momentum,
-            "bn_epsilon": bn_epsilon,
-            "bn_sync": bn_sync,
-        }
+        bn = BatchNorm(bn_momentum, bn_epsilon, bn_sync)
         features = nasfpn(
             backbone(normalized_pixels(inputs)),
             num_filters,
             num_repeats,
             separable,
-            **bn,
+            bn=bn,
         )
         logits = segmentation_head(
             features,
             num_classes,
             num_convs=num_head_convs,
             num_filters=num_filters,
-            **bn,
+            bn=bn,
         )
         logits = keras.layers.Identity(name="mask_logits", dtype="float32")(logits)
         super().__init__(inputs=inputs, outputs={"mask_logits": logits}, name=name)
@@ -291,10 +288,7 @@ class SemanticSegmenter(keras.Model):
     @classmethod
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
-        config = dict(config)
-        config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
-        with dtype_policy(config.pop("dtype_policy", None)):
-            return cls(**config)
+        return from_config(cls, config)
 
 
 def _probabilities(outputs):

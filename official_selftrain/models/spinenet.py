@@ -79,24 +79,20 @@ def spinenet(
     scale, alpha, repeats, endpoint = _SPINENETS[variant]
     scale = scale if filter_scale is None else filter_scale
     endpoint = endpoint if num_filters is None else num_filters
-    bn = {
-        "momentum": bn_momentum,
-        "epsilon": bn_epsilon,
-        "synchronized": bn_sync,
-    }
+    bn = blocks.BatchNorm(bn_momentum, bn_epsilon, bn_sync)
     images = Input((None, None, 3), name="pixels")
     name = blocks.numbered("spinenet")
     tensor = blocks.stem(images, name, bn, activation)
     # (level, bottleneck?) and output of every node so far
     nodes = []
+    stem_filters = int(64 * scale)
     for _ in range(2):
         tensor = blocks.residual_group(
             tensor,
-            int(64 * scale),
+            (stem_filters, stem_filters, 4 * stem_filters),
             name,
             bn,
-            bottleneck=True,
-            repeats=repeats,
+            strides=[1] * repeats,
             activation=activation,
         )
         nodes.append((2, True, tensor))
@@ -129,11 +125,10 @@ def spinenet(
         tensor = layers.Activation(activation, name=node("activation"))(tensor)
         tensor = blocks.residual_group(
             tensor,
-            filters,
+            (filters, filters, target) if bottleneck else (filters, target),
             node,
             bn,
-            bottleneck=bottleneck,
-            repeats=repeats,
+            strides=[1] * repeats,
             activation=activation,
             rate=drop_connect_rate * (index + 1) / len(_NODES),
         )

@@ -69,6 +69,33 @@ def test_training_batches_have_the_documented_form():
     }
 
 
+def test_workers_share_every_batch_evenly():
+    whole = taken(training(source_of(6), batch_size=4, seed=3), 3)
+    pieces = []
+    for worker in range(2):
+        share = pipeline.Share(num_replicas=2, num_workers=2, worker=worker)
+        dataset = training(source_of(6), batch_size=4, seed=3, share=share)
+        pieces.append(taken(dataset, 3))
+    joined = [
+        {key: np.concatenate([piece[key] for piece in step]) for key in step[0]}
+        for step in zip(*pieces)
+    ]
+    assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        ((3, 2, 0), "num_replicas=3, num_workers=2"),
+        ((0, 1, 0), "num_replicas=0, num_workers=1"),
+        ((2, 2, 2), r"worker in 0\.\.\.1. Received: worker=2"),
+    ],
+)
+def test_shares_that_are_none(share, reason):
+    with pytest.raises(ValueError, match=reason):
+        pipeline.Share(*share)
+
+
 def test_training_batches_by_hand():
     # Without randomness, 20 x 30 fits 32 x 48 with a scale of 1.6.
     dataset = training(source_of(3), augment=augment.fit, batch_size=3)

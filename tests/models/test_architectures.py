@@ -14,10 +14,11 @@ from official_selftrain.models import (
     checkpoints,
     spinenet,
 )
-from official_selftrain.models.blocks import ResidualAdd
+from official_selftrain.models.blocks import BatchNorm, ResidualAdd
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import (
     ResizeBilinear,
+    Tower,
     retinanet_head,
     segmentation_head,
 )
@@ -266,9 +267,9 @@ def test_decoders_equal_the_authors(name):
     inputs = inputs_of(golden, (3, 4, 5))
     separable = name.endswith("_sep")
     if name.startswith("fpn"):
-        outputs = fpn(inputs, 3, 7, 16, separable, bn_epsilon=1e-3)
+        outputs = fpn(inputs, 3, 7, 16, separable, bn=BatchNorm(epsilon=1e-3))
     else:
-        outputs = nasfpn(inputs, 16, 2, separable, bn_epsilon=1e-3)
+        outputs = nasfpn(inputs, 16, 2, separable, bn=BatchNorm(epsilon=1e-3))
     model = keras.Model(inputs, outputs)
     set_weights(model, golden, f"{name}/w/")
     features = {f"P{k}": golden[f"in/{k}"] for k in (3, 4, 5)}
@@ -282,7 +283,7 @@ def test_decoders_equal_the_authors(name):
 def test_segmentation_head_equals_the_authors():
     golden = np.load(GOLDEN / "segmentation_head.npz")
     inputs = inputs_of(golden, range(3, 8))
-    head = segmentation_head(inputs, 5, num_filters=16, bn_epsilon=1e-3)
+    head = segmentation_head(inputs, 5, num_filters=16, bn=BatchNorm(epsilon=1e-3))
     model = keras.Model(inputs, head)
     set_weights(model, golden, "w/")
     features = {f"P{k}": golden[f"in/{k}"] for k in range(3, 8)}
@@ -587,7 +588,10 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
                 3, (128, 128), backbones.resnet(18), num_repeats=0
             ),
         ),
-        (r"level P3. Received: features=\['P4'\]", lambda: nasfpn({"P4": None})),
+        (
+            r"level P3. Received: features=\['P4'\]",
+            lambda: nasfpn({"P4": None}, bn=BatchNorm()),
+        ),
         (
             r"rate of at least 0 and below 1. Received: rate=1.5",
             lambda: ResidualAdd(1.5),
@@ -668,16 +672,10 @@ def test_pixels_stay_apart_in_bfloat16():
 def test_retinanet_head_equals_the_authors(separable):
     golden = np.load(GOLDEN / "head.npz")
     inputs = inputs_of(golden, range(3, 8))
-    settings = {
-        "num_convs": 2,
-        "num_filters": 16,
-        "activation": "swish",
-        "separable": separable,
-        "bn_epsilon": 1e-3,
-    }
+    settings = Tower(2, 16, "swish", separable, BatchNorm(epsilon=1e-3))
     towers = {
-        "cls": retinanet_head(inputs, 45, "class", **settings),
-        "box": retinanet_head(inputs, 36, "box", **settings),
+        "cls": retinanet_head(inputs, 45, "class", settings),
+        "box": retinanet_head(inputs, 36, "box", settings),
     }
     model = keras.Model(inputs, towers)
     prefix = "sep/" if separable else ""

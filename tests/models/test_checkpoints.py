@@ -72,12 +72,8 @@ RELEASED = {
 )
 def test_every_variable_of_a_released_model_has_its_place(name):
     stored = released(name)
-    scopes = checkpoints._own_scopes(stored)
-    own = {}
-    for key, (variable, _) in checkpoints.source_names(RELEASED[name]()).items():
-        for placeholder, scope in scopes.items():
-            key = key.replace(placeholder, scope)
-        own[key] = tuple(variable.shape)
+    variables = checkpoints._named_variables(RELEASED[name](), stored)
+    own = {key: tuple(variable.shape) for key, (variable, _) in variables.items()}
     unused = {key for key in stored if checkpoints._UNUSED.search(key)}
     assert own == {key: shape for key, shape in stored.items() if key not in unused}
     # The classification head of the authors' EfficientNets, and nothing else.

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from official_selftrain.geometry import boxes
 from official_selftrain.models import RetinaNet, anchors, backbones
-from official_selftrain.models.blocks import ResidualAdd
-from official_selftrain.models.heads import retinanet_head
+from official_selftrain.models.blocks import BatchNorm, ResidualAdd
+from official_selftrain.models.heads import Tower, retinanet_head
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -211,9 +211,8 @@ def set_golden_weights(model, golden, names):
 def test_head_equals_the_authors(tower, depth, prior):
     golden = np.load(GOLDEN / "head.npz")
     inputs = level_inputs(golden, range(3, 8))
-    head = retinanet_head(
-        inputs, 9 * depth, tower, 2, 16, "swish", prior=prior, bn_epsilon=1e-3
-    )
+    settings = Tower(2, 16, "swish", bn=BatchNorm(epsilon=1e-3))
+    head = retinanet_head(inputs, 9 * depth, tower, settings, prior)
     model = keras.Model(inputs, head)
     start = golden["init/class_predict_bias"] if prior else np.zeros(36)
     np.testing.assert_allclose(

@@ -108,7 +108,7 @@ def s3(
     )
 
 
-def s4(
+def s4(  # noqa: PLR0913 -- gin binds every setting under its own name
     image,
     labels,
     image_size,

@@ -31,6 +31,7 @@ RandAugment for detection has the same); their names `Rotate_BBox`, `ShearX_BBox
 and so on are `Rotate`, `ShearX` here, because no operation leaves boxes behind.
 """
 
+import dataclasses
 import functools
 
 import tensorflow as tf
@@ -120,6 +121,7 @@ def execute(image, labels, seed, names, steps, reference_size=None):
     if "mask" in labels:
         arrays.append(labels["mask"])
         fills.append(placement.IGNORE_CLASS)
+    frame = _Frame(size, boxes, unit, fills)
     matrix = tf.eye(3)
 
     for index, probability, magnitude in steps:
@@ -129,9 +131,7 @@ def execute(image, labels, seed, names, steps, reference_size=None):
         seed = seeds[0]
         branches = [
             functools.partial(
-                _step,
-                *(name, arrays, matrix, boxes, probability, magnitude),
-                *(seeds[1], seeds[2], size, unit, fills),
+                _step, name, arrays, matrix, frame, probability, magnitude, seeds[1:]
             )
             for name in names
         ]
@@ -149,38 +149,35 @@ def execute(image, labels, seed, names, steps, reference_size=None):
     return arrays[0], labels
 
 
-def _step(
-    name,
-    arrays,
-    matrix,
-    boxes,
-    probability,
-    magnitude,
-    chance_seed,
-    seed,
-    size,
-    unit,
-    fills,
-):
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """What no operation changes: size, boxes, pixels per unit, fill of each array."""
+
+    size: tf.Tensor
+    boxes: tf.Tensor
+    unit: tf.Tensor
+    fills: list
+
+
+def _step(name, arrays, matrix, frame, probability, magnitude, seeds):
     """Run one operation: arrays and move → [*arrays, move]."""
+    chance_seed, seed = seeds[0], seeds[1]
     if name.endswith(_ONLY):
         # Decides on its own for every box.
-        inside = functools.partial(
-            _inside, name[: -len(_ONLY)], magnitude=magnitude, unit=unit, fills=fills
-        )
-        arrays = within_boxes(arrays, boxes, inside, seed, probability / 3.0)
+        inside = functools.partial(_inside, name[: -len(_ONLY)], frame, magnitude)
+        arrays = within_boxes(arrays, frame.boxes, inside, seed, probability / 3.0)
         return [*arrays, matrix]
 
     def run():
         if name in MOVES:
             signed = magnitude * _sign(seed)
-            move = MOVES[name](signed, size, _TRANSLATE * unit)
+            move = MOVES[name](signed, frame.size, _TRANSLATE * frame.unit)
             return [*arrays, matrix @ move]
         if name == "Cutout":
-            half = _int(_CUTOUT * unit * magnitude / 10.0)
-            changed = cutout(arrays[0], _pixel(seed, size), half)
+            half = _int(_CUTOUT * frame.unit * magnitude / 10.0)
+            changed = cutout(arrays[0], _pixel(seed, frame.size), half)
         elif name == "BBox_Cutout":
-            changed = _box_cutout(arrays[0], boxes, seed, 0.075 * magnitude)
+            changed = _box_cutout(arrays[0], frame.boxes, seed, 0.075 * magnitude)
         else:
             changed = PIXELS[name](arrays[0], magnitude)
         return [changed, *arrays[1:], matrix]
@@ -189,17 +186,17 @@ def _step(
     return tf.cond(applies, run, lambda: [*arrays, matrix])
 
 
-def _inside(name, arrays, seed, magnitude, unit, fills):
+def _inside(name, frame, magnitude, arrays, seed):
     """Run one operation on the content of a box."""
     size = tf.cast(tf.shape(arrays[0])[:2], tf.float32)
     if name in MOVES:
         signed = magnitude * _sign(seed)
-        move = MOVES[name](signed, size, _TRANSLATE_ONLY * unit)
-        return affine.warp(arrays, move, fills)
+        move = MOVES[name](signed, size, _TRANSLATE_ONLY * frame.unit)
+        return affine.warp(arrays, move, frame.fills)
     if name == "Flip":
         return [tf.reverse(array, [1]) for array in arrays]
     if name == "Cutout":
-        half = _int(_CUTOUT_ONLY * unit * magnitude / 10.0)
+        half = _int(_CUTOUT_ONLY * frame.unit * magnitude / 10.0)
         changed = cutout(arrays[0], _pixel(seed, size), half)
     else:
         changed = PIXELS[name](arrays[0], magnitude)

@@ -117,12 +117,10 @@ def icons(
     """
     _check_icons(num_images, classes, image_size, digit_height, pool)
     digits, labels = _digits_of(classes, seed, pool)
-    photographs = _photographs()
-    columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
     records = []
-    for index in range(num_images):
-        rng = np.random.default_rng([seed, len(POOLS) + (pool == "test"), index])
-        image = _background(rng, photographs, columns, image_size)
+    stream = [seed, len(POOLS) + (pool == "test")]
+    backgrounds = _backgrounds(num_images, stream, pool, image_size)
+    for index, (rng, image) in enumerate(backgrounds):
         choice = rng.integers(len(digits))
         opacity = _resized_digit(rng, digits[choice], digit_height, image_size[1])
         place = _free_place(rng, opacity, np.zeros(image_size, np.uint8))
@@ -164,12 +162,9 @@ def compose(
     """
     _check(pool, image_size, num_classes, max_digits, digit_height)
     digits, labels = _pool_digits(pool, seed, num_classes)
-    photographs = _photographs()
-    columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
     composed = []
-    for index in range(num_images):
-        rng = np.random.default_rng([seed, POOLS.index(pool), index])
-        image = _background(rng, photographs, columns, image_size)
+    stream = [seed, POOLS.index(pool)]
+    for rng, image in _backgrounds(num_images, stream, pool, image_size):
         mask = np.zeros(image_size, np.uint8)
         boxes, classes = [], []
         for _ in range(rng.integers(1, max_digits + 1)):
@@ -267,6 +262,15 @@ def _png(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _backgrounds(num_images, stream, pool, image_size):
+    """Yield for every image random numbers of its own and a background."""
+    photographs = _photographs()
+    columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
+    for index in range(num_images):
+        rng = np.random.default_rng([*stream, index])
+        yield rng, _background(rng, photographs, columns, image_size)
 
 
 def _background(rng, photographs, columns, image_size):
