@@ -142,7 +142,7 @@ def labelling(model, source, num_classes, **settings):
     def job():
         with tempfile.TemporaryDirectory() as folder:
             label_store.write(
-                teacher, source, folder, BATCH, on_images=lambda count: None
+                teacher, source, folder, batch_size=BATCH, on_images=lambda count: None
             )
 
     return job

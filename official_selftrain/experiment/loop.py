@@ -289,9 +289,9 @@ def run(
                 by,
                 unlabeled(),
                 labels_of(number),
+                # The model has its own floor.
+                label_store.Storage(shard_size, score_floor=0.0),
                 label_batch_size,
-                shard_size,
-                score_floor=0.0,  # the model has its own
             )
             # Beside the labels, which are the same however long they took; of a run
             # that was interrupted, what came after.
