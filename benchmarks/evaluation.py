@@ -8,35 +8,30 @@ pycocotools alone reads the same from JSON files, as its users do. The last line
 output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes 500.
 """
 
-import argparse
 import contextlib
 import importlib.metadata
 import io
 import json
 import os
 import pathlib
-import platform
 import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import record
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from official_selftrain import metrics
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 NUM_CLASSES, NUM_TRUE, NUM_FOUND, BATCH_SIZE, SIDE = 80, 7, 100, 50, 640
 
 
 def main():
     """Measure both and print a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
-    arguments = parser.parse_args()
+    arguments = record.parser(__doc__).parse_args()
     count = 500 if arguments.quick else 5_000
     batches = [made_up(start) for start in range(0, count, BATCH_SIZE)]
     seconds = {}
@@ -56,21 +51,16 @@ def main():
         seconds["pycocotools"] = time.monotonic() - start
     if abs(ours - theirs) > 1e-9:
         raise ValueError(f"Expected the same AP. Received: {ours}, {theirs}")
-    line = {
-        "benchmark": "evaluation",
-        "ratios": {
+    record.finish(
+        "evaluation",
+        {
             "evaluation_over_pycocotools": seconds["metric"] / seconds["pycocotools"],
             "update_over_evaluation": seconds["update"] / seconds["metric"],
         },
-        "figures": {"images": count, **{f"{k}, s": v for k, v in seconds.items()}},
-        "versions": {"pycocotools": importlib.metadata.version("pycocotools")},
-        "device": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
-    print(json.dumps(line))
-    if arguments.record:
-        path = ROOT / "benchmarks" / "results" / "evaluation.jsonl"
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        {"images": count, **{f"{k}, s": v for k, v in seconds.items()}},
+        {"pycocotools": importlib.metadata.version("pycocotools")},
+        arguments.record,
+    )
 
 
 def made_up(first_id):

@@ -10,17 +10,14 @@ throughput. The last line of the output is JSON; `--record` appends it to
 benchmarks/results/. `--quick` takes fewer rounds.
 """
 
-import argparse
-import json
 import os
-import pathlib
-import platform
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import record
 import tensorflow as tf
 from sklearn import datasets
 from train_step import time_in_turn
@@ -30,16 +27,12 @@ from official_selftrain.data.augmentation import augment
 from official_selftrain.inference import prediction
 from official_selftrain.serving import saved_models
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE, CLASSES = (640, 640), 80
 
 
 def main():
     """Time the signatures and print a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
-    arguments = parser.parse_args()
+    arguments = record.parser(__doc__).parse_args()
     rounds = {1: 10, 8: 2} if arguments.quick else {1: 100, 8: 10}
     keras.utils.set_random_seed(0)
     model = RetinaNet(CLASSES, SIZE, backbones.resnet(50))
@@ -66,19 +59,8 @@ def main():
         figures[f"{name}, images/s batch 8"] = 8 / quantile_of(values, 50)
     for name, value in {**ratios, **figures}.items():
         print(f"{name:40s}{value:10.3f}")
-    line = json.dumps(
-        {
-            "benchmark": "export",
-            "ratios": ratios,
-            "figures": figures,
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-        }
-    )
-    print(line)
-    if arguments.record:
-        with open(ROOT / "benchmarks" / "results" / "export.jsonl", "a") as file:
-            file.write(line + "\n")
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    record.finish("export", ratios, figures, versions, arguments.record)
 
 
 def runs(model, loaded, count):

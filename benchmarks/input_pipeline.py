@@ -11,18 +11,15 @@ The last line of the output is JSON; `--record` appends it to
 benchmarks/results/. `--quick` takes fewer images.
 """
 
-import argparse
 import functools
-import json
 import os
-import pathlib
-import platform
 import statistics
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import record
 import sklearn.datasets
 import tensorflow as tf
 
@@ -34,7 +31,6 @@ from official_selftrain.data.augmentation import (
     policies,
 )
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 IMAGE_SIZE = (640, 640)
 BATCH_SIZE = 8
 AUGMENTATIONS = {
@@ -48,10 +44,7 @@ AUGMENTATIONS = {
 
 def main():
     """Time everything and print a table and a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
-    arguments = parser.parse_args()
+    arguments = record.parser(__doc__).parse_args()
     batches, rounds = (6, 2) if arguments.quick else (25, 7)
     source = photographs(64)
     ratios, figures = {}, {}
@@ -75,20 +68,8 @@ def main():
     figures |= parts(source, 10 if arguments.quick else 200)
     for name, value in {**ratios, **figures}.items():
         print(f"{name:40s}{value:8.2f}")
-    line = json.dumps(
-        {
-            "benchmark": "input_pipeline",
-            "ratios": ratios,
-            "figures": figures,
-            "versions": {"tensorflow": tf.__version__, "numpy": np.__version__},
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-        }
-    )
-    print(line)
-    if arguments.record:
-        path = ROOT / "benchmarks" / "results" / "input_pipeline.jsonl"
-        with open(path, "a") as file:
-            file.write(line + "\n")
+    versions = {"tensorflow": tf.__version__, "numpy": np.__version__}
+    record.finish("input_pipeline", ratios, figures, versions, arguments.record)
 
 
 def photographs(count):

@@ -10,12 +10,9 @@ Each is timed in turn, in the same process. The last line of the output is JSON;
 `--record` appends it to benchmarks/results/. `--quick` takes fewer images.
 """
 
-import argparse
 import io
-import json
 import os
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -25,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import gin
 import keras
 import numpy as np
+import record
 import tensorflow as tf
 from PIL import Image
 from sklearn import datasets
@@ -42,10 +40,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 def main():
     """Time labelling and print a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
-    arguments = parser.parse_args()
+    arguments = record.parser(__doc__).parse_args()
     count, rounds = (16, 2) if arguments.quick else (32, 3)
     scenes = digits.scenes("unlabeled", 16 * count, 0, SCENE)
     gin.add_config_file_search_path(str(ROOT / "gin"))
@@ -74,9 +69,9 @@ def main():
             if turn:  # the first one traces
                 seconds[name].append(time.monotonic() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    line = {
-        "benchmark": "labelling",
-        "ratios": {
+    record.finish(
+        "labelling",
+        {
             # Images/s, end to end over bare.
             "quickstart_rate": median["bare_quickstart"] / median["quickstart"],
             "resnet50_rate": median["bare_detector"] / median["boxes"],
@@ -92,17 +87,13 @@ def main():
             )
             / np.prod(FRAME),
         },
-        "figures": {
+        {
             f"{name}_images_per_second": counts[name] / value
             for name, value in median.items()
         },
-        "versions": {"keras": keras.__version__, "tensorflow": tf.__version__},
-        "device": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
-    print(json.dumps(line))
-    if arguments.record:
-        with open(ROOT / "benchmarks" / "results" / "labelling.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        {"keras": keras.__version__, "tensorflow": tf.__version__},
+        arguments.record,
+    )
 
 
 def photographs(count):
@@ -142,7 +133,7 @@ def labelling(model, source, num_classes, **settings):
     def job():
         with tempfile.TemporaryDirectory() as folder:
             label_store.write(
-                teacher, source, folder, BATCH, on_images=lambda count: None
+                teacher, source, folder, batch_size=BATCH, on_images=lambda count: None
             )
 
     return job

@@ -9,9 +9,7 @@ benchmarks/results/. `--quick` takes 1,000 and 10,000.
 """
 
 import argparse
-import json
 import os
-import pathlib
 import platform
 import resource
 import subprocess
@@ -20,14 +18,12 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import record
 
 
 def main():
     """Measure both and print a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
+    parser = record.parser(__doc__)
     parser.add_argument("--label", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.label:
@@ -43,20 +39,13 @@ def main():
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE)
             peaks[count] = int(output.stdout)
             print(f"{count} images: {peaks[count] / 2**20:.0f} MiB", file=sys.stderr)
-    line = {
-        "benchmark": "labelling_memory",
-        "ratios": {
-            f"{counts[1]}_over_{counts[0]}": peaks[counts[1]] / peaks[counts[0]]
-        },
-        "figures": {f"{count}_peak_bytes": peak for count, peak in peaks.items()},
-        "versions": {"python": platform.python_version()},
-        "device": f"{os.cpu_count()} cores, {platform.machine()}",
-    }
-    print(json.dumps(line))
-    if arguments.record:
-        path = ROOT / "benchmarks" / "results" / "labelling_memory.jsonl"
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+    record.finish(
+        "labelling_memory",
+        {f"{counts[1]}_over_{counts[0]}": peaks[counts[1]] / peaks[counts[0]]},
+        {f"{count}_peak_bytes": peak for count, peak in peaks.items()},
+        {"python": platform.python_version()},
+        arguments.record,
+    )
 
 
 def make_images(folder, count):

@@ -9,16 +9,16 @@ benchmarks/results/. `--quick`
 takes one seed and a tenth of the steps.
 """
 
-import argparse
 import json
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
+
+import record
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = ("teacher", "control", "student")
@@ -27,13 +27,11 @@ QUALITY = ("precision", "recall", "ignored", "mIoU", "accuracy")
 
 def main():
     """Run the seeds and print a table and a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = record.parser(__doc__)
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--gin_file", default=str(ROOT / "gin" / "quickstart.gin"))
     parser.add_argument("--output_dir", default="runs/quickstart_seeds")
     parser.add_argument("--gin_param", action="append", default=[])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     params = list(arguments.gin_param)
@@ -55,12 +53,25 @@ def main():
             "{student:.2f} {metric}; pseudo-labels: {worth}; {seconds:.0f} s, "
             "{peak_memory_gb:.2f} GB".format(worth=worth, **row)
         )
-    line = json.dumps(summary(rows, gin_file, params))
-    print(line)
-    if arguments.record:
-        path = ROOT / "benchmarks" / "results" / "quickstart_seeds.jsonl"
-        with open(path, "a") as file:
-            file.write(line + "\n")
+    record.finish(
+        "quickstart_seeds",
+        {
+            "student_over_control": statistics.mean(
+                row["student"] / row["control"] for row in rows
+            )
+        },
+        {
+            "seeds": [{k: v for k, v in r.items() if k != "versions"} for r in rows],
+            "gin_file": pathlib.Path(gin_file).name,
+            "gin_params": params,
+            **{
+                f"student_minus_{x}": gains_over(rows, x)
+                for x in ("teacher", "control")
+            },
+        },
+        rows[0]["versions"],
+        arguments.record,
+    )
 
 
 def run(seed, gin_file, output_dir, params):
@@ -96,31 +107,16 @@ def run(seed, gin_file, output_dir, params):
     }
 
 
-def summary(rows, gin_file, params):
-    """Return the JSON line: gains with their standard errors, and the runs."""
-    figures = {"seeds": [{k: v for k, v in r.items() if k != "versions"} for r in rows]}
-    figures["gin_file"] = pathlib.Path(gin_file).name
-    figures["gin_params"] = params
-    for other in ("teacher", "control"):
-        gains = [row["student"] - row[other] for row in rows]
-        figures[f"student_minus_{other}"] = {
-            "mean": statistics.mean(gains),
-            "standard_error": (
-                statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
-            ),
-            "positive": sum(gain > 0.0 for gain in gains),
-            "of": len(gains),
-        }
+def gains_over(rows, other):
+    """Return how much better the student is than another stage, with standard error."""
+    gains = [row["student"] - row[other] for row in rows]
     return {
-        "benchmark": "quickstart_seeds",
-        "ratios": {
-            "student_over_control": statistics.mean(
-                row["student"] / row["control"] for row in rows
-            )
-        },
-        "figures": figures,
-        "versions": rows[0]["versions"],
-        "device": f"{os.cpu_count()} cores, {platform.machine()}",
+        "mean": statistics.mean(gains),
+        "standard_error": (
+            statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+        ),
+        "positive": sum(gain > 0.0 for gain in gains),
+        "of": len(gains),
     }
 
 

@@ -12,11 +12,8 @@ output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fe
 steps.
 """
 
-import argparse
 import json
 import os
-import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -27,21 +24,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import record
 import tensorflow as tf
 
 from official_selftrain import RetinaNet, SelfTrainer, backbones
 from official_selftrain.models import anchors
 from official_selftrain.training import distribution
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SIZE, BATCH, SLOTS = 256, 4, 100
 
 
 def main():
     """Time the steps and print a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--record", action="store_true")
+    parser = record.parser(__doc__)
     parser.add_argument("--only", help="take one kind of step, print its peak memory")
     arguments = parser.parse_args()
     rounds = 5 if arguments.quick else 15
@@ -97,19 +92,8 @@ def main():
     }
     for name, value in {**ratios, **figures}.items():
         print(f"{name:46s}{value:10.3f}")
-    line = json.dumps(
-        {
-            "benchmark": "train_step",
-            "ratios": ratios,
-            "figures": figures,
-            "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-            "device": f"{os.cpu_count()} cores, {platform.machine()}",
-        }
-    )
-    print(line)
-    if arguments.record:
-        with open(ROOT / "benchmarks" / "results" / "train_step.jsonl", "a") as file:
-            file.write(line + "\n")
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    record.finish("train_step", ratios, figures, versions, arguments.record)
 
 
 def whole_step(kind, strategy=None):

@@ -54,60 +54,79 @@ def _verify(path):
     paths = image_paths(_IMAGES.value)
     if not paths:
         raise FileNotFoundError(f"Expected images. Received: {_IMAGES.value!r}, empty")
-    model_path = _MODEL.value or origin["model"]
-    if not os.path.exists(model_path):
-        raise FileNotFoundError(
-            f"Expected {model_path}, the model that was exported. Say with "
-            "--model=FILE where it is now"
-        )
-    if not _MODEL.value and hashes.sha256(model_path) != origin["sha256"]:
-        raise ValueError(
-            f"Expected {model_path} as it was exported. Received: another model; pass "
-            "--model=FILE"
-        )
-    model = keras.saving.load_model(model_path)
-    for name in ("score_threshold", "nms_threshold", "soft_nms_sigma"):
-        if name in origin:
-            setattr(model, name, origin[name])
-    model.max_detections = origin.get(
-        "max_detections", getattr(model, "max_detections", None)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        output = os.path.join(folder, "found.npz")
-        script = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
-        command = [sys.executable, script, path, f"--images={_IMAGES.value}"]
-        done = subprocess.run([*command, f"--output={output}"], check=False)
-        if done.returncode:
-            return 1
-        with np.load(output) as file:
-            found = dict(file)
-    is_segmenter = hasattr(model, "multi_scale")
-    expect = _expected_masks(model) if is_segmenter else prediction.predictor(model)
-    worst, compared = {}, 0
-    for number, image_path in enumerate(paths):
-        if not any(name.startswith(f"{number}/") for name in found):
-            continue  # it can't be read
-        compared += 1
-        image = images.decode(tf.io.read_file(image_path))
-        outputs = {
-            name.partition("/")[2]: value
-            for name, value in found.items()
-            if name.startswith(f"{number}/")
-        }
-        frame, _, _ = augment.fit(image, {}, model.image_size)
-        size = tf.shape(image)[:2]
-        expected = expect(frame[None], size[None])
-        compare = _masks if is_segmenter else _boxes
-        if origin["boxes"] == "normalized" and not is_segmenter:
-            outputs["detection_boxes"] *= np.tile(size.numpy(), 2)
-        for name, difference in compare(outputs, expected, size.numpy()).items():
-            worst[name] = max(worst.get(name, 0.0), difference)
+    model = _exported_model(origin)
+    answers = _answers_alone(path)
+    if answers is None:
+        return 1
+    is_normalized = origin["boxes"] == "normalized"
+    worst, compared = _largest_differences(model, paths, answers, is_normalized)
     for name, difference in worst.items():
         print(f"largest difference of {name}: {difference:.2g}")
     is_right = all(worst[name] <= LIMITS[name] for name in worst)
     skipped = f", {len(paths) - compared} skipped" if compared < len(paths) else ""
     print(f"{compared} images: {'equal' if is_right else 'NOT equal'}{skipped}")
     return 0 if is_right else 1
+
+
+def _exported_model(origin):
+    """Return the Keras model that was exported, with the settings it was given."""
+    path = _MODEL.value or origin["model"]
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"Expected {path}, the model that was exported. Say with "
+            "--model=FILE where it is now"
+        )
+    if not _MODEL.value and hashes.sha256(path) != origin["sha256"]:
+        raise ValueError(
+            f"Expected {path} as it was exported. Received: another model; pass "
+            "--model=FILE"
+        )
+    model = keras.saving.load_model(path)
+    for name in ("score_threshold", "nms_threshold", "soft_nms_sigma"):
+        if name in origin:
+            setattr(model, name, origin[name])
+    model.max_detections = origin.get(
+        "max_detections", getattr(model, "max_detections", None)
+    )
+    return model
+
+
+def _answers_alone(path):
+    """Return a SavedModel's outputs by an image's number, of a fresh process.
+
+    None if that failed: it has said why.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = os.path.join(folder, "found.npz")
+        script = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
+        command = [sys.executable, script, path, f"--images={_IMAGES.value}"]
+        done = subprocess.run([*command, f"--output={output}"], check=False)
+        if done.returncode:
+            return None
+        answers = {}
+        with np.load(output) as file:
+            for key, value in file.items():
+                number, _, name = key.partition("/")
+                answers.setdefault(int(number), {})[name] = value
+    return answers
+
+
+def _largest_differences(model, paths, answers, is_normalized):
+    """Return the largest differences by name, and how many images were compared."""
+    is_segmenter = hasattr(model, "multi_scale")
+    expect = _expected_masks(model) if is_segmenter else prediction.predictor(model)
+    compare = _masks if is_segmenter else _boxes
+    worst = {}
+    for number, outputs in sorted(answers.items()):  # without those that can't be read
+        image = images.decode(tf.io.read_file(paths[number]))
+        frame, _, _ = augment.fit(image, {}, model.image_size)
+        size = tf.shape(image)[:2]
+        expected = expect(frame[None], size[None])
+        if is_normalized and not is_segmenter:
+            outputs["detection_boxes"] *= np.tile(size.numpy(), 2)
+        for name, difference in compare(outputs, expected, size.numpy()).items():
+            worst[name] = max(worst.get(name, 0.0), difference)
+    return worst, len(answers)
 
 
 def _expected_masks(model):

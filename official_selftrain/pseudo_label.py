@@ -10,31 +10,25 @@ interruption. Exit codes: 0 done, 1 a mistake in the call or the data, 3 too man
 images without a label, 130 interrupted.
 """
 
-import concurrent.futures
-import functools
-import json
-import multiprocessing
 import os
 import sys
 
-import keras
 from absl import app, flags
-from tqdm import tqdm
 
 from official_selftrain.cli import command_line
-from official_selftrain.data.sources import pools
-from official_selftrain.files import hashes
 from official_selftrain.labeling import (
     coco_export,
+    judging,
     label_quality,
-    label_report,
     label_store,
+    opening,
     served,
-    teachers,
+    workers,
 )
-from official_selftrain.serving import signatures
 
 flags.adopt_module_key_flags(command_line)
+
+_FLAGS = flags.FLAGS
 
 _REQUIRED = {
     "teacher": "A model_dir or .keras file, a SavedModel folder, http://… or grpc://… "
@@ -86,255 +80,60 @@ flags.DEFINE_bool(
 flags.DEFINE_bool(
     "beam", False, "Run on Apache Beam; its flags follow --, such as -- --runner=…"
 )
-_NAMES = (
-    *(*_REQUIRED, *_OPTIONAL, *_NUMBERS, *_SHARES),
-    *("worker_index", "first_class_id", "box_units", "drop_others", "embed_images"),
-    *("scales", "flip"),
-)
 
 
 def main(argv):
     """Run the command line."""
-    settings = {name: flags.FLAGS[name].value for name in _NAMES}
-    if flags.FLAGS.beam:
-        command = functools.partial(_label_with_beam, settings, argv[1:])
-        argv = argv[:1]
-    else:
-        command = functools.partial(_label, settings)
+    beam_flags = argv[1:] if _FLAGS.beam else []
     return command_line.exit_code(
-        "pseudo_label", argv, lambda: command() or _judge(settings)
+        "pseudo_label",
+        argv[: len(argv) - len(beam_flags)],
+        lambda: _label(beam_flags) or _judge(),
     )
 
 
-def open_teacher(settings):
-    """Open the teacher that a command line asks for.
-
-    Args:
-        settings: dict of flags.
-
-    Returns:
-        `teachers.Teacher`, of the student's classes where they are given.
-
-    Raises:
-        FileNotFoundError: if there is no such teacher.
-        ValueError: for one that doesn't fit.
-    """
-    path, labels = settings["teacher"], settings["labels"]
-    first = settings["first_class_id"]
-    signature = settings["signature"] or "serving_default"
-    model_path = _model_path(path)
-    if model_path:
-        near = os.path.join(os.path.dirname(os.path.dirname(model_path)), "labels.txt")
-        names, _ = _classes(labels or near, first)
-        scales = tuple(float(scale) for scale in settings["scales"])
-        origin = {
-            "kind": "keras",
-            "path": model_path,
-            "sha256": hashes.sha256(model_path),
-            "scales": scales,
-            "flip": settings["flip"],
-        }
-        model = keras.saving.load_model(model_path)
-        teacher = teachers.keras_teacher(model, names, origin, scales, settings["flip"])
-    elif "://" in path:
-        names, ids = _classes(labels, first)
-        found, version = signatures.server(path, signature)
-        origin = {"kind": "server", "url": path, "version": version}
-        teacher = served.signature_teacher(
-            found, names, ids, origin, settings["box_units"]
-        )
-    elif os.path.isfile(os.path.join(path, "saved_model.pb")):
-        names, ids = _classes(labels or os.path.join(path, "assets/labels.txt"), first)
-        origin = {"kind": "saved_model", "path": path, "sha256": hashes.sha256(path)}
-        teacher = served.signature_teacher(
-            signatures.saved_model(path, signature),
-            names,
-            ids,
-            origin,
-            settings["box_units"],
-        )
-    elif path.endswith(".json") and os.path.isfile(path):
-        images = settings["images"]
-        if not (images.endswith(".json") or ".tfrecord" in os.path.basename(images)):
-            raise ValueError(
-                "Expected images with the ids that the results name, a COCO .json or "
-                f".tfrecord files. Received: images={images!r}"
-            )
-        near = images if images.endswith(".json") else path
-        teacher = teachers.results_teacher(path, *_classes(labels or near, first))
+def _label(beam_flags):
+    job = workers.Job(
+        opening.TeacherSettings(
+            _FLAGS.teacher,
+            labels=_FLAGS.labels,
+            first_class_id=_FLAGS.first_class_id,
+            signature=_FLAGS.signature or "serving_default",
+            box_units=_FLAGS.box_units,
+            scales=tuple(float(scale) for scale in _FLAGS.scales),
+            flip=_FLAGS.flip,
+            classes=_FLAGS.classes,
+            drop_others=_FLAGS.drop_others,
+        ),
+        (_FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir),
+        _FLAGS.output_dir,
+        label_store.Storage(
+            _FLAGS.shard_size, _FLAGS.score_floor, _FLAGS.max_boxes, _FLAGS.embed_images
+        ),
+        _FLAGS.batch_size,
+        label_store.Worker(_FLAGS.worker_index, _FLAGS.worker_count),
+    )
+    if _FLAGS.beam:
+        workers.label_with_beam(job, beam_flags)
+    elif _FLAGS.num_workers > 1:
+        workers.label_in_processes(job, _FLAGS.num_workers)
     else:
-        raise FileNotFoundError(
-            "Expected a model_dir with teacher/model.keras, a .keras file, a "
-            "SavedModel folder, http://…, grpc://… or a COCO results .json. "
-            f"Received: teacher={path!r}"
-        )
-    if settings["classes"]:
-        text = settings["classes"]
-        wanted = _classes(text)[0] if os.path.isfile(text) else text.split(",")
-        teacher = teachers.for_classes(teacher, wanted, settings["drop_others"])
-    return teacher
+        workers.label(job)
 
 
-def _model_path(path):
-    for place in ("", "model.keras", os.path.join("teacher", "model.keras")):
-        found = os.path.join(path, place) if place else path
-        if found.endswith(".keras") and os.path.isfile(found):
-            return found
-    return None
-
-
-def _classes(path, first=1):
-    if path is None or not os.path.isfile(path):
-        raise FileNotFoundError(
-            "Expected the teacher's class names, --labels=FILE. "
-            f"Received: labels={path!r}"
-        )
-    return teachers.read_classes(path, first)
-
-
-def _label(settings, on_images=None):
-    """Label this process' share, or start processes that do."""
-    if settings["num_workers"] > 1 and on_images is None:
-        return _label_in_processes(settings)
-    source, described = pools.open_pool(
-        settings["images"], settings["image_dir"], settings["data_dir"]
-    )
-    label_store.write(
-        open_teacher(settings),
-        source,
-        settings["output_dir"],
-        **{
-            key: settings[key]
-            for key in (
-                *("batch_size", "shard_size", "score_floor", "max_boxes"),
-                *("embed_images", "worker_index", "worker_count"),
-            )
-        },
-        settings=described,
-        on_images=on_images,
-    )
-    return 0
-
-
-def _label_in_processes(settings):
-    count = settings["num_workers"]
-    source, _ = pools.open_pool(
-        settings["images"], settings["image_dir"], settings["data_dir"]
-    )
-    shares = [
-        {
-            **settings,
-            "worker_index": settings["worker_index"] * count + index,
-            "worker_count": settings["worker_count"] * count,
-        }
-        for index in range(count)
-    ]
-    context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    total = source.num_images // settings["worker_count"]
-    with concurrent.futures.ProcessPoolExecutor(
-        count, context, _start, (done, context.Value("i", 0))
-    ) as pool:
-        futures = [pool.submit(_label_share, share, os.getpid()) for share in shares]
-        with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
-            while concurrent.futures.wait(futures, 0.5).not_done:
-                bar.update(done.value - bar.n)
-                failed = [f for f in futures if f.done() and f.exception()]
-                if failed:
-                    pool.shutdown(cancel_futures=True)
-            bar.update(done.value - bar.n)
-        for future in futures:
-            future.result()
-    return 0
-
-
-def _start(done, order):
-    """Prepare a process: a counter it shares, and its own GPU if there are any."""
-    global _done
-    _done = done
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        with order.get_lock():
-            tf.config.set_visible_devices(gpus[order.value % len(gpus)], "GPU")
-            order.value += 1
-
-
-def _label_share(settings, parent):
-    def on_images(count):
-        with _done.get_lock():
-            _done.value += count
-        if os.getppid() != parent:  # nobody waits any more
-            os._exit(1)
-
-    return _label(settings, on_images)
-
-
-def _label_with_beam(settings, beam_flags):
-    """Run the shares of the work as elements of a Beam pipeline."""
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise ImportError(
-            "Expected Apache Beam: pip install official_selftrain[beam]. "
-            f"Received: {error}"
-        ) from error
-    # Its workers may be other machines or processes: they need a common output_dir.
-    shares = [
-        {**settings, "worker_index": index} for index in range(settings["worker_count"])
-    ]
-    with apache_beam.Pipeline(options=PipelineOptions(list(beam_flags))) as pipeline:
-        (
-            pipeline
-            | apache_beam.Create(shares)
-            | apache_beam.Reshuffle()
-            | apache_beam.Map(_label_quietly)
-        )
-    return 0
-
-
-def _label_quietly(settings):
-    return _label({**settings, "num_workers": 1}, lambda count: None)
-
-
-def _judge(settings):
+def _judge():
     """Say what the labels are worth; refuse those that are mostly empty."""
-    output_dir = settings["output_dir"]
-    if not os.path.exists(os.path.join(output_dir, "manifest.json")):
+    if not os.path.exists(os.path.join(_FLAGS.output_dir, "manifest.json")):
         print("labels: this share is done, others are missing")
         return 0
-    manifest = label_store.read_manifest(output_dir)
-    for line in manifest["skipped"][:20]:
-        print(f"skipped {line}")
-    stored = label_store.read(output_dir)
-    quality = label_quality.measure(stored, settings["score_threshold"])
-    print(
-        f"labels: {manifest['labeled']} of {manifest['images']} images, "
-        f"{len(manifest['skipped'])} skipped; {quality['empty_images']} without a "
-        f"label of at least {settings['score_threshold']}; in {output_dir}"
-    )
-    if settings["coco_json"]:
-        coco_export.write(output_dir, settings["coco_json"])
-    if flags.FLAGS.report:
-        truth, _ = pools.open_pool(
-            settings["images"], settings["image_dir"], settings["data_dir"]
-        )
-        print(f"report: {label_report.write(output_dir, truth)}")
-        with open(os.path.join(output_dir, "report.json")) as file:
-            sweep = json.load(file)["sweep"]
-        if sweep and sweep["classes"]["all"]["suggested"] is not None:
-            best = sweep["classes"]["all"]
-            score = best["suggested"]
-            setting = f"--gin_param='SCORE_THRESHOLD = {score}'"
-            if score < 0.2:  # the ignore_threshold of our own files
-                lower = round(score / 2, 3)
-                name = "experiment.Teaching.ignore_threshold"
-                setting += f" --gin_param='{name} = {lower}'"
-            print(f"threshold of the best F1, on {best['true']} labels: {setting}")
+    quality = judging.describe(_FLAGS.output_dir, _FLAGS.score_threshold)
+    if _FLAGS.coco_json:
+        coco_export.write(_FLAGS.output_dir, _FLAGS.coco_json)
+    if _FLAGS.report:
+        pool = _FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir
+        judging.report(_FLAGS.output_dir, pool)
     try:
-        label_quality.require_labels(quality, settings["max_empty_share"])
+        label_quality.require_labels(quality, _FLAGS.max_empty_share)
     except ValueError as error:
         print(f"pseudo_label: {error}", file=sys.stderr)
         return 3

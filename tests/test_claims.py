@@ -7,8 +7,7 @@ import bound
 import gin
 import pytest
 
-from official_selftrain import study
-from official_selftrain.cli import gin_files
+from official_selftrain.cli import gin_files, study_plan
 from official_selftrain.experiment import studies
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -138,8 +137,8 @@ def cells_of(name, change=None):
     path = ROOT / "gin" / "study" / f"{name}.gin"
     gin.parse_config_files_and_bindings([str(path)], [])
     plan = {**studies.grid(**gin.get_bindings("studies.grid")), **(change or {})}
-    first = study._pretraining(plan["pretraining"], str(path.parent), "runs")
-    return plan, study._cells(plan, str(path.parent), "runs", first)
+    first = study_plan.pretraining(plan["pretraining"], str(path.parent), "runs")
+    return plan, study_plan.cells(plan, str(path.parent), "runs", first)
 
 
 def test_every_study_is_tested():

@@ -25,8 +25,8 @@ ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT
 STUB = """
 import sys, time
 import numpy as np, tensorflow as tf
-from official_selftrain import pseudo_labels, teachers
-from official_selftrain.data import examples, sources
+from official_selftrain.data import sources
+from official_selftrain.labeling import label_store, teachers
 
 def prepare(example, image):
     return {"mean": tf.reduce_mean(tf.cast(image, tf.float32))}
@@ -43,8 +43,9 @@ def label(items):
 teacher = teachers.Teacher(prepare, label, ("a",), False, {"kind": "stub"})
 print("ready", flush=True)
 label_store.write(
-    teacher, sources.folder(sys.argv[1]), sys.argv[2], 4, 10, on_images=lambda n: None,
-    worker_index=int(sys.argv[3]), worker_count=int(sys.argv[4]), score_floor=0.0)
+    teacher, sources.folder(sys.argv[1]), sys.argv[2],
+    label_store.Storage(10, score_floor=0.0), 4,
+    label_store.Worker(int(sys.argv[3]), int(sys.argv[4])), on_images=lambda n: None)
 """
 
 

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain import study
-from official_selftrain.cli import gin_files
+from official_selftrain.cli import gin_files, study_plan
 from official_selftrain.experiment import studies
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -123,7 +122,7 @@ def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
 STUDY = """
 from __gin__ import dynamic_registration
 
-from official_selftrain import studies
+from official_selftrain.experiment import studies
 
 studies.grid.title = "Tiny"
 studies.grid.experiment = "{experiment}"
@@ -261,7 +260,7 @@ def test_settings_of_the_command_line_reach_every_cell(tmp_path):
     gin.parse_config_files_and_bindings([str(path)], [])
     plan = studies.grid(**gin.get_bindings("studies.grid"))
     params = ["TEACHER_STEPS = 2", "SEED = 7"]
-    for cell in study._cells(plan, str(tmp_path), "runs", None, params):
+    for cell in study_plan.cells(plan, str(tmp_path), "runs", None, params):
         assert cell["command"][-2:] == [f"--gin_param={line}" for line in params]
 
 
@@ -282,9 +281,9 @@ PRETRAINING = """
 from __gin__ import dynamic_registration
 
 from official_selftrain import experiment
-from official_selftrain import fitting
-from official_selftrain import schedules
-from official_selftrain.data import digits
+from official_selftrain.training import fitting
+from official_selftrain.training import schedules
+from official_selftrain.data.sources import digits
 from official_selftrain.models import backbones
 from official_selftrain.models import classifier
 import keras.optimizers

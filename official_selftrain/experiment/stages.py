@@ -181,9 +181,9 @@ def _label(work, teacher, folder):
         ),
         work.unlabeled,
         folder.path,
+        # The model has a floor of its own.
+        label_store.Storage(labeling.shard_size, score_floor=0.0),
         labeling.batch_size,
-        labeling.shard_size,
-        score_floor=0.0,  # the model has its own
     )
 
 

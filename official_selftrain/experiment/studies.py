@@ -124,82 +124,120 @@ def run(cells, jobs, lock, first=None):
         first: a cell whose teacher is trained before all others, the pre-training, or
             None.
     """
-    processes = set()
-    threads = str(max((os.cpu_count() or 1) // jobs, 1))
-    environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
+    trainings = _Trainings(jobs, lock)
+    teachers, students = _work(cells)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        try:
+            if first:
+                pool.submit(trainings.end, first, first["run_dir"], "teacher").result()
+            _each(pool, _teach, [(trainings, first, *job) for job in teachers])
+            _each(pool, _learn, [(trainings, *job) for job in students])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            trainings.stop()
+            raise
 
-    def is_done(folder, stage):
-        return read_outcomes(folder).get(stage, {}).get("status") == "done"
 
-    def ends(folder, stage, job):
-        """Run a stage, unless it has ended; return whether it is done."""
-        outcomes = read_outcomes(folder)
-        if outcomes.get(stage, {}).get("status", "failed") != "failed":
-            return is_done(folder, stage)
-        os.makedirs(folder, exist_ok=True)
-        # The folder's name vouches for the settings that count here; others, such as a
-        # student's in its teacher's folder, may differ from the last call's.
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(folder, "operative.gin"))
-        command = [sys.executable, "-m", "official_selftrain.train", *job["command"]]
-        command += [f"--gin_param={line}" for line in _PARAMS.get(stage, ())]
-        command += [f"--model_dir={folder}", f"--stages={_RUN[stage]}"]
-        title = f"{job['row']}, {job['column']}, seed {job['seed']}"
-        print(f"study: {title}: {stage}", flush=True)
-        with open(os.path.join(folder, "log.txt"), "a") as log:
-            start = log.tell()
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(lock,), env=environment
-            )
-            processes.add(process)
-            code = process.wait()
-            processes.discard(process)
-        if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
-            return False  # stopped from outside: to be continued
-        outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
-        write_json(os.path.join(folder, "outcome.json"), outcomes)
-        return code == 0
-
-    def teach(folder, job, is_labelling):
-        if job["is_pretrained"] and not is_done(first["run_dir"], "teacher"):
-            return
-        if ends(folder, "teacher", job) and is_labelling:
-            ends(folder, "labels", job)
-
-    def learn(folder, jobs_of_stages):
-        for stage, job in jobs_of_stages.items():
-            needed = ("teacher", "labels") if stage == "student" else ("teacher",)
-            if not all(is_done(job["teacher_dir"], name) for name in needed):
-                continue
-            os.makedirs(folder, exist_ok=True)
-            for name in ("teacher", "pseudo_labels"):
-                link = os.path.join(folder, name)
-                source = os.path.join(job["teacher_dir"], name)
-                if os.path.exists(source) and not os.path.lexists(link):
-                    os.symlink(os.path.relpath(source, folder), link)
-            ends(folder, stage, job)
-
+def _work(cells):
+    """Return arguments of `_teach` and `_learn`: each folder's cells, once."""
     teachers, students = {}, {}
     for cell in cells:
         job = teachers.setdefault(cell["teacher_dir"], [cell, False])
         job[1] |= cell["stage"] == "student"
         if cell["stage"] != "teacher":
             students.setdefault(cell["run_dir"], {})[cell["stage"]] = cell
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        try:
-            if first:
-                pool.submit(ends, first["run_dir"], "teacher", first).result()
-            for function, work in (
-                (teach, [(folder, *job) for folder, job in teachers.items()]),
-                (learn, list(students.items())),
-            ):
-                for future in [pool.submit(function, *item) for item in work]:
-                    future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):
-                process.terminate()  # saves a checkpoint
-            raise
+    return teachers.values(), students.items()
+
+
+def _each(pool, function, work):
+    """Call a function with each item's arguments; wait until all are done."""
+    for future in [pool.submit(function, *item) for item in work]:
+        future.result()
+
+
+def _teach(trainings, first, cell, has_student):
+    """Train a teacher, after what it starts from; let it label for students."""
+    if cell["is_pretrained"] and not _is_done(first["run_dir"], "teacher"):
+        return
+    if trainings.end(cell, cell["teacher_dir"], "teacher") and has_student:
+        trainings.end(cell, cell["teacher_dir"], "labels")
+
+
+def _learn(trainings, folder, cells_of_stages):
+    """Train a student, a control or both in a folder, with their teacher's results."""
+    for stage, cell in cells_of_stages.items():
+        needed = ("teacher", "labels") if stage == "student" else ("teacher",)
+        if not all(_is_done(cell["teacher_dir"], name) for name in needed):
+            continue
+        os.makedirs(folder, exist_ok=True)
+        for name in ("teacher", "pseudo_labels"):
+            link = os.path.join(folder, name)
+            source = os.path.join(cell["teacher_dir"], name)
+            if os.path.exists(source) and not os.path.lexists(link):
+                os.symlink(os.path.relpath(source, folder), link)
+        trainings.end(cell, folder, stage)
+
+
+class _Trainings:
+    """Processes of `official_selftrain.train`, which are stopped together."""
+
+    def __init__(self, jobs, lock):
+        threads = str(max((os.cpu_count() or 1) // jobs, 1))
+        self._environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
+        self._lock = lock
+        self._processes = set()
+
+    def end(self, cell, folder, stage):
+        """Run a stage of a cell, unless it has ended; return whether it is done."""
+        outcomes = read_outcomes(folder)
+        if outcomes.get(stage, {}).get("status", "failed") != "failed":
+            return _is_done(folder, stage)
+        os.makedirs(folder, exist_ok=True)
+        # The folder's name vouches for the settings that count here; others, such as a
+        # student's in its teacher's folder, may differ from the last call's.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, "operative.gin"))
+        title = f"{cell['row']}, {cell['column']}, seed {cell['seed']}"
+        print(f"study: {title}: {stage}", flush=True)
+        code, start = self._run(_command(cell, folder, stage), folder)
+        if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
+            return False  # stopped from outside: to be continued
+        outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
+        write_json(os.path.join(folder, "outcome.json"), outcomes)
+        return code == 0
+
+    def _run(self, command, folder):
+        """Run a process; return its exit code and where its part of the log starts."""
+        with open(os.path.join(folder, "log.txt"), "a") as log:
+            start = log.tell()
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lock,),
+                env=self._environment,
+            )
+            self._processes.add(process)
+            code = process.wait()
+            self._processes.discard(process)
+        return code, start
+
+    def stop(self):
+        """Stop what runs; each training saves a checkpoint."""
+        for process in list(self._processes):
+            process.terminate()
+
+
+def _command(cell, folder, stage):
+    return [
+        *(sys.executable, "-m", "official_selftrain.train", *cell["command"]),
+        *(f"--gin_param={line}" for line in _PARAMS.get(stage, ())),
+        *(f"--model_dir={folder}", f"--stages={_RUN[stage]}"),
+    ]
+
+
+def _is_done(folder, stage):
+    return read_outcomes(folder).get(stage, {}).get("status") == "done"
 
 
 def read_outcomes(folder):

@@ -47,8 +47,11 @@ def measure(source, score_threshold, truth=None):
 
     Source: own.
     """
-    if source.has_masks:
-        return _mask_quality(source, score_threshold, truth)
+    quality = _mask_quality if source.has_masks else _box_quality
+    return quality(source, score_threshold, truth)
+
+
+def _box_quality(source, score_threshold, truth):
     images = boxes = empty = found = true_boxes = 0
     counts = np.zeros(_FINE_BINS, np.int64)
     for example, target in _pairs(source, truth):
@@ -103,31 +106,22 @@ def _pairs(source, truth):
 
 def _mask_quality(source, score_threshold, truth):
     num_classes = len(source.class_names)
-
-    def decoded(example, target):
-        mask = masks.decode(example["mask"])
-        confidence = examples.read_confidence(example, tf.shape(mask))
-        kept = masks.confident(mask, confidence, score_threshold)
-        if truth is None:
-            return kept, confidence, kept
-        return kept, confidence, examples.read_mask(target, tf.shape(mask), num_classes)
-
-    def pairs():
-        for example, target in _pairs(source, truth):
-            yield decoded(example, target)
-
     images = empty = 0
     shares, scores = np.zeros(256, np.int64), np.zeros(256, np.int64)
     metric = metrics.MeanIoU(num_classes)
-    for item in pairs():
-        kept, confidence, target = (value.numpy() for value in item)
+    for example, target in _pairs(source, truth):
+        mask = masks.decode(example["mask"])
+        size = tf.shape(mask)
+        confidence = examples.read_confidence(example, size)
+        kept = masks.confident(mask, confidence, score_threshold).numpy()
         images += 1
         empty += bool((kept == masks.IGNORE_CLASS).all())
         shares += np.bincount(kept.ravel(), minlength=256)
-        scores += np.bincount(confidence.ravel(), minlength=256)
+        scores += np.bincount(confidence.numpy().ravel(), minlength=256)
         if truth is not None:
-            target = np.where(kept == masks.IGNORE_CLASS, kept, target)
-            metric.update({"mask": kept}, {"mask": target})
+            known = examples.read_mask(target, size, num_classes).numpy()
+            known = np.where(kept == masks.IGNORE_CLASS, kept, known)
+            metric.update({"mask": kept}, {"mask": known})
     known = shares[:num_classes].sum()
     result = metric.result()
     levels = np.arange(256) / 255.0
@@ -172,22 +166,25 @@ def require_labels(quality, max_empty_share=0.95):
     if quality["boxes"] and not too_empty:
         return
     histogram = quality["score_histogram"]
-    if quality["one_box_threshold"] is not None:
-        advice = (
-            f"score_threshold={quality['one_box_threshold']:.3f} would give one box "
-            "per image"
-        )
-    elif sum(histogram):
-        advice = f"the {sum(histogram)} boxes that are stored are too few for that"
-    else:
-        advice = "the teacher finds nothing at all: train it longer"
     raise ValueError(
         "Expected pseudo-labels with a score of at least "
         f"{quality['score_threshold']}. Received: {quality['boxes']} boxes in "
         f"{quality['images']} images, {100.0 * empty_share:.4g} % of the images empty "
         f"(at most {100.0 * max_empty_share:.4g} % may be); scores by bin "
-        f"({_bins(histogram) or 'none'}); {advice}"
+        f"({_bins(histogram) or 'none'}); {_advice(quality)}"
     )
+
+
+def _advice(quality):
+    stored = sum(quality["score_histogram"])
+    if quality["one_box_threshold"] is not None:
+        return (
+            f"score_threshold={quality['one_box_threshold']:.3f} would give one box "
+            "per image"
+        )
+    if stored:
+        return f"the {stored} boxes that are stored are too few for that"
+    return "the teacher finds nothing at all: train it longer"
 
 
 def _require_masks(quality, too_empty):

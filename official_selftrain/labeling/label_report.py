@@ -42,23 +42,10 @@ def write(output_dir, truth=None, num_images=24):
     if known:
         swept = label_quality.sweep(stored, truth)
         content["sweep"] = swept
-        body += _sections(swept)
+        body += _thresholds(swept)
     unsure = _most_doubtful(stored, num_images)
     content["doubtful"] = [{"id": int(e["id"]), "doubt": d} for d, e in unsure]
-    body.append("<h2>Images by the teacher's doubt, most doubtful first</h2>")
-    drawn = []
-    for _, example in unsure:
-        example = {key: tf.constant(value) for key, value in example.items()}
-        sample = pictures.sample(example, stored)
-        drawn.append({**sample, "labels": {"": sample["labels"]["labels"]}})
-    for start in range(0, len(drawn), _COLUMNS):
-        part = drawn[start : start + _COLUMNS]
-        names = [
-            f"{doubt:.2f}: {html.escape(e['path'].decode() or str(e['id']))}"
-            for doubt, e in unsure[start : start + _COLUMNS]
-        ]
-        body.append(pages.picture(pictures.grid(part, stored.class_names)))
-        body.append(f"<p>{'; '.join(names)}</p>")
+    body += _pictures(unsure, stored)
     with open(os.path.join(output_dir, "report.json"), "w") as file:
         json.dump(content, file, indent=2)
     path = os.path.join(output_dir, "report.html")
@@ -66,21 +53,29 @@ def write(output_dir, truth=None, num_images=24):
     return path
 
 
-def _sections(swept):
+def _pictures(unsure, stored):
+    """Return pictures of the examples of `_most_doubtful`, with their names."""
+    drawn = []
+    for _, example in unsure:
+        example = {key: tf.constant(value) for key, value in example.items()}
+        sample = pictures.sample(example, stored)
+        drawn.append({**sample, "labels": {"": sample["labels"]["labels"]}})
+    parts = ["<h2>Images by the teacher's doubt, most doubtful first</h2>"]
+    for start in range(0, len(drawn), _COLUMNS):
+        part = drawn[start : start + _COLUMNS]
+        names = [
+            f"{doubt:.2f}: {html.escape(e['path'].decode() or str(e['id']))}"
+            for doubt, e in unsure[start : start + _COLUMNS]
+        ]
+        parts.append(pages.picture(pictures.grid(part, stored.class_names)))
+        parts.append(f"<p>{'; '.join(names)}</p>")
+    return parts
+
+
+def _thresholds(swept):
     """Return plot and tables of `label_quality.sweep`."""
-    everything = swept["classes"]["all"]
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    rates, counts = figure.subplots(1, 2)
-    for name in ("precision", "recall", "F1"):
-        rates.plot(swept["thresholds"], everything[name], label=name)
-    rates.set(xlabel="score threshold", ylim=(0, 1))
-    rates.legend(fontsize=8)
-    counts.plot(swept["thresholds"], everything["per_image"], label="pseudo-labels")
-    counts.axhline(everything["true"] / swept["images"], color="black", linestyle="--")
-    counts.set(
-        xlabel="score threshold", ylabel="per image (dashed: truth)", ylim=(0, None)
-    )
     columns = ("precision", "recall", "F1", "per_image")
+    everything = swept["classes"]["all"]
     rows = [
         [f"{threshold:.2f}", *(_number(everything[name][place]) for name in columns)]
         for place, threshold in enumerate(swept["thresholds"])
@@ -95,11 +90,27 @@ def _sections(swept):
     best = _number(everything["suggested"])
     return [
         f"<h2>Threshold</h2><p>Suggested, of the best F1: <b>{best}</b></p>",
-        pages.picture(figure),
+        pages.picture(_plot(swept)),
         pages.table(["threshold", *columns], rows),
         "<h2>By class, at the threshold of its best F1</h2>",
         pages.table(["class", "threshold", "true", *columns], by_class),
     ]
+
+
+def _plot(swept):
+    everything = swept["classes"]["all"]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    rates, counts = figure.subplots(1, 2)
+    for name in ("precision", "recall", "F1"):
+        rates.plot(swept["thresholds"], everything[name], label=name)
+    rates.set(xlabel="score threshold", ylim=(0, 1))
+    rates.legend(fontsize=8)
+    counts.plot(swept["thresholds"], everything["per_image"], label="pseudo-labels")
+    counts.axhline(everything["true"] / swept["images"], color="black", linestyle="--")
+    counts.set(
+        xlabel="score threshold", ylabel="per image (dashed: truth)", ylim=(0, None)
+    )
+    return figure
 
 
 def _number(value):

@@ -26,18 +26,64 @@ from official_selftrain.serving import signatures
 _HISTOGRAM_BINS = 20
 
 
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """How labels are stored.
+
+    Attributes:
+        shard_size: int, images per shard.
+        score_floor: float in 0…1, boxes below it aren't stored.
+        max_boxes: int, the boxes of highest score that an image keeps.
+        embed_images: bool, store the images in the shards (upright; a turned one as
+            PNG) instead of their paths. Images that aren't files are always stored.
+
+    Raises:
+        ValueError: for a `score_floor` that is none.
+    """
+
+    shard_size: int = 500
+    score_floor: float = 0.05
+    max_boxes: int = 100
+    embed_images: bool = False
+
+    def __post_init__(self):
+        if not 0.0 <= self.score_floor <= 1.0:
+            raise ValueError(
+                f"Expected score_floor in 0…1. Received: score_floor={self.score_floor}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """Which of several workers that share the shards.
+
+    Attributes:
+        index: int in 0…count - 1.
+        count: int, how many workers there are.
+
+    Raises:
+        ValueError: for an index that is none.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.index < self.count:
+            raise ValueError(
+                f"Expected worker_index of 0 to worker_count - 1 = {self.count - 1}. "
+                f"Received: worker_index={self.index}"
+            )
+
+
 def write(
     teacher,
     source,
     output_dir,
+    storage=Storage(),
     batch_size=16,
-    shard_size=500,
-    score_floor=0.05,
-    max_boxes=100,
-    embed_images=False,
+    worker=Worker(),
     settings=None,
-    worker_index=0,
-    worker_count=1,
     on_images=None,
 ):
     """Label images and write the labels as TFRecord shards.
@@ -53,15 +99,10 @@ def write(
         teacher: `teachers.Teacher`.
         source: `examples.Source`; its labels, if any, aren't looked at.
         output_dir: str.
+        storage: `Storage`.
         batch_size: int.
-        shard_size: int, images per shard.
-        score_floor: float in 0…1, boxes below it aren't stored.
-        max_boxes: int, the boxes of highest score that an image keeps.
-        embed_images: bool, store the images in the shards (upright; a turned one as
-            PNG) instead of their paths. Images that aren't files are always stored.
+        worker: `Worker`, whose shards are written.
         settings: dict, more to be recorded, such as where the images come from.
-        worker_index: int, this worker of several that share the shards.
-        worker_count: int, how many workers there are.
         on_images: function (count), called when images are done, in the place of a
             progress bar.
 
@@ -79,16 +120,6 @@ def write(
 
     Source: own; file and feature names of the TF Model Garden.
     """
-    if not 0 <= worker_index < worker_count:
-        raise ValueError(
-            f"Expected worker_index of 0 to worker_count - 1 = {worker_count - 1}. "
-            f"Received: worker_index={worker_index}"
-        )
-    if not 0.0 <= score_floor <= 1.0:
-        raise ValueError(
-            f"Expected score_floor in 0…1. Received: score_floor={score_floor}"
-        )
-    num_shards = math.ceil(source.num_images / shard_size)
     settings = {
         "version": sys.modules["official_selftrain"].__version__,
         "teacher": teacher.origin,
@@ -96,41 +127,26 @@ def write(
         "has_masks": teacher.has_masks,
         "num_images": source.num_images,
         "batch_size": batch_size,
-        "shard_size": shard_size,
-        "score_floor": score_floor,
-        "max_boxes": max_boxes,
-        "embed_images": embed_images,
+        **dataclasses.asdict(storage),
         **(settings or {}),
     }
     _claim(output_dir, json.loads(json.dumps(settings)))
-    own = range(worker_index, num_shards, worker_count)
+    num_shards = math.ceil(source.num_images / storage.shard_size)
+    own = range(worker.index, num_shards, worker.count)
+    counts = {
+        shard: min(storage.shard_size, source.num_images - shard * storage.shard_size)
+        for shard in own
+    }
     bases = {shard: _base(output_dir, shard, num_shards) for shard in own}
-    pending = [n for n in own if not os.path.exists(bases[n] + ".tfrecord")]
-    with contextlib.ExitStack() as stack:
-        if on_images is None:
-            total = sum(_shard_images(source, n, shard_size) for n in own)
-            bar = tqdm(total=total, desc="pseudo_labels", unit="image")
-            on_images = stack.enter_context(bar).update
-        for shard in own:
-            if shard not in pending:
-                on_images(_shard_images(source, shard, shard_size))
-        for shard, labels in _labeled(teacher, source, pending, shard_size, batch_size):
-            summary = _Summary(teacher)
-            with atomic.replacing(bases[shard] + ".tfrecord") as partial:
-                with tf.io.TFRecordWriter(partial) as writer:
-                    for example, size, found in labels:
-                        on_images(1)
-                        if isinstance(found, str):
-                            line = f"{problems.name(example)}: {found}"
-                            summary.skipped.append(line)
-                            continue
-                        if not teacher.has_masks:
-                            found = _cleaned(found, size, score_floor, max_boxes)
-                        summary.add(found)
-                        record = _image_record(example, embed_images)
-                        writer.write(examples.serialize({**record, **found}, *size))
-                atomic.write_json(bases[shard] + ".json", summary.content())
-    return _finish(output_dir, source, shard_size, settings)
+    kept = [n for n in own if os.path.exists(bases[n] + ".tfrecord")]
+    pending = [n for n in own if n not in kept]
+    with _progress(sum(counts.values()), on_images) as advance:
+        for shard in kept:
+            advance(counts[shard])
+        shards = _labeled(teacher, source, pending, storage.shard_size, batch_size)
+        for shard, labels in shards:
+            _write_shard(bases[shard], teacher, labels, storage, advance)
+    return _finish(output_dir, source, num_shards, settings)
 
 
 def read(output_dir, class_names=None):
@@ -187,6 +203,16 @@ def read_manifest(output_dir):
         return json.load(file)
 
 
+@contextlib.contextmanager
+def _progress(total, on_images):
+    """Give what to call with a count of images that are done, by default a bar's."""
+    if on_images is not None:
+        yield on_images
+        return
+    with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
+        yield bar.update
+
+
 def _labeled(teacher, source, shards, shard_size, batch_size):
     """Yield shards and, for each, an iterator of examples, sizes and labels.
 
@@ -199,6 +225,16 @@ def _labeled(teacher, source, shards, shard_size, batch_size):
     stream = source.dataset.enumerate().filter(
         lambda position, _: pending[position // shard_size]
     )
+    items = _prepared(teacher, source, stream)
+    for shard, group in itertools.groupby(items, lambda item: item[0] // shard_size):
+        yield int(shard), _label_in_batches(teacher, group, batch_size)
+
+
+def _prepared(teacher, source, stream):
+    """Yield positions, examples and what the teacher is to see of each.
+
+    It is a reason, a str, for an image that can't be read.
+    """
 
     @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
@@ -209,30 +245,23 @@ def _labeled(teacher, source, shards, shard_size, batch_size):
     # What can't be read is missing here, and found out by its position.
     prepared = stream.map(prepare, tf.data.AUTOTUNE, deterministic=True)
     prepared = iter(prepared.ignore_errors().prefetch(tf.data.AUTOTUNE))
-    numbered = stream.as_numpy_iterator()
     plain = dataclasses.replace(source, has_masks=False)
-
-    def labels(shard_images):
-        nonlocal ready
-        batch = []
-        for position, example in shard_images:
-            if ready is not None and int(ready[0]) == position:
-                batch.append((example, ready[1]))
-                ready = next(prepared, None)
-            else:
-                reason = problems.problem(example, plain)
-                if reason is None:
-                    prepare(position, example)  # raises what went wrong
-                    reason = "can't be prepared"
-                batch.append((example, reason))
-            if len(batch) == batch_size:
-                yield from _label(teacher, batch)
-                batch = []
-        yield from _label(teacher, batch)
-
     ready = next(prepared, None)
-    for shard, group in itertools.groupby(numbered, lambda item: item[0] // shard_size):
-        yield int(shard), labels(group)
+    for position, example in stream.as_numpy_iterator():
+        if ready is not None and int(ready[0]) == position:
+            yield position, example, ready[1]
+            ready = next(prepared, None)
+        else:
+            reason = problems.problem(example, plain)
+            if reason is None:
+                prepare(position, example)  # raises what went wrong
+                reason = "can't be prepared"
+            yield position, example, reason
+
+
+def _label_in_batches(teacher, items, batch_size):
+    while batch := list(itertools.islice(items, batch_size)):
+        yield from _label(teacher, [(example, item) for _, example, item in batch])
 
 
 def _label(teacher, batch):
@@ -258,15 +287,33 @@ def _label_alone(teacher, item):
         return f"the teacher refuses it: {error}"
 
 
-def _cleaned(labels, size, score_floor, max_boxes):
+def _write_shard(base, teacher, labeled, storage, advance):
+    """Write a shard and what it holds, from an iterator of `_labeled`."""
+    summary = _Summary(teacher)
+    with atomic.replacing(base + ".tfrecord") as partial:
+        with tf.io.TFRecordWriter(partial) as writer:
+            for example, size, labels in labeled:
+                advance(1)
+                if isinstance(labels, str):
+                    summary.skipped.append(f"{problems.name(example)}: {labels}")
+                    continue
+                if not teacher.has_masks:
+                    labels = _cleaned(labels, size, storage)
+                summary.add(labels)
+                record = _image_record(example, storage.embed_images)
+                writer.write(examples.serialize({**record, **labels}, *size))
+        atomic.write_json(base + ".json", summary.content())
+
+
+def _cleaned(labels, size, storage):
     """Return boxes as they are stored: shares of the image, clipped, ranked."""
     limits = np.float32([*size, *size])
     # What isn't a number becomes a box without area.
     pixels = np.nan_to_num(np.asarray(labels["boxes"], np.float32).reshape(-1, 4))
     boxes = np.clip(pixels, 0.0, limits) / limits
     scores = np.asarray(labels["scores"], np.float32)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= score_floor)
-    order = np.argsort(-scores[kept], kind="stable")[:max_boxes]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= storage.score_floor)
+    order = np.argsort(-scores[kept], kind="stable")[: storage.max_boxes]
     boxes, scores = boxes[kept][order], np.minimum(scores[kept][order], 1.0)
     return {
         "boxes": boxes,
@@ -324,9 +371,8 @@ class _Summary:
         }
 
 
-def _finish(output_dir, source, shard_size, settings):
+def _finish(output_dir, source, num_shards, settings):
     """Write the manifest if every shard is there."""
-    num_shards = math.ceil(source.num_images / shard_size)
     bases = [_base(output_dir, shard, num_shards) for shard in range(num_shards)]
     if not all(os.path.exists(base + ".tfrecord") for base in bases):
         return None
@@ -388,7 +434,3 @@ def _claim(output_dir, settings):
 
 def _base(output_dir, shard, num_shards):
     return os.path.join(output_dir, f"pseudo-{shard:05d}-of-{num_shards:05d}")
-
-
-def _shard_images(source, shard, shard_size):
-    return min(shard_size, source.num_images - shard * shard_size)

@@ -5,6 +5,8 @@ The signature has one input, images or image files, and gives either `detection_
 they are there), or `mask` and `confidence` of the image's size.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -43,58 +45,87 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
             f"Expected outputs {', '.join(_DETECTION)}, or mask and confidence. "
             f"Received: {', '.join(sorted(signature.outputs))}"
         )
-    takes_files = signature.dtype == tf.string
     shape = signature.shape
-    if (len(shape) != 1) if takes_files else (len(shape) != 4 or shape[3] != 3):
+    is_files, is_images = len(shape) == 1, len(shape) == 4 and shape[3] == 3
+    if not (is_files if _takes_files(signature) else is_images):
         raise ValueError(
             "Expected an input of image files [B] or images [B, H, W, 3]. Received: "
             f"{signature.input_name} of shape {list(shape)}"
         )
-    frame = None if takes_files or None in shape[1:3] else shape[1:3]
-
-    def prepare(example, image):
-        if takes_files:
-            contents = examples.read_contents(example)
-            # Served models may neither turn photographs nor take animations.
-            plain = tf.equal(images.orientation(contents), 1)
-            plain &= tf.strings.substr(contents, 0, 3) != "GIF"
-            return {
-                "image": tf.cond(
-                    plain, lambda: contents, lambda: tf.io.encode_png(image)
-                ),
-            }
-        if frame:
-            image = tf.round(augment.fit(image, {}, frame)[0])
-        return {"image": tf.cast(image, signature.dtype)}
-
-    def label(items):
-        found = [None] * len(items)
-        # Only what has the same size fits into one array.
-        sizes = {}
-        for index, item in enumerate(items):
-            key = () if takes_files or frame else tuple(item["size"].numpy())
-            sizes.setdefault(key, []).append(index)
-        for indices in sizes.values():
-            step = shape[0] or len(indices)
-            for start in range(0, len(indices), step):
-                part = indices[start : start + step]
-                filled = part + part[-1:] * ((shape[0] or 0) - len(part))
-                batch = [items[index]["image"].numpy() for index in filled]
-                outputs = signature.call(batch if takes_files else np.stack(batch))
-                for row, index in enumerate(part):
-                    size = items[index]["size"].numpy()
-                    labels = {key: value[row] for key, value in outputs.items()}
-                    found[index] = decode(labels, size)
-        return found
-
-    def decode(outputs, size):
-        if not is_detector:
-            return _mask_labels(outputs, size)
-        return _box_labels(outputs, size, frame, class_names, class_ids, box_units)
-
+    decode = _mask_labels
+    if is_detector:
+        decode = functools.partial(
+            _box_labels,
+            frame=_frame(signature),
+            class_names=class_names,
+            class_ids=class_ids,
+            box_units=box_units,
+        )
     return teachers.Teacher(
-        prepare, label, tuple(class_names), not is_detector, {**origin}
+        functools.partial(_prepare, signature),
+        functools.partial(_label, signature, decode),
+        tuple(class_names),
+        not is_detector,
+        {**origin},
     )
+
+
+def _takes_files(signature):
+    return signature.dtype == tf.string
+
+
+def _frame(signature):
+    """Return the only size of images that a signature takes, None for any."""
+    if _takes_files(signature) or None in signature.shape[1:3]:
+        return None
+    return signature.shape[1:3]
+
+
+def _prepare(signature, example, image):
+    """Return what a signature wants to see of an image, as `Teacher.prepare`."""
+    frame = _frame(signature)
+    if _takes_files(signature):
+        contents = examples.read_contents(example)
+        # Served models may neither turn photographs nor take animations.
+        plain = tf.equal(images.orientation(contents), 1)
+        plain &= tf.strings.substr(contents, 0, 3) != "GIF"
+        return {
+            "image": tf.cond(plain, lambda: contents, lambda: tf.io.encode_png(image)),
+        }
+    if frame:
+        image = tf.round(augment.fit(image, {}, frame)[0])
+    return {"image": tf.cast(image, signature.dtype)}
+
+
+def _label(signature, decode, items):
+    """Return the labels of images, as `Teacher.label`."""
+    found = [None] * len(items)
+    for indices in _alike(signature, items):
+        step = signature.shape[0] or len(indices)
+        for start in range(0, len(indices), step):
+            part = indices[start : start + step]
+            outputs = _call(signature, [items[index]["image"] for index in part])
+            for row, index in enumerate(part):
+                labels = {key: value[row] for key, value in outputs.items()}
+                found[index] = decode(labels, items[index]["size"].numpy())
+    return found
+
+
+def _alike(signature, items):
+    """Return lists of the indices of images that fit into one array."""
+    any_size = _takes_files(signature) or _frame(signature)
+    groups = {}
+    for index, item in enumerate(items):
+        size = () if any_size else tuple(item["size"].numpy())
+        groups.setdefault(size, []).append(index)
+    return groups.values()
+
+
+def _call(signature, batch):
+    """Return a signature's outputs for images, of which a fixed batch may want more."""
+    batch = [image.numpy() for image in batch]
+    batch += batch[-1:] * ((signature.shape[0] or 0) - len(batch))
+    return signature.call(batch if _takes_files(signature) else np.stack(batch))
 
 
 def _box_labels(outputs, size, frame, class_names, class_ids, box_units):

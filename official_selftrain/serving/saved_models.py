@@ -66,24 +66,7 @@ def export(
         ValueError: for a name that is none, a version that exists, or not as many
             class names as classes.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
-        raise ValueError(
-            f"Expected a name of letters, digits, '_', '-' and '.'. Received: {name!r}"
-        )
-    if isinstance(model, ImageClassifier):
-        raise TypeError(
-            "Expected a detector or segmenter. Received: "
-            f"model={model.name}, a classifier of whole images"
-        )
-    if model.num_classes != len(class_names):
-        raise ValueError(
-            f"Expected a name for each of the model's {model.num_classes} classes. "
-            f"Received: {len(class_names)} names, {list(class_names)}"
-        )
-    if version is not None and (not isinstance(version, int) or version < 1):
-        raise ValueError(
-            f"Expected version, an integer above 0. Received: version={version!r}"
-        )
+    _check(model, name, class_names, version)
     folder = os.path.join(export_dir, name)
     taken = versions(folder)
     if version in taken:
@@ -107,17 +90,43 @@ def export(
                 file.write(text)
         if warmup is not None:
             _write_warmup(partial, name, warmup, kwargs.get("max_pixels", MAX_PIXELS))
-        while True:
-            number = version or max(versions(folder), default=0) + 1
-            path = os.path.join(folder, str(number))
-            try:
-                os.rename(partial, path)
-                return path
-            except OSError:  # another export was faster
-                if version is not None or not os.path.exists(path):
-                    raise
+        return _publish(partial, folder, version)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check(model, name, class_names, version):
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", name):
+        raise ValueError(
+            f"Expected a name of letters, digits, '_', '-' and '.'. Received: {name!r}"
+        )
+    if isinstance(model, ImageClassifier):
+        raise TypeError(
+            "Expected a detector or segmenter. Received: "
+            f"model={model.name}, a classifier of whole images"
+        )
+    if model.num_classes != len(class_names):
+        raise ValueError(
+            f"Expected a name for each of the model's {model.num_classes} classes. "
+            f"Received: {len(class_names)} names, {list(class_names)}"
+        )
+    if version is not None and (not isinstance(version, int) or version < 1):
+        raise ValueError(
+            f"Expected version, an integer above 0. Received: version={version!r}"
+        )
+
+
+def _publish(partial, folder, version):
+    """Give a folder its version's name, the next one for None; return its path."""
+    while True:
+        number = version or max(versions(folder), default=0) + 1
+        path = os.path.join(folder, str(number))
+        try:
+            os.rename(partial, path)
+            return path
+        except OSError:  # another export was faster
+            if version is not None or not os.path.exists(path):
+                raise
 
 
 def versions(folder):

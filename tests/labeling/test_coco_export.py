@@ -39,7 +39,7 @@ def random_teacher():
 def labels_dir(tiny_coco, tmp_path):
     path = str(tmp_path / "labels")
     pool = sources.folder(str(tiny_coco.images))
-    label_store.write(random_teacher(), pool, path, 2, shard_size=4)
+    label_store.write(random_teacher(), pool, path, label_store.Storage(4), 2)
     return path
 
 

@@ -164,7 +164,7 @@ def test_the_report_of_a_folder(tiny_coco, tmp_path):
         {},
     )
     path = str(tmp_path / "labels")
-    label_store.write(teacher, truth, path, 4)
+    label_store.write(teacher, truth, path, batch_size=4)
     page = label_report.write(path, truth, num_images=3)
     with open(page) as file:
         text = file.read()

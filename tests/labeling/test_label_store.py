@@ -14,6 +14,7 @@ from official_selftrain.data.sources import digits
 from official_selftrain.geometry.letterbox import letterbox_scale
 from official_selftrain.inference import prediction
 from official_selftrain.labeling import label_store, teachers
+from official_selftrain.labeling.label_store import Storage
 from official_selftrain.models import SemanticSegmenter, backbones
 from official_selftrain.serving import signatures
 
@@ -50,7 +51,7 @@ def boxes_teacher(class_names=("0", "1")):
 
 def test_written_labels_are_the_predictions(tmp_path):
     pool = digits.scenes("unlabeled", 5, 0, (32, 48), num_classes=2)
-    manifest = label_store.write(boxes_teacher(), pool, str(tmp_path), 2, shard_size=3)
+    manifest = label_store.write(boxes_teacher(), pool, str(tmp_path), Storage(3), 2)
     settings = manifest.pop("settings")
     assert manifest == {
         "class_names": ["0", "1"],
@@ -100,15 +101,15 @@ def test_images_in_files_are_referenced(tiny_coco, tmp_path):
 def test_finished_shards_are_kept_and_the_rest_is_identical(tmp_path):
     pool = digits.scenes("unlabeled", 6, 0, (32, 32), num_classes=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    label_store.write(boxes_teacher(), pool, str(whole), 2, shard_size=2)
-    label_store.write(boxes_teacher(), pool, str(cut), 2, shard_size=2)
+    label_store.write(boxes_teacher(), pool, str(whole), Storage(2), 2)
+    label_store.write(boxes_teacher(), pool, str(cut), Storage(2), 2)
     kept = cut / "pseudo-00000-of-00003.tfrecord"
     before = kept.stat().st_mtime_ns
     (cut / "pseudo-00001-of-00003.tfrecord").unlink()
     (cut / "pseudo-00002-of-00003.tfrecord.partial").write_bytes(b"cut off")
     (cut / "pseudo-00002-of-00003.tfrecord").unlink()
     (cut / "manifest.json").unlink()
-    label_store.write(boxes_teacher(), pool, str(cut), 2, shard_size=2)
+    label_store.write(boxes_teacher(), pool, str(cut), Storage(2), 2)
     assert kept.stat().st_mtime_ns == before
     for path in whole.iterdir():
         assert path.read_bytes() == (cut / path.name).read_bytes()
@@ -171,7 +172,7 @@ def test_written_masks_have_their_image_s_size(tmp_path):
     """Square, wide and high images, odd sizes, smaller and larger than the frame."""
     sizes = [(64, 64), (1, 1), (33, 97), (211, 90), (128, 128)]
     pool = photographs(*sizes)
-    manifest = label_store.write(masks_teacher(), pool, str(tmp_path), 2, 3)
+    manifest = label_store.write(masks_teacher(), pool, str(tmp_path), Storage(3), 2)
     assert manifest["has_masks"] and manifest["shards"] == 2
     stored = label_store.read(str(tmp_path), ("background", "a", "b"))
     assert stored.has_masks and stored.num_images == 5 and not stored.has_labels
@@ -197,7 +198,8 @@ def test_masks_written_and_read_are_the_model_s(tmp_path):
     """At the frame's own size nothing is resized: bit for bit the predictions."""
     model = small_segmenter()
     pool = digits.scenes("unlabeled", 3, 0, (128, 128))
-    label_store.write(masks_teacher(model, tuple("abcd")), pool, str(tmp_path), 2)
+    teacher = masks_teacher(model, tuple("abcd"))
+    label_store.write(teacher, pool, str(tmp_path), batch_size=2)
     stored = label_store.read(str(tmp_path), tuple("abcd"))
     for example, image in zip(stored.dataset, pool.dataset, strict=True):
         frame, _, _ = augment.fit(examples.read_image(image), {}, (128, 128))
@@ -254,14 +256,16 @@ def test_images_that_a_teacher_refuses_are_skipped(tiny_coco, tmp_path):
         )
 
     pool = sources.folder(str(tiny_coco.unlabeled))
-    manifest = label_store.write(refusing({2}), pool, str(tmp_path / "a"), 4)
+    manifest = label_store.write(refusing({2}), pool, str(tmp_path / "a"), batch_size=4)
     (line,) = manifest["skipped"]
     assert line.endswith("2.png: the teacher refuses it: no [2]")
     assert manifest["labeled"] == 3
     ids = [int(e["id"]) for e in label_store.read(str(tmp_path / "a")).dataset]
     assert ids == [0, 1, 3]
     with pytest.raises(signatures.Refused, match=r"no \[0, 1, 2, 3\]"):
-        label_store.write(refusing({0, 1, 2, 3}), pool, str(tmp_path / "b"), 4)
+        label_store.write(
+            refusing({0, 1, 2, 3}), pool, str(tmp_path / "b"), batch_size=4
+        )
 
 
 def test_classes_of_read_labels_are_matched(tiny_coco, tmp_path):
@@ -283,4 +287,4 @@ def test_other_settings_do_not_mix(tiny_coco, tmp_path):
     ):
         label_store.write(boxes_teacher(("a", "c")), pool, str(tmp_path))
     with pytest.raises(ValueError, match="score_floor in 0…1. Received: score_floor=2"):
-        label_store.write(boxes_teacher(), pool, str(tmp_path), score_floor=2)
+        Storage(score_floor=2)

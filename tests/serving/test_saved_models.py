@@ -20,13 +20,14 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from official_selftrain import RetinaNet, SemanticSegmenter, backbones, pseudo_label
+from official_selftrain import RetinaNet, SemanticSegmenter, backbones
 from official_selftrain.data import images
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 from official_selftrain.files import hashes
 from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
+from official_selftrain.labeling import opening
 from official_selftrain.serving import saved_models, signatures
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -620,20 +621,11 @@ def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
     labels = str(folder / kind / "labels.txt")
     found = []
     for place in places:
-        teacher = pseudo_label.open_teacher(
-            {
-                "teacher": place,
-                # A SavedModel brings its own.
-                "labels": None if place.endswith("/1") else labels,
-                "first_class_id": 1,
-                "signature": None,
-                "scales": ["1.0"],
-                "flip": False,
-                "box_units": "auto",
-                "classes": None,
-                "drop_others": False,
-            }
+        # A SavedModel brings its own labels.
+        settings = opening.TeacherSettings(
+            place, labels=None if place.endswith("/1") else labels
         )
+        teacher = opening.open_teacher(settings)
         assert list(teacher.class_names) == NAMES[kind]
         items = []
         for path in photos(folder):

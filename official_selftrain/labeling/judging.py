@@ -1,0 +1,52 @@
+"""What a finished folder of labels comes to, in a few printed lines."""
+
+import json
+import os
+
+from official_selftrain.data.sources import pools
+from official_selftrain.labeling import label_quality, label_report, label_store
+
+
+def describe(output_dir, score_threshold):
+    """Print what was skipped and how many images have a label.
+
+    Args:
+        output_dir: str, a finished folder of labels.
+        score_threshold: float in 0…1, what counts as a label.
+
+    Returns:
+        dict, as of `label_quality.measure`.
+    """
+    manifest = label_store.read_manifest(output_dir)
+    for line in manifest["skipped"][:20]:
+        print(f"skipped {line}")
+    stored = label_store.read(output_dir)
+    quality = label_quality.measure(stored, score_threshold)
+    print(
+        f"labels: {manifest['labeled']} of {manifest['images']} images, "
+        f"{len(manifest['skipped'])} skipped; {quality['empty_images']} without a "
+        f"label of at least {score_threshold}; in {output_dir}"
+    )
+    return quality
+
+
+def report(output_dir, pool):
+    """Write the report of `label_report`; print where, and the threshold it suggests.
+
+    Args:
+        output_dir: str, a finished folder of labels.
+        pool: the arguments of `pools.open_pool`; its images' own labels, if any, are
+            the truth.
+    """
+    truth, _ = pools.open_pool(*pool)
+    print(f"report: {label_report.write(output_dir, truth)}")
+    with open(os.path.join(output_dir, "report.json")) as file:
+        sweep = json.load(file)["sweep"]
+    if sweep and sweep["classes"]["all"]["suggested"] is not None:
+        best = sweep["classes"]["all"]
+        score = best["suggested"]
+        setting = f"--gin_param='SCORE_THRESHOLD = {score}'"
+        if score < 0.2:  # the ignore_threshold of our own files
+            lower = round(score / 2, 3)
+            setting += f" --gin_param='experiment.Teaching.ignore_threshold = {lower}'"
+        print(f"threshold of the best F1, on {best['true']} labels: {setting}")

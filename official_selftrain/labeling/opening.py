@@ -1,0 +1,134 @@
+"""Opening any teacher by its path or address."""
+
+import dataclasses
+import os
+
+import keras
+
+from official_selftrain.files import hashes
+from official_selftrain.labeling import served, teachers
+from official_selftrain.serving import signatures
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSettings:
+    """Which teacher, and how it labels.
+
+    Attributes:
+        path: str: a model_dir or `.keras` file of this package, a SavedModel folder, a
+            model at a TF Serving server (`http://…`, `grpc://…`), or a JSON file of
+            COCO results.
+        labels: str or None, a file of the teacher's classes (see
+            `teachers.read_classes`); None: the one that lies beside the teacher.
+        first_class_id: int, the id of the first line of `labels`.
+        signature: str, of a SavedModel or server.
+        box_units: str, as of `served.signature_teacher`.
+        scales: floats, as of `teachers.keras_teacher`.
+        flip: bool, as of `teachers.keras_teacher`.
+        classes: str or None, the student's classes: such a file too, or names
+            separated by commas; None: the teacher's.
+        drop_others: bool, as of `teachers.for_classes`.
+    """
+
+    path: str
+    labels: str | None = None
+    first_class_id: int = 1
+    signature: str = "serving_default"
+    box_units: str = "auto"
+    scales: tuple = (1.0,)
+    flip: bool = False
+    classes: str | None = None
+    drop_others: bool = False
+
+
+def open_teacher(settings, images=""):
+    """Open the teacher that somebody names.
+
+    Args:
+        settings: `TeacherSettings`.
+        images: str, what is to be labelled (see `pools.open_pool`): results are matched
+            with it by the images' ids.
+
+    Returns:
+        `teachers.Teacher`, of the student's classes where they are given.
+
+    Raises:
+        FileNotFoundError: if there is no such teacher.
+        ValueError: for one that doesn't fit.
+    """
+    path = settings.path
+    model_path = _model_path(path)
+    if model_path:
+        teacher = _keras(settings, model_path)
+    elif "://" in path:
+        teacher = _server(settings)
+    elif os.path.isfile(os.path.join(path, "saved_model.pb")):
+        teacher = _saved_model(settings)
+    elif path.endswith(".json") and os.path.isfile(path):
+        teacher = _results(settings, images)
+    else:
+        raise FileNotFoundError(
+            "Expected a model_dir with teacher/model.keras, a .keras file, a "
+            "SavedModel folder, http://…, grpc://… or a COCO results .json. "
+            f"Received: teacher={path!r}"
+        )
+    if settings.classes:
+        text = settings.classes
+        wanted = _classes(text)[0] if os.path.isfile(text) else text.split(",")
+        teacher = teachers.for_classes(teacher, wanted, settings.drop_others)
+    return teacher
+
+
+def _model_path(path):
+    for place in ("", "model.keras", os.path.join("teacher", "model.keras")):
+        found = os.path.join(path, place) if place else path
+        if found.endswith(".keras") and os.path.isfile(found):
+            return found
+    return None
+
+
+def _keras(settings, path):
+    near = os.path.join(os.path.dirname(os.path.dirname(path)), "labels.txt")
+    names, _ = _classes(settings.labels or near, settings.first_class_id)
+    scales, flip = settings.scales, settings.flip
+    origin = {"kind": "keras", "path": path, "sha256": hashes.sha256(path)}
+    origin |= {"scales": scales, "flip": flip}
+    model = keras.saving.load_model(path)
+    return teachers.keras_teacher(model, names, origin, scales, flip)
+
+
+def _server(settings):
+    classes = _classes(settings.labels, settings.first_class_id)
+    signature, version = signatures.server(settings.path, settings.signature)
+    origin = {"kind": "server", "url": settings.path, "version": version}
+    return served.signature_teacher(signature, *classes, origin, settings.box_units)
+
+
+def _saved_model(settings):
+    path = settings.path
+    labels = settings.labels or os.path.join(path, "assets/labels.txt")
+    classes = _classes(labels, settings.first_class_id)
+    origin = {"kind": "saved_model", "path": path, "sha256": hashes.sha256(path)}
+    signature = signatures.saved_model(path, settings.signature)
+    return served.signature_teacher(signature, *classes, origin, settings.box_units)
+
+
+def _results(settings, images):
+    is_coco = images.endswith(".json")
+    if not (is_coco or ".tfrecord" in os.path.basename(images)):
+        raise ValueError(
+            "Expected images with the ids that the results name, a COCO .json or "
+            f".tfrecord files. Received: images={images!r}"
+        )
+    labels = settings.labels or (images if is_coco else settings.path)
+    classes = _classes(labels, settings.first_class_id)
+    return teachers.results_teacher(settings.path, *classes)
+
+
+def _classes(path, first=1):
+    if path is None or not os.path.isfile(path):
+        raise FileNotFoundError(
+            "Expected the teacher's class names, --labels=FILE. "
+            f"Received: labels={path!r}"
+        )
+    return teachers.read_classes(path, first)

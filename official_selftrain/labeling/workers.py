@@ -1,0 +1,146 @@
+"""Labelling by one worker or several: in this process, in many, on Apache Beam."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+
+from tqdm import tqdm
+
+from official_selftrain.data.sources import pools
+from official_selftrain.labeling import label_store, opening
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is labelled, by whom, and where the labels go.
+
+    It holds names only, no model and no image, so that it can be sent to a worker.
+
+    Attributes:
+        teacher: `opening.TeacherSettings`.
+        pool: the arguments of `pools.open_pool`, `images` first.
+        output_dir: str.
+        storage: `label_store.Storage`.
+        batch_size: int.
+        worker: `label_store.Worker`.
+    """
+
+    teacher: opening.TeacherSettings
+    pool: tuple
+    output_dir: str
+    storage: label_store.Storage = label_store.Storage()
+    batch_size: int = 16
+    worker: label_store.Worker = label_store.Worker()
+
+
+def label(job, on_images=None):
+    """Label a worker's part of the images.
+
+    Args:
+        job: `Job`.
+        on_images: as of `label_store.write`.
+    """
+    source, described = pools.open_pool(*job.pool)
+    label_store.write(
+        opening.open_teacher(job.teacher, job.pool[0]),
+        source,
+        job.output_dir,
+        job.storage,
+        job.batch_size,
+        job.worker,
+        settings=described,
+        on_images=on_images,
+    )
+
+
+def label_in_processes(job, count):
+    """Label a worker's part in several processes; with GPUs, each takes one.
+
+    Args:
+        job: `Job`.
+        count: int, how many processes.
+    """
+    source, _ = pools.open_pool(*job.pool)
+    parts = [
+        dataclasses.replace(
+            job,
+            worker=label_store.Worker(
+                job.worker.index * count + index, job.worker.count * count
+            ),
+        )
+        for index in range(count)
+    ]
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("q", 0)
+    total = source.num_images // job.worker.count
+    with concurrent.futures.ProcessPoolExecutor(
+        count, context, _start, (done, context.Value("i", 0))
+    ) as pool:
+        futures = [pool.submit(_label_and_count, part, os.getpid()) for part in parts]
+        with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
+            while concurrent.futures.wait(futures, 0.5).not_done:
+                bar.update(done.value - bar.n)
+                failed = [f for f in futures if f.done() and f.exception()]
+                if failed:
+                    pool.shutdown(cancel_futures=True)
+            bar.update(done.value - bar.n)
+        for future in futures:
+            future.result()
+
+
+def _start(done, order):
+    """Prepare a process: a counter it shares, and its own GPU if there are any."""
+    global _done
+    _done = done
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        with order.get_lock():
+            tf.config.set_visible_devices(gpus[order.value % len(gpus)], "GPU")
+            order.value += 1
+
+
+def _label_and_count(job, parent):
+    def on_images(count):
+        with _done.get_lock():
+            _done.value += count
+        if os.getppid() != parent:  # nobody waits any more
+            os._exit(1)
+
+    label(job, on_images)
+
+
+def label_with_beam(job, beam_flags):
+    """Label all workers' parts as elements of a Beam pipeline.
+
+    Its workers may be other machines or processes: they need a common `output_dir`.
+
+    Args:
+        job: `Job`; one element for each of its workers.
+        beam_flags: list of str, Beam's own, such as `"--runner=…"`.
+
+    Raises:
+        ImportError: without Apache Beam.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError(
+            "Expected Apache Beam: pip install official_selftrain[beam]. "
+            f"Received: {error}"
+        ) from error
+    with apache_beam.Pipeline(options=PipelineOptions(list(beam_flags))) as pipeline:
+        (
+            pipeline
+            | apache_beam.Create(range(job.worker.count))
+            | apache_beam.Reshuffle()
+            | apache_beam.Map(_label_part, job)
+        )
+
+
+def _label_part(index, job):
+    worker = label_store.Worker(index, job.worker.count)
+    label(dataclasses.replace(job, worker=worker), lambda count: None)
