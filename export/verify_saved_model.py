@@ -22,9 +22,8 @@ from run_saved_model import image_paths, largest_difference
 
 from official_selftrain.cli import command_line
 from official_selftrain.data import images
-from official_selftrain.data.augmentation import augment
 from official_selftrain.files import hashes
-from official_selftrain.geometry.letterbox import covered_size
+from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
 
 flags.adopt_module_key_flags(command_line)
@@ -94,7 +93,7 @@ def _verify(path):
             for name, value in found.items()
             if name.startswith(f"{number}/")
         }
-        frame, _, _ = augment.fit(image, {}, model.image_size)
+        frame = letterbox.fit(image, model.image_size)
         size = tf.shape(image)[:2]
         expected = expect(frame[None], size[None])
         compare = _masks if is_segmenter else _boxes
@@ -114,7 +113,7 @@ def _expected_masks(model):
     probabilities = tf.function(model.multi_scale())
 
     def expect(frames, sizes):
-        covered = covered_size(sizes, model.image_size)
+        covered = letterbox.covered_size(sizes, model.image_size)
         found = probabilities(frames)
         return prediction.masks_of_size(found, covered[0], sizes[0])
 
