@@ -6,7 +6,6 @@ changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the file
 
 import collections
 import concurrent.futures
-import hashlib
 import os
 
 import numpy as np
@@ -14,6 +13,8 @@ import tensorflow as tf
 
 from official_selftrain.data import images, problems, sources, splits
 from official_selftrain.data.sources import coco_files, voc_files
+from official_selftrain.files import hashes
+from official_selftrain.geometry import array_boxes
 
 # What can be wrong with the data, and what becomes of it.
 FINDINGS = {
@@ -157,7 +158,7 @@ def _check_units(rows, sizes, path):
 
 
 def _usable_images(entries, folder, labeled, findings):
-    labeled, seen = {_digest(path) for path in labeled}, set()
+    labeled, seen = {hashes.sha256(path) for path in labeled}, set()
     files = paths({"images": entries}, folder)
     kept = []
     for entry, path, (size, reason) in zip(entries, files, _sizes(files)):
@@ -173,7 +174,7 @@ def _usable_images(entries, folder, labeled, findings):
                 f"{turned if size == stated[::-1] else ''}"
             )
         else:
-            digest = _digest(path)
+            digest = hashes.sha256(path)
             if digest in labeled or digest in seen:
                 findings["labeled" if digest in labeled else "double"].append(path)
             else:
@@ -197,7 +198,7 @@ def _sizes(paths):
 
 
 def _usable_boxes(image, annotations, names, findings):
-    kept = []
+    kept, boxes = [], []
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         where = (
@@ -219,26 +220,18 @@ def _usable_boxes(image, annotations, names, findings):
         if annotation.get("iscrowd"):
             findings["crowd"].append(where)
         box = (top, left, bottom, right)
-        double = next(
-            (other for other in kept if _iou(box, other[0]) >= _SAME_PLACE), None
-        )
-        if double and double[1]["category_id"] == annotation["category_id"]:
+        overlap = array_boxes.iou(np.array([box]), np.reshape(boxes, (-1, 4)))[0]
+        double = next((kept[i] for i in np.flatnonzero(overlap >= _SAME_PLACE)), None)
+        if double and double["category_id"] == annotation["category_id"]:
             findings["repeated"].append(where)
             continue
         if double:
-            other = names[double[1]["category_id"]]
+            other = names[double["category_id"]]
             findings["contradictory"].append(f"{where} and {other}")
         bbox = [float(value) for value in (left, top, right - left, bottom - top)]
-        kept.append((box, {**annotation, "bbox": bbox}))
-    return [annotation for _, annotation in kept]
-
-
-def _iou(box, other):
-    height = min(box[2], other[2]) - max(box[0], other[0])
-    width = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(height, 0.0) * max(width, 0.0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    return shared / (sum(areas) - shared)
+        boxes.append(box)
+        kept.append({**annotation, "bbox": bbox})
+    return kept
 
 
 def summary(findings):
@@ -292,7 +285,7 @@ def read_unlabeled(folder, labeled):
             f"Received: unlabeled={folder!r}"
         ) from error
     found = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
-    labeled, seen = {_digest(path) for path in labeled}, set()
+    labeled, seen = {hashes.sha256(path) for path in labeled}, set()
     findings = {"unreadable": list(source.skipped), "labeled": [], "double": []}
     findings["foreign"] = [
         os.path.join(place, name)
@@ -302,7 +295,7 @@ def read_unlabeled(folder, labeled):
     ]
     entries = []
     for path, (size, reason) in zip(found, _sizes(found)):
-        digest = size and _digest(path)
+        digest = size and hashes.sha256(path)
         if size is None:
             findings["unreadable"].append(f"{path}: {reason}")
         elif digest in labeled or digest in seen:
@@ -324,11 +317,6 @@ def read_unlabeled(folder, labeled):
             f"unlabeled={folder!r}{''.join('; ' + line for line in summary(findings))}"
         )
     return {"images": entries}, findings
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def hold_out(content, seed=0):
