@@ -22,6 +22,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from official_selftrain.cli import command_line
+from official_selftrain.files import atomic
 from official_selftrain.onboarding import own_data, proposals
 
 flags.adopt_module_key_flags(command_line)
@@ -199,16 +200,17 @@ def _init():
     )
     contents = (training, validation, unlabeled)
     for path, part in zip(files[1:], contents):
-        with open(path, "w") as file:
-            json.dump(part, file)
-    with open(files[-1], "w", encoding="utf-8") as file:
-        for title, found in findings:
-            for kind, lines in found.items():
-                text = own_data.FINDINGS[kind]
-                file.writelines(f"{title}: {text}: {line}\n" for line in lines)
+        atomic.write_text(path, json.dumps(part))
+    lines = (
+        f"{title}: {own_data.FINDINGS[kind]}: {line}\n"
+        for title, found in findings
+        for kind, places in found.items()
+        for line in places
+    )
+    atomic.write_text(files[-1], "".join(lines))
     summary = _summary(*contents)
-    with open(_OUTPUT.value, "w", encoding="utf-8") as file:
-        file.write(_experiment(settings, summary, files, validation_images))
+    text = _experiment(settings, summary, files, validation_images)
+    atomic.write_text(_OUTPUT.value, text)
     print(f"\n{_OUTPUT.value}: {summary}")
     print(f"everything that was found: {files[-1]}")
     if len(validation["images"]) < _FEW_IMAGES:

@@ -7,6 +7,7 @@ import gin
 from absl import flags, logging
 
 from official_selftrain.cli import command_line
+from official_selftrain.files import atomic
 
 _ROOT = "experiment.run"
 _GIN_FOLDER = os.path.join(os.path.dirname(__file__), "..", "..", "gin")
@@ -209,9 +210,7 @@ def claim_model_dir(model_dir):
                     f"{line[1:].strip()!r}). Received: others; choose another model_dir"
                 )
     os.makedirs(model_dir, exist_ok=True)
-    with open(path + ".partial", "w") as file:
-        file.write(config)
-    os.replace(file.name, path)
+    atomic.write_text(path, config)
 
 
 def _unknown(expected, received, known):

@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib import pyplot
 
 from official_selftrain.checks import arguments
-from official_selftrain.files.atomic import read_json, write_json
+from official_selftrain.files import atomic
 from official_selftrain.metrics import headline
 
 _STAGES = ("teacher", "student", "control")
@@ -157,7 +157,7 @@ def run(cells, jobs, lock, first=None):
         if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
             return False  # stopped from outside: to be continued
         outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
-        write_json(os.path.join(folder, "outcome.json"), outcomes)
+        atomic.write_json(os.path.join(folder, "outcome.json"), outcomes)
         return code == 0
 
     def teach(folder, job, is_labelling):
@@ -204,7 +204,7 @@ def run(cells, jobs, lock, first=None):
 
 def read_outcomes(folder):
     """Return how the stages of a folder ended: dict of stage to `status` and `text`."""
-    return read_json(os.path.join(folder, "outcome.json")) or {}
+    return atomic.read_json(os.path.join(folder, "outcome.json")) or {}
 
 
 def _outcome(folder, code, start):
@@ -256,16 +256,17 @@ def report(path, plan, cells, first=None):
     for cell in cells:
         key = cell["row"], cell["column"], cell["seed"]
         found[key] = _cell_result(plan["metric"], cell, first)
-    with open(path + ".csv.partial", "w", newline="") as file:
+    with (
+        atomic.replacing(path + ".csv") as partial,
+        open(partial, "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, next(iter(found.values())))
         writer.writeheader()
         writer.writerows(found.values())
-    os.replace(path + ".csv.partial", path + ".csv")
     text = table(plan, found)
     if first:
         text += f"\nThe pre-training, once for all cells and seeds: {_costs(first)}.\n"
-    with open(path + ".md", "w") as file:
-        file.write(text)
+    atomic.write_text(path + ".md", text)
     _draw(plan, found, path + ".png")
     return sum(cell["status"] == "failed" for cell in found.values())
 
@@ -274,8 +275,8 @@ def _cell_result(metric, cell, first):
     """Return what a cell came to, and what it cost."""
     status, text = _cell_outcome(cell, first)
     results = {
-        **(read_json(os.path.join(cell["teacher_dir"], "results.json")) or {}),
-        **(read_json(os.path.join(cell["run_dir"], "results.json")) or {}),
+        **(atomic.read_json(os.path.join(cell["teacher_dir"], "results.json")) or {}),
+        **(atomic.read_json(os.path.join(cell["run_dir"], "results.json")) or {}),
     }
     figures = {
         f"{stage}_{key}": results.get(stage, {}).get(key)
@@ -285,7 +286,7 @@ def _cell_result(metric, cell, first):
     labelling = None
     if cell["stage"] == "student":
         path = os.path.join(cell["teacher_dir"], "labelling.json")
-        labelling = (read_json(path) or {}).get("seconds")
+        labelling = (atomic.read_json(path) or {}).get("seconds")
     parts = {
         "teacher": [figures["teacher_seconds"]],
         "student": [figures["teacher_seconds"], labelling, figures["student_seconds"]],
@@ -308,7 +309,7 @@ def _costs(first):
     outcome = read_outcomes(first["run_dir"]).get("teacher", {"status": "not finished"})
     if outcome["status"] != "done":
         return outcome.get("text") or outcome["status"]
-    made = read_json(os.path.join(first["run_dir"], "results.json"))["teacher"]
+    made = atomic.read_json(os.path.join(first["run_dir"], "results.json"))["teacher"]
     name = headline(made)
     costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
     return f"{name} {made[name]:.1f}, {costs}"

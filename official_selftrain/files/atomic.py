@@ -11,13 +11,29 @@ def replacing(path):
     """Give a name to write to that becomes `path` in the end.
 
     Each process has its own, so that two that do the same don't meet. An error leaves
-    `path` as it was.
+    `path` as it was and nothing else; only a process that is killed leaves a file
+    `*.partial` behind.
 
     Args:
         path: str.
+
+    Raises:
+        OSError: if `path` can't be written; it names `path`.
     """
     partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial"
-    yield partial
+    try:
+        yield partial
+        _replace(partial, path)
+    except OSError as error:
+        if error.filename != partial:
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+
+
+def _replace(partial, path):
     try:
         os.replace(partial, path)
     except FileNotFoundError:
@@ -37,7 +53,11 @@ def write_json(path, content):
 
 
 def read_json(path):
-    """Return the content of a JSON file, None without the file."""
+    """Return the content of a JSON file, None without the file.
+
+    Raises:
+        ValueError: for another kind of file.
+    """
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:

@@ -2,12 +2,12 @@
 
 import heapq
 import html
-import json
 import os
 
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from official_selftrain.files import atomic
 from official_selftrain.inference import pictures
 from official_selftrain.labeling import label_quality, label_store, pages
 
@@ -59,8 +59,7 @@ def write(output_dir, truth=None, num_images=24):
         ]
         body.append(pages.picture(pictures.grid(part, stored.class_names)))
         body.append(f"<p>{'; '.join(names)}</p>")
-    with open(os.path.join(output_dir, "report.json"), "w") as file:
-        json.dump(content, file, indent=2)
+    atomic.write_json(os.path.join(output_dir, "report.json"), content)
     path = os.path.join(output_dir, "report.html")
     pages.write_page(path, "Pseudo-labels", body)
     return path

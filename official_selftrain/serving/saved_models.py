@@ -30,6 +30,7 @@ import tensorflow as tf
 
 from official_selftrain.data import images
 from official_selftrain.data.masks import IGNORE_CLASS
+from official_selftrain.files import atomic
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
@@ -154,9 +155,7 @@ def add_to_server(export_dir, name):
         if "model_config_list" not in code or end < 0:
             print(f"{path} isn't understood; add to its list:\n{entry}")
             return
-        with open(path + ".partial", "w") as file:
-            file.write(text[:end] + entry + text[end:])
-        os.replace(path + ".partial", path)
+        atomic.write_text(path, text[:end] + entry + text[end:])
 
 
 def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
