@@ -23,7 +23,7 @@ from sklearn import datasets
 from train_step import time_in_turn
 
 from official_selftrain import RetinaNet, backbones
-from official_selftrain.data.augmentation import augment
+from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
 from official_selftrain.serving import saved_models
 
@@ -68,7 +68,7 @@ def runs(model, loaded, count):
     photo = tf.image.resize(datasets.load_sample_image("china.jpg"), (480, 640))
     pixels = tf.cast(tf.repeat(photo[None], count, axis=0), tf.uint8)
     files = tf.constant([tf.io.encode_jpeg(image).numpy() for image in pixels])
-    frames = tf.stack([augment.fit(image, {}, SIZE)[0] for image in pixels])
+    frames = tf.stack([letterbox.fit(image, SIZE) for image in pixels])
     sizes = tf.constant([[480, 640]] * count)
     predict = prediction.predictor(model)
     return {

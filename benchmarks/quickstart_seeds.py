@@ -9,7 +9,6 @@ benchmarks/results/. `--quick`
 takes one seed and a tenth of the steps.
 """
 
-import json
 import os
 import pathlib
 import resource
@@ -19,6 +18,9 @@ import sys
 import time
 
 import record
+
+from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = ("teacher", "control", "student")
@@ -93,7 +95,7 @@ def run(seed, gin_file, output_dir, params):
     # Of all children so far, in kilobytes (bytes on macOS).
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     unit = 1e9 if sys.platform == "darwin" else 1e6
-    results = json.loads((model_dir / "results.json").read_text())
+    results = atomic.read_json(RunFolder(model_dir).results)
     metric = "AP" if "AP" in results["student"] else "mIoU"
     return {
         "seed": seed,

@@ -93,8 +93,8 @@ def _export():
                 f"{type(model).__name__}"
             )
         setattr(model, name, value)
-    class_names, _ = teachers.read_classes(os.path.join(model_dir, "labels.txt"))
-    with open(os.path.join(model_dir, "operative.gin")) as file:
+    class_names, _ = teachers.read_classes(RunFolder(model_dir).class_names)
+    with open(RunFolder(model_dir).operative_gin) as file:
         config = file.read()
     origin = {
         "model": os.path.abspath(path),

@@ -22,9 +22,8 @@ from run_saved_model import image_paths, largest_difference
 
 from official_selftrain.cli import command_line
 from official_selftrain.data import images
-from official_selftrain.data.augmentation import augment
 from official_selftrain.files import hashes
-from official_selftrain.geometry.letterbox import covered_size
+from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
 
 flags.adopt_module_key_flags(command_line)
@@ -119,7 +118,7 @@ def _largest_differences(model, paths, answers, is_normalized):
     worst = {}
     for number, outputs in sorted(answers.items()):  # without those that can't be read
         image = images.decode(tf.io.read_file(paths[number]))
-        frame, _, _ = augment.fit(image, {}, model.image_size)
+        frame = letterbox.fit(image, model.image_size)
         size = tf.shape(image)[:2]
         expected = expect(frame[None], size[None])
         if is_normalized and not is_segmenter:
@@ -133,7 +132,7 @@ def _expected_masks(model):
     probabilities = tf.function(model.multi_scale())
 
     def expect(frames, sizes):
-        covered = covered_size(sizes, model.image_size)
+        covered = letterbox.covered_size(sizes, model.image_size)
         found = probabilities(frames)
         return prediction.masks_of_size(found, covered[0], sizes[0])
 

@@ -10,12 +10,12 @@ interruption. Exit codes: 0 done, 1 a mistake in the call or the data, 3 too man
 images without a label, 130 interrupted.
 """
 
-import os
 import sys
 
 from absl import app, flags
 
 from official_selftrain.cli import command_line
+from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.labeling import (
     coco_export,
     judging,
@@ -123,7 +123,7 @@ def _label(beam_flags):
 
 def _judge():
     """Say what the labels are worth; refuse those that are mostly empty."""
-    if not os.path.exists(os.path.join(_FLAGS.output_dir, "manifest.json")):
+    if not LabelFolder(_FLAGS.output_dir).is_finished:
         print("labels: this share is done, others are missing")
         return 0
     quality = judging.describe(_FLAGS.output_dir, _FLAGS.score_threshold)

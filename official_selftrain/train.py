@@ -8,14 +8,13 @@ is kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupte
 143 stopped by SIGTERM; a training saves a checkpoint first.
 """
 
-import os
-
 import gin
 from absl import app, flags
 
 from official_selftrain import experiment
 from official_selftrain.cli import gin_files
 from official_selftrain.experiment import report
+from official_selftrain.files.run_folder import RunFolder
 
 flags.adopt_module_key_flags(gin_files)
 
@@ -41,7 +40,7 @@ def _train():
     for line in report.lines(results):
         print(line)
     if results:
-        print(f"report: {os.path.join(_MODEL_DIR.value, 'report.html')}")
+        print(f"report: {RunFolder(_MODEL_DIR.value).report}")
 
 
 if __name__ == "__main__":

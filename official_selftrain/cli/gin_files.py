@@ -7,6 +7,8 @@ import gin
 from absl import flags, logging
 
 from official_selftrain.cli import command_line, gin_folder
+from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import RunFolder
 
 _ROOT = "experiment.Experiment"
 # What neither a teacher nor its labels depend on: settings of it, and of others.
@@ -180,7 +182,8 @@ def _binding_lines(config, model_dir):
     the threshold that is chosen by looking at the teacher's labels.
     """
     free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
-    begun = (os.path.join(model_dir, stage) for stage in ("student", "control"))
+    folder = RunFolder(model_dir)
+    begun = (folder.stage(name).path for name in ("student", "control"))
     if not any(map(os.path.exists, begun)):
         free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
         free += [f"{_TEACHING}.", *(f"{_ROOT}.{name} =" for name in _AFTER_LABELS)]
@@ -201,9 +204,9 @@ def claim_model_dir(model_dir):
             f"Expected a folder. Received: model_dir={model_dir!r}, a file"
         )
     config = gin.config_str()
-    path = os.path.join(model_dir, "operative.gin")
+    path = RunFolder(model_dir).operative_gin
     # A run that ended before it made anything doesn't bind the next one.
-    if os.path.exists(path) and os.listdir(model_dir) != ["operative.gin"]:
+    if os.path.exists(path) and os.listdir(model_dir) != [os.path.basename(path)]:
         with open(path) as file:
             known = _binding_lines(file.read(), model_dir)
         now = _binding_lines(config, model_dir)
@@ -216,9 +219,7 @@ def claim_model_dir(model_dir):
                     f"{line[1:].strip()!r}). Received: others; choose another model_dir"
                 )
     os.makedirs(model_dir, exist_ok=True)
-    with open(path + ".partial", "w") as file:
-        file.write(config)
-    os.replace(file.name, path)
+    atomic.write_text(path, config)
 
 
 def _unknown(expected, received, known):

@@ -10,6 +10,7 @@ import os
 import gin
 
 from official_selftrain.cli import gin_files
+from official_selftrain.files.run_folder import RunFolder
 
 _PRETRAINING = "{pretraining}"
 
@@ -83,7 +84,7 @@ def _cell(plan, folder, model_dir, first, params, row, column, seed):
     lines = [line for line in lines if not _is_file(line)]
     # By its settings, not by where it lies, so that a study may move.
     name = first and os.path.basename(first["run_dir"])
-    model = first and os.path.join(first["run_dir"], "teacher", "model.keras")
+    model = first and RunFolder(first["run_dir"]).teacher().model
     whole, teacher = _hashes(files, _filled(lines, name))
     teacher_dir = run_dir = os.path.join(model_dir, "teachers", teacher)
     if stage != "teacher":

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.data.examples import read_image, read_mask
+from official_selftrain.geometry import letterbox
 
 _PADDING = {"boxes": 0.0, "classes": -1, "scores": 0.0, "ignore": False, "areas": 0.0}
 
@@ -136,9 +137,11 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
     @tf.autograph.experimental.do_not_convert
     def prepare(example):
         image, labels = _image_and_labels(example, source)
-        frame, fitted, _ = augmentations.fit(image, labels, image_size)
-        labels = fitted if source.has_masks else _pad(labels, max_boxes)
         size = tf.shape(image)[:2]
+        if source.has_masks:
+            frame, labels, _ = augmentations.fit(image, labels, image_size)
+        else:
+            frame, labels = letterbox.fit(image, image_size), _pad(labels, max_boxes)
         return {"images": frame, "sizes": size, "ids": example["id"], **labels}
 
     dataset = source.dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)

@@ -7,6 +7,8 @@ import os
 
 import tensorflow as tf
 
+from official_selftrain.files import atomic
+
 
 def fraction(source, share, seed=0, split_file=None):
     """Return a fixed part of a source.
@@ -91,9 +93,8 @@ def sha256(ids):
 
 def _write(path, known, ids):
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path + ".partial", "w") as file:
-        json.dump({**known, "sha256": sha256(ids), "ids": ids}, file)
-    os.replace(path + ".partial", path)
+    content = {**known, "sha256": sha256(ids), "ids": ids}
+    atomic.write_text(path, json.dumps(content))
 
 
 def _read(path, known):

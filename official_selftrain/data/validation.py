@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import images, masks
+from official_selftrain.files.run_folder import LabelFolder
 
 VIOLATIONS = {
     "file": "the file can't be read to its end",
@@ -54,7 +55,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
     """
     found = _Found()
     if os.path.isdir(labels):
-        manifest = os.path.join(labels, "manifest.json")
+        manifest = LabelFolder(labels).manifest
         if class_names is None and os.path.exists(manifest):
             with open(manifest) as file:
                 class_names = json.load(file)["class_names"]

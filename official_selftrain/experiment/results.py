@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from official_selftrain.data import masks, problems
-from official_selftrain.data.augmentation import augment
 from official_selftrain.experiment import report
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder, StageFolder
+from official_selftrain.geometry import letterbox
 from official_selftrain.inference import pictures, prediction
 from official_selftrain.inference.evaluation import evaluate_model
 from official_selftrain.training.fitting import read_history
@@ -173,7 +173,7 @@ def _add_predictions(samples, title, model):
     label = prediction.labeler(model)
     for sample in samples:
         image = sample["image"]
-        frame, _, _ = augment.fit(image, {}, model.image_size)
+        frame = letterbox.fit(image, model.image_size)
         labels = label(frame[None], np.array([image.shape[:2]], np.int32))[0]
         if "mask" in labels:
             sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}

@@ -164,7 +164,7 @@ def label(work, number):
 
 def _label(work, teacher, folder):
     """Label with a teacher's folder; return the manifest."""
-    labeling = work.experiment.labeling
+    labeling, model = work.experiment.labeling, work.model(teacher)
     origin = {
         "kind": "keras",
         "sha256": hashes.sha256(teacher.model),
@@ -173,7 +173,7 @@ def _label(work, teacher, folder):
     }
     return label_store.write(
         teachers.keras_teacher(
-            work.model(teacher),
+            model,
             work.labeled.class_names,
             origin,
             labeling.scales,

@@ -22,7 +22,8 @@ import numpy as np
 from matplotlib import pyplot
 
 from official_selftrain.checks import arguments
-from official_selftrain.files.atomic import read_json, write_json
+from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import RunFolder
 from official_selftrain.metrics import headline
 
 _STAGES = ("teacher", "student", "control")
@@ -170,11 +171,11 @@ def _learn(trainings, folder, cells_of_stages):
         if not all(_is_done(cell["teacher_dir"], name) for name in needed):
             continue
         os.makedirs(folder, exist_ok=True)
-        for name in ("teacher", "pseudo_labels"):
-            link = os.path.join(folder, name)
-            source = os.path.join(cell["teacher_dir"], name)
-            if os.path.exists(source) and not os.path.lexists(link):
-                os.symlink(os.path.relpath(source, folder), link)
+        own, teacher = RunFolder(folder), RunFolder(cell["teacher_dir"])
+        shared = ((teacher.teacher(), own.teacher()), (teacher.labels, own.labels))
+        for source, link in shared:
+            if os.path.exists(source.path) and not os.path.lexists(link.path):
+                os.symlink(os.path.relpath(source.path, folder), link.path)
         trainings.end(cell, folder, stage)
 
 
@@ -196,19 +197,19 @@ class _Trainings:
         # The folder's name vouches for the settings that count here; others, such as a
         # student's in its teacher's folder, may differ from the last call's.
         with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(folder, "operative.gin"))
+            os.remove(RunFolder(folder).operative_gin)
         title = f"{cell['row']}, {cell['column']}, seed {cell['seed']}"
         print(f"study: {title}: {stage}", flush=True)
         code, start = self._run(_command(cell, folder, stage), folder)
         if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
             return False  # stopped from outside: to be continued
         outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
-        write_json(os.path.join(folder, "outcome.json"), outcomes)
+        atomic.write_json(RunFolder(folder).outcome, outcomes)
         return code == 0
 
     def _run(self, command, folder):
         """Run a process; return its exit code and where its part of the log starts."""
-        with open(os.path.join(folder, "log.txt"), "a") as log:
+        with open(RunFolder(folder).log, "a") as log:
             start = log.tell()
             process = subprocess.Popen(
                 command,
@@ -242,14 +243,14 @@ def _is_done(folder, stage):
 
 def read_outcomes(folder):
     """Return how the stages of a folder ended: dict of stage to `status` and `text`."""
-    return read_json(os.path.join(folder, "outcome.json")) or {}
+    return atomic.read_json(RunFolder(folder).outcome) or {}
 
 
 def _outcome(folder, code, start):
     """Return how a process ended: done, diverged or failed, and a line about it."""
     if code == 0:
         return {"status": "done", "text": ""}
-    with open(os.path.join(folder, "log.txt"), "rb") as file:
+    with open(RunFolder(folder).log, "rb") as file:
         file.seek(start)
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -294,16 +295,17 @@ def report(path, plan, cells, first=None):
     for cell in cells:
         key = cell["row"], cell["column"], cell["seed"]
         found[key] = _cell_result(plan["metric"], cell, first)
-    with open(path + ".csv.partial", "w", newline="") as file:
+    with (
+        atomic.replacing(path + ".csv") as partial,
+        open(partial, "w", newline="") as file,
+    ):
         writer = csv.DictWriter(file, next(iter(found.values())))
         writer.writeheader()
         writer.writerows(found.values())
-    os.replace(path + ".csv.partial", path + ".csv")
     text = table(plan, found)
     if first:
         text += f"\nThe pre-training, once for all cells and seeds: {_costs(first)}.\n"
-    with open(path + ".md", "w") as file:
-        file.write(text)
+    atomic.write_text(path + ".md", text)
     _draw(plan, found, path + ".png")
     return sum(cell["status"] == "failed" for cell in found.values())
 
@@ -312,8 +314,8 @@ def _cell_result(metric, cell, first):
     """Return what a cell came to, and what it cost."""
     status, text = _cell_outcome(cell, first)
     results = {
-        **(read_json(os.path.join(cell["teacher_dir"], "results.json")) or {}),
-        **(read_json(os.path.join(cell["run_dir"], "results.json")) or {}),
+        **(atomic.read_json(RunFolder(cell["teacher_dir"]).results) or {}),
+        **(atomic.read_json(RunFolder(cell["run_dir"]).results) or {}),
     }
     figures = {
         f"{stage}_{key}": results.get(stage, {}).get(key)
@@ -322,8 +324,8 @@ def _cell_result(metric, cell, first):
     }
     labelling = None
     if cell["stage"] == "student":
-        path = os.path.join(cell["teacher_dir"], "labelling.json")
-        labelling = (read_json(path) or {}).get("seconds")
+        path = RunFolder(cell["teacher_dir"]).labeling_time
+        labelling = (atomic.read_json(path) or {}).get("seconds")
     parts = {
         "teacher": [figures["teacher_seconds"]],
         "student": [figures["teacher_seconds"], labelling, figures["student_seconds"]],
@@ -346,7 +348,7 @@ def _costs(first):
     outcome = read_outcomes(first["run_dir"]).get("teacher", {"status": "not finished"})
     if outcome["status"] != "done":
         return outcome.get("text") or outcome["status"]
-    made = read_json(os.path.join(first["run_dir"], "results.json"))["teacher"]
+    made = atomic.read_json(RunFolder(first["run_dir"]).results)["teacher"]
     name = headline(made)
     costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
     return f"{name} {made[name]:.1f}, {costs}"

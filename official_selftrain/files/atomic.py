@@ -11,14 +11,30 @@ def replacing(path, ending=""):
     """Give a name to write to that becomes `path` in the end.
 
     Each process has its own, so that two that do the same don't meet. An error leaves
-    `path` as it was.
+    `path` as it was and nothing else; only a process that is killed leaves a file
+    `*.partial` behind.
 
     Args:
         path: str.
         ending: str, of the name to write to, where what writes looks at it.
+
+    Raises:
+        OSError: if `path` can't be written; it names `path`.
     """
     partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial{ending}"
-    yield partial
+    try:
+        yield partial
+        _replace(partial, path)
+    except OSError as error:
+        if error.filename != partial:
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+
+
+def _replace(partial, path):
     try:
         os.replace(partial, path)
     except FileNotFoundError:
@@ -38,7 +54,11 @@ def write_json(path, content):
 
 
 def read_json(path):
-    """Return the content of a JSON file, None without the file."""
+    """Return the content of a JSON file, None without the file.
+
+    Raises:
+        ValueError: for another kind of file.
+    """
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:

@@ -1,1 +1,1 @@
-"""Numbers alone: boxes, the letterbox, suppression, affine moves."""
+"""Boxes, the letterbox, suppression, affine moves: no data, no models."""

@@ -1,8 +1,8 @@
-"""Axis-aligned boxes: overlap, coding, letterbox geometry and suppression.
+"""Axis-aligned boxes: overlap and coding.
 
 Boxes are `(ymin, xmin, ymax, xmax)` in continuous pixels: a box that covers
 the whole of an image of height H and width W is `(0, 0, H, W)`. Letters in
-shapes: B batch, A anchors, M label slots, N candidates, D detections.
+shapes: B batch, A anchors, N and M boxes.
 """
 
 import math

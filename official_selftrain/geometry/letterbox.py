@@ -1,6 +1,15 @@
-"""The letterbox: how images are fitted into a frame, aspect ratio kept."""
+"""The letterbox: how images are fitted into a frame, aspect ratio kept.
 
+An image lies in the frame's top left corner. What belongs to models is written with
+`keras.ops`; pixels are moved by TensorFlow, whatever the backend: the input pipeline
+is its own.
+"""
+
+import tensorflow as tf
 from keras import ops
+
+# ImageNet's mean color: what padding looks like after normalization is zero.
+PAD_PIXEL = (123.675, 116.28, 103.53)
 
 
 def letterbox_scale(sizes, image_size):
@@ -18,10 +27,7 @@ def letterbox_scale(sizes, image_size):
 
     Source: own; the authors' preprocessing rounds in the same way.
     """
-    sizes = ops.cast(sizes, "float32")
-    frame = ops.convert_to_tensor(image_size, dtype="float32")
-    scale = ops.min(frame / sizes, axis=-1, keepdims=True)
-    return ops.maximum(ops.round(sizes * scale), 1.0) / sizes
+    return _fitted_sizes(sizes, image_size, ops) / ops.cast(sizes, "float32")
 
 
 def covered_size(sizes, image_size):
@@ -36,5 +42,71 @@ def covered_size(sizes, image_size):
 
     Source: see `letterbox_scale`.
     """
-    scale = letterbox_scale(sizes, image_size)
-    return ops.cast(ops.round(ops.cast(sizes, "float32") * scale), "int32")
+    return ops.cast(_fitted_sizes(sizes, image_size, ops), "int32")
+
+
+def _fitted_sizes(sizes, image_size, library):
+    """Return float32 sizes in whole pixels; `library` is `keras.ops` or `tf`."""
+    sizes = library.cast(sizes, "float32")
+    ratios = library.convert_to_tensor(image_size, dtype="float32") / sizes
+    scale = library.minimum(ratios[..., :1], ratios[..., 1:])
+    return library.maximum(library.round(sizes * scale), 1.0)
+
+
+def fit(images, image_size):
+    """Fit images of one size into a frame: the letterbox.
+
+    Args:
+        images: `[..., h, w, 3]`, 0…255, of rank 3 or 4.
+        image_size: (height, width) of the frame.
+
+    Returns:
+        float32 `[..., H, W, 3]`.
+
+    Source: see `letterbox_scale`.
+    """
+    return pad(resize(images, image_size), image_size)
+
+
+def resize(images, image_size):
+    """Resize images of one size so that they just fit into a frame.
+
+    Pixels are interpolated linearly.
+
+    Args:
+        images: `[..., h, w, c]`, 0…255, of rank 3 or 4.
+        image_size: (height, width) of the frame; whole numbers of any type.
+
+    Returns:
+        float32 `[..., h', w', c]`, of the size that they cover.
+
+    Source: see `letterbox_scale`.
+    """
+    size = _fitted_sizes(tf.shape(images)[-3:-1], image_size, tf)
+    return tf.image.resize(tf.cast(images, tf.float32), tf.cast(size, tf.int32))
+
+
+def pad(images, image_size, value=PAD_PIXEL):
+    """Pad images at the bottom and right.
+
+    Args:
+        images: float32 `[..., h, w, c]`, not larger than the frame.
+        image_size: (height, width) of the frame.
+        value: float, or one for each channel.
+
+    Returns:
+        float32 `[..., H, W, c]`.
+
+    Source: own.
+    """
+    value = tf.constant(value, tf.float32)
+    channels = images.shape[-1]
+    *batch, height, width, _ = tf.unstack(tf.shape(images))
+    # Several times as fast as tf.pad.
+    right = (*batch, height, image_size[1] - width, channels)
+    below = (*batch, image_size[0] - height, image_size[1], channels)
+    frames = tf.concat([images, tf.broadcast_to(value, right)], axis=-2)
+    frames = tf.concat([frames, tf.broadcast_to(value, below)], axis=-3)
+    # TFLite doesn't know tf.ensure_shape.
+    frames.set_shape((*images.shape[:-3], *image_size, channels))
+    return frames

@@ -1,9 +1,8 @@
 """What a finished folder of labels comes to, in a few printed lines."""
 
-import json
-import os
-
 from official_selftrain.data.sources import pools
+from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.labeling import label_quality, label_report, label_store
 
 
@@ -40,8 +39,7 @@ def report(output_dir, pool):
     """
     truth, _ = pools.open_pool(*pool)
     print(f"report: {label_report.write(output_dir, truth)}")
-    with open(os.path.join(output_dir, "report.json")) as file:
-        sweep = json.load(file)["sweep"]
+    sweep = atomic.read_json(LabelFolder(output_dir).report_json)["sweep"]
     if sweep and sweep["classes"]["all"]["suggested"] is not None:
         best = sweep["classes"]["all"]
         score = best["suggested"]

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from official_selftrain import metrics
 from official_selftrain.data import examples, masks
+from official_selftrain.geometry import array_boxes
 
 # IoU from which a pseudo-box counts as a true box found.
 _MATCH_IOU = 0.5
@@ -224,24 +225,19 @@ def _matches(predicted, target):
     Not judged are boxes of which half lies in an ignored true region of their class.
     """
     free = ~target.get("ignore", np.zeros(len(target["boxes"]), bool))
+    same = predicted["classes"][:, None] == target["classes"]
+    shared = array_boxes.intersection(predicted["boxes"], target["boxes"])
+    is_inside = shared >= 0.5 * array_boxes.area(predicted["boxes"])[:, None]
+    iou = array_boxes.iou(predicted["boxes"], target["boxes"])
     found = np.zeros(len(predicted["scores"]), np.int64)
     for row in np.argsort(-predicted["scores"], kind="stable"):
-        box = predicted["boxes"][row]
-        top_left = np.maximum(box[:2], target["boxes"][:, :2])
-        bottom_right = np.minimum(box[2:], target["boxes"][:, 2:])
-        shared = np.prod(np.maximum(bottom_right - top_left, 0.0), axis=1)
-        areas = np.prod(target["boxes"][:, 2:] - target["boxes"][:, :2], axis=1)
-        own_area = np.prod(box[2:] - box[:2])
-        union = own_area + areas - shared
-        same = target["classes"] == predicted["classes"][row]
-        overlap = np.where(free & same, shared, 0)
-        matches = overlap >= _MATCH_IOU * np.maximum(union, 1e-12)
+        matches = free & same[row] & (iou[row] >= _MATCH_IOU)
         if matches.any():
-            free[np.argmax(np.where(matches, overlap / union, -1.0))] = False
+            free[np.argmax(np.where(matches, iou[row], -1.0))] = False
             found[row] = 1
         elif "ignore" in target:
-            inside = same & target["ignore"] & (shared >= 0.5 * own_area)
-            found[row] = -1 if inside.any() else 0
+            unjudged = same[row] & target["ignore"] & is_inside[row]
+            found[row] = -1 if unjudged.any() else 0
     return found
 
 

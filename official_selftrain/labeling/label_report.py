@@ -2,12 +2,12 @@
 
 import heapq
 import html
-import json
-import os
 
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.inference import pictures
 from official_selftrain.labeling import label_quality, label_store, pages
 
@@ -46,11 +46,10 @@ def write(output_dir, truth=None, num_images=24):
     unsure = _most_doubtful(stored, num_images)
     content["doubtful"] = [{"id": int(e["id"]), "doubt": d} for d, e in unsure]
     body += _pictures(unsure, stored)
-    with open(os.path.join(output_dir, "report.json"), "w") as file:
-        json.dump(content, file, indent=2)
-    path = os.path.join(output_dir, "report.html")
-    pages.write_page(path, "Pseudo-labels", body)
-    return path
+    folder = LabelFolder(output_dir)
+    atomic.write_json(folder.report_json, content)
+    pages.write_page(folder.report, "Pseudo-labels", body)
+    return folder.report
 
 
 def _pictures(unsure, stored):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from official_selftrain.data import examples, images, masks, problems, sources
 from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.serving import signatures
 
 _HISTOGRAM_BINS = 20
@@ -192,7 +193,7 @@ def read_manifest(output_dir):
     Raises:
         FileNotFoundError: if the labels aren't complete.
     """
-    path = os.path.join(output_dir, "manifest.json")
+    path = LabelFolder(output_dir).manifest
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"Expected {path}. Make it with the stage pseudo_labels: "
@@ -408,7 +409,7 @@ def _finish(output_dir, source, num_shards, settings):
             "Expected at least one readable image. Received: "
             f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
         )
-    atomic.write_json(os.path.join(output_dir, "manifest.json"), manifest)
+    atomic.write_json(LabelFolder(output_dir).manifest, manifest)
     for path in globbing.glob(os.path.join(globbing.escape(output_dir), "*.partial")):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
@@ -418,7 +419,7 @@ def _finish(output_dir, source, num_shards, settings):
 def _claim(output_dir, settings):
     """Record the settings, or check that they are those of a run before."""
     os.makedirs(output_dir, exist_ok=True)
-    path = os.path.join(output_dir, "settings.json")
+    path = LabelFolder(output_dir).settings
     if not os.path.exists(path):
         atomic.write_json(path, settings)
     with open(path) as file:

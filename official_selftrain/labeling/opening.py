@@ -6,6 +6,7 @@ import os
 import keras
 
 from official_selftrain.files import hashes
+from official_selftrain.files.run_folder import RunFolder, StageFolder
 from official_selftrain.labeling import served, teachers
 from official_selftrain.serving import signatures
 
@@ -80,15 +81,14 @@ def open_teacher(settings, images=""):
 
 
 def _model_path(path):
-    for place in ("", "model.keras", os.path.join("teacher", "model.keras")):
-        found = os.path.join(path, place) if place else path
+    for found in (path, StageFolder(path).model, RunFolder(path).teacher().model):
         if found.endswith(".keras") and os.path.isfile(found):
             return found
     return None
 
 
 def _keras(settings, path):
-    near = os.path.join(os.path.dirname(os.path.dirname(path)), "labels.txt")
+    near = RunFolder(os.path.dirname(os.path.dirname(path))).class_names
     names, _ = _classes(settings.labels or near, settings.first_class_id)
     scales, flip = settings.scales, settings.flip
     origin = {"kind": "keras", "path": path, "sha256": hashes.sha256(path)}

@@ -4,6 +4,8 @@ import base64
 import html
 import io
 
+from official_selftrain.files import atomic
+
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse } th, td { padding: .25em .8em; text-align: right }
@@ -25,8 +27,7 @@ def write_page(path, title, body):
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<body>{''.join(body)}</body></html>"
     )
-    with open(path, "w") as file:
-        file.write(page)
+    atomic.write_text(path, page)
 
 
 def table(header, rows):

@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import examples, images, masks
-from official_selftrain.data.augmentation import augment
-from official_selftrain.geometry.letterbox import letterbox_scale
+from official_selftrain.geometry import letterbox
 from official_selftrain.labeling import teachers
 
 BOX_UNITS = ("auto", "pixels", "normalized")
@@ -93,7 +92,7 @@ def _prepare(signature, example, image):
             "image": tf.cond(plain, lambda: contents, lambda: tf.io.encode_png(image)),
         }
     if frame:
-        image = tf.round(augment.fit(image, {}, frame)[0])
+        image = tf.round(letterbox.fit(image, frame))
     return {"image": tf.cast(image, signature.dtype)}
 
 
@@ -150,7 +149,8 @@ def _box_labels(outputs, size, frame, class_names, class_ids, box_units):
         info = np.asarray(outputs["image_info"], np.float32).reshape(4, 2)
         boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
     if frame:
-        boxes = boxes / np.tile(letterbox_scale(size[None], frame).numpy()[0], 2)
+        scale = letterbox.letterbox_scale(size[None], frame).numpy()[0]
+        boxes = boxes / np.tile(scale, 2)
     classes = np.array([class_ids[class_id] for class_id in ids], np.int32)
     return {"boxes": boxes, "scores": scores, "classes": classes}
 

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import masks
-from official_selftrain.data.augmentation import augment
 from official_selftrain.files import hashes
+from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
 
 
@@ -69,8 +69,7 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
     label = prediction.labeler(model, scales, flip)
 
     def prepare(example, image):
-        frame, _, _ = augment.fit(image, {}, model.image_size)
-        return {"image": frame}
+        return {"image": letterbox.fit(image, model.image_size)}
 
     def label_batch(items):
         frames = tf.stack([item["image"] for item in items])

@@ -7,7 +7,6 @@ changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the file
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import os
 
 import numpy as np
@@ -15,6 +14,8 @@ import tensorflow as tf
 
 from official_selftrain.data import images, problems, sources, splits
 from official_selftrain.data.sources import coco_files, voc_files
+from official_selftrain.files import hashes
+from official_selftrain.geometry import array_boxes
 
 # What can be wrong with the data, and what becomes of it.
 FINDINGS = {
@@ -211,7 +212,7 @@ def _usable_images(files, labeled, findings, stated=None):
     Returns:
         dict of an index in `files` to (height, width).
     """
-    labeled, seen = {_digest(path) for path in labeled}, set()
+    labeled, seen = {hashes.sha256(path) for path in labeled}, set()
     usable = {}
     for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
         if not os.path.exists(path):
@@ -220,7 +221,7 @@ def _usable_images(files, labeled, findings, stated=None):
             findings["unreadable"].append(f"{path}: {reason}")
         elif stated and size != stated[index]:
             findings["size"].append(f"{path}: {_misstated(size, stated[index])}")
-        elif (digest := _digest(path)) in labeled:
+        elif (digest := hashes.sha256(path)) in labeled:
             findings["labeled"].append(path)
         elif digest in seen:
             findings["double"].append(path)
@@ -253,7 +254,7 @@ def _sizes(paths):
 
 
 def _usable_boxes(image, annotations, names, findings):
-    kept = []
+    kept, boxes = [], []
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         where = (
@@ -275,26 +276,18 @@ def _usable_boxes(image, annotations, names, findings):
         if annotation.get("iscrowd"):
             findings["crowd"].append(where)
         box = (top, left, bottom, right)
-        double = next(
-            (other for other in kept if _iou(box, other[0]) >= _SAME_PLACE), None
-        )
-        if double and double[1]["category_id"] == annotation["category_id"]:
+        overlap = array_boxes.iou(np.array([box]), np.reshape(boxes, (-1, 4)))[0]
+        double = next((kept[i] for i in np.flatnonzero(overlap >= _SAME_PLACE)), None)
+        if double and double["category_id"] == annotation["category_id"]:
             findings["repeated"].append(where)
             continue
         if double:
-            other = names[double[1]["category_id"]]
+            other = names[double["category_id"]]
             findings["contradictory"].append(f"{where} and {other}")
         bbox = [float(value) for value in (left, top, right - left, bottom - top)]
-        kept.append((box, {**annotation, "bbox": bbox}))
-    return [annotation for _, annotation in kept]
-
-
-def _iou(box, other):
-    height = min(box[2], other[2]) - max(box[0], other[0])
-    width = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(height, 0.0) * max(width, 0.0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    return shared / (sum(areas) - shared)
+        boxes.append(box)
+        kept.append({**annotation, "bbox": bbox})
+    return kept
 
 
 def summary(findings):
@@ -379,11 +372,6 @@ def _foreign_files(folder):
         for name in sorted(names)
         if name.lower().endswith(_FOREIGN_ENDINGS)
     ]
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def hold_out(content, seed=0):

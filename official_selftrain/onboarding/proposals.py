@@ -11,7 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.geometry import boxes as box_ops
+from official_selftrain.geometry import array_boxes
 from official_selftrain.models import anchors
 from official_selftrain.onboarding import own_data
 
@@ -149,5 +149,5 @@ def _coverage(content, settings):
         anchor_size=settings["anchor_size"],
         aspect_ratios=settings["aspect_ratios"],
     )
-    best = [np.max(box_ops.iou(box[None], grid)) for box in corners]
+    best = [np.max(array_boxes.iou(box[None], grid)) for box in corners]
     return float(np.mean(np.array(best) >= 0.5))

@@ -29,8 +29,8 @@ import tempfile
 import tensorflow as tf
 
 from official_selftrain.data import images
-from official_selftrain.data.augmentation import placement
 from official_selftrain.data.masks import IGNORE_CLASS
+from official_selftrain.files import atomic
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction
@@ -164,9 +164,7 @@ def add_to_server(export_dir, name):
         if "model_config_list" not in code or end < 0:
             print(f"{path} isn't understood; add to its list:\n{entry}")
             return
-        with open(path + ".partial", "w") as file:
-            file.write(text[:end] + entry + text[end:])
-        os.replace(path + ".partial", path)
+        atomic.write_text(path, text[:end] + entry + text[end:])
 
 
 def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
@@ -192,7 +190,7 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
     def of_files(image_bytes):
         def one(contents):
             image = images.decode(contents, max_pixels)
-            return _fit(image[None], frame)[0], tf.shape(image)[:2]
+            return letterbox.fit(image, frame), tf.shape(image)[:2]
 
         check = tf.debugging.Assert(
             tf.size(image_bytes) > 0, ["Expected at least one image. Received: none"]
@@ -216,7 +214,7 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
     def image_tensor(images):
         shape = tf.shape(images)
         sizes = tf.broadcast_to(shape[1:3], (shape[0], 2))
-        return answer(_fit(images, frame), sizes, True)
+        return answer(letterbox.fit(images, frame), sizes, True)
 
     @tf.function(input_signature=[tf.TensorSpec([None, *frame, 3])])
     def raw_outputs(frames):
@@ -228,30 +226,6 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
         "tf_example": tf_example,
         "raw": raw_outputs,
     }
-
-
-def _fit(batch, frame):
-    """Fit images of one size into the frame, as `augment.fit` does with one.
-
-    Args:
-        batch: uint8 `[B, h, w, 3]`.
-        frame: (height, width).
-
-    Returns:
-        float32 `[B, *frame, 3]`.
-    """
-    size = tf.cast(tf.shape(batch)[1:3], tf.float32)
-    scale = tf.reduce_min(tf.constant(frame, tf.float32) / size)
-    covered = tf.cast(tf.maximum(tf.round(size * scale), 1.0), tf.int32)
-    covered = tf.minimum(covered, frame)
-    fitted = tf.image.resize(tf.cast(batch, tf.float32), covered)
-    count, missing = tf.shape(batch)[0], tf.constant(frame) - covered
-    right = (count, covered[0], missing[1], 3)
-    below = (count, missing[0], frame[1], 3)
-    fitted = tf.concat([fitted, tf.broadcast_to(placement.PAD_PIXEL, right)], axis=2)
-    fitted = tf.concat([fitted, tf.broadcast_to(placement.PAD_PIXEL, below)], axis=1)
-    fitted.set_shape((None, *frame, 3))  # TFLite doesn't know tf.ensure_shape
-    return fitted
 
 
 def _detection(model, normalized):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from official_selftrain.geometry import boxes, letterbox, suppression
+from official_selftrain.geometry import boxes, suppression
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -80,20 +80,6 @@ def test_coding_equals_the_authors():
     np.testing.assert_allclose(
         code, golden["encode_target_degenerate"], rtol=1e-5, atol=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    ("size", "scaled"),
-    [
-        ((100, 200), (64, 128)),  # as wide as the frame
-        ((300, 100), (128, 43)),  # 42.67 is rounded
-        ((128, 128), (128, 128)),
-        ((1, 1000), (1, 128)),  # 0.128 pixels become 1
-    ],
-)
-def test_letterbox_scale_by_hand(size, scaled):
-    got = np.array(letterbox.letterbox_scale(np.array([size]), (128, 128)))[0]
-    np.testing.assert_allclose(got * size, scaled, rtol=1e-6)
 
 
 def random_boxes(seed, count):
@@ -170,9 +156,3 @@ def test_suppression_is_the_same_under_xla(soft_sigma):
     compiled = tf.function(suppress, jit_compile=True)(b[None], s[None])
     np.testing.assert_array_equal(plain[0], compiled[0])
     np.testing.assert_allclose(plain[1], compiled[1], rtol=1e-6)
-
-
-def test_the_part_of_a_frame_that_images_cover():
-    """By hand: 50 x 70 into 64 x 64 is 45.7 x 64; 200 x 30 is 64 x 9.6."""
-    found = letterbox.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
-    np.testing.assert_array_equal(found, [[46, 64], [64, 10], [1, 64]])

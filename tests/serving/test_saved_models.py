@@ -286,7 +286,7 @@ def test_the_frame_is_labelling_s():
     draw = np.random.default_rng(0)
     for height, width in ((50, 70), (64, 64), (200, 30), (7, 65), (300, 301)):
         image = draw.integers(0, 256, (height, width, 3), np.uint8)
-        found = tf.function(saved_models._fit)(tf.constant(image[None]), (64, 96))
+        found = tf.function(letterbox.fit)(tf.constant(image[None]), (64, 96))
         right, _, _ = augment.fit(image, {}, (64, 96))
         np.testing.assert_array_equal(found[0], right)
 

@@ -216,12 +216,8 @@ def fit(image, labels, image_size, seed=(0, 0)):
 
     Source: own.
     """
-    image, labels, size = placement.resize_and_crop(
-        image,
-        placement.with_corners(labels, 2),
-        image_size,
-        tf.convert_to_tensor(seed),
-    )
+    labels = placement.with_corners(labels, 2)
+    image, labels, size = placement.fit(image, labels, image_size)
     return image, placement.with_boxes(labels, size), size
 
 

@@ -19,9 +19,7 @@ int64 `[2]`; the two kinds draw differently, and the input pipeline takes int64.
 import tensorflow as tf
 
 from official_selftrain.data.masks import IGNORE_CLASS
-
-# ImageNet's mean colour: what padding looks like after normalisation is zero.
-PAD_PIXEL = (123.675, 116.28, 103.53)
+from official_selftrain.geometry import letterbox
 
 # What a rotation or a shift brings in from outside of the image.
 FILL_PIXEL = 128
@@ -166,7 +164,12 @@ def flip(image, labels, seed, probability=0.5):
 
 
 def resize_and_crop(
-    image, labels, image_size, seed, scale_range=(1.0, 1.0), pad_value=PAD_PIXEL
+    image,
+    labels,
+    image_size,
+    seed,
+    scale_range=(1.0, 1.0),
+    pad_value=letterbox.PAD_PIXEL,
 ):
     """Fit an image into a frame, scaled by a random factor, cropped and padded.
 
@@ -174,7 +177,7 @@ def resize_and_crop(
     factor, aspect ratio kept; what exceeds the frame is cropped at a random
     offset (the greatest possible one is never drawn, as in the authors' code),
     what is missing is padded at the bottom and right. A factor of 1
-    gives the letterbox of `letterbox.letterbox_scale`. Pixels are interpolated
+    gives the letterbox, as `fit` does. Pixels are interpolated
     linearly, a mask takes the class of the nearest pixel.
 
     Args:
@@ -195,25 +198,42 @@ def resize_and_crop(
     """
     scale_seed, offset_seed = tf.unstack(tf.random.split(seed, 2))
     factor = tf.random.stateless_uniform((), scale_seed, *map(float, scale_range))
-    frame = tf.constant(image_size, tf.float32)
+    scaled_frame = tf.round(tf.constant(image_size, tf.float32) * factor)
+    start = tf.random.stateless_uniform((2,), offset_seed)
+    return _place(image, labels, image_size, scaled_frame, start, pad_value)
+
+
+def fit(image, labels, image_size):
+    """Fit an image into a frame by `letterbox.fit`, and its labels with it.
+
+    Args:
+        image: `[h, w, 3]`, 0…255.
+        labels: dict, see the module.
+        image_size: (height, width) of the frame.
+
+    Returns:
+        `(image, labels, size)` as `resize_and_crop` gives them.
+
+    Source: own.
+    """
+    return _place(image, labels, image_size, image_size, 0.0, letterbox.PAD_PIXEL)
+
+
+def _place(image, labels, image_size, scaled_frame, start, pad_value):
+    """Fit an image into `scaled_frame`, then crop and pad it to `image_size`.
+
+    `start`, 0…1, says where in the room that there is the crop begins.
+    """
+    scaled_image = letterbox.resize(image, scaled_frame)
     source_size = tf.shape(image)[:2]
     size = tf.cast(source_size, tf.float32)
-    scale = tf.reduce_min(tf.round(frame * factor) / size)
-    scaled = tf.maximum(tf.round(size * scale), 1.0)
-    room = tf.maximum(scaled - frame, 0.0)
-    offset = tf.floor(tf.random.stateless_uniform((2,), offset_seed) * room)
+    scaled = tf.cast(tf.shape(scaled_image)[:2], tf.float32)
+    frame = tf.constant(image_size, tf.float32)
+    offset = tf.floor(start * tf.maximum(scaled - frame, 0.0))
     covered = tf.cast(tf.minimum(scaled, frame), tf.int32)
-    missing = tf.constant(image_size, tf.int32) - covered
-
-    crop = tf.image.resize(tf.cast(image, tf.float32), tf.cast(scaled, tf.int32))
-    start = tf.cast(offset, tf.int32)
-    channels = image.shape[2]
-    crop = tf.slice(crop, [start[0], start[1], 0], [covered[0], covered[1], channels])
-    # Several times as fast as tf.pad.
-    right = _filled(pad_value, (covered[0], missing[1], channels))
-    below = _filled(pad_value, (missing[0], image_size[1], channels))
-    padded = tf.concat([tf.concat([crop, right], axis=1), below], axis=0)
-    padded = tf.ensure_shape(padded, (*image_size, channels))
+    top, left = tf.unstack(tf.cast(offset, tf.int32))
+    height, width = tf.unstack(covered)
+    crop = scaled_image[top : top + height, left : left + width]
 
     labels = dict(labels)
     if "corners" in labels:
@@ -226,16 +246,7 @@ def resize_and_crop(
             nearest = tf.cast(centers * (size / scaled)[axis], tf.int32)
             nearest = tf.minimum(nearest, source_size[axis] - 1)
             mask = tf.gather(mask, nearest, axis=axis)
-        mask = tf.pad(
-            mask, [[0, missing[0]], [0, missing[1]]], constant_values=IGNORE_CLASS
-        )
+        missing = [[0, image_size[0] - height], [0, image_size[1] - width]]
+        mask = tf.pad(mask, missing, constant_values=IGNORE_CLASS)
         labels["mask"] = tf.ensure_shape(mask, image_size)
-    return padded, labels, covered
-
-
-# Moves: affine maps from the result back to the source, in (x, y, 1) of pixel
-# centres. A product first @ second is the move `first` followed by `second`.
-
-
-def _filled(value, shape):
-    return tf.broadcast_to(tf.constant(value, tf.float32), shape)
+    return letterbox.pad(crop, image_size, pad_value), labels, covered

@@ -5,6 +5,7 @@ import hashlib
 import os
 
 from official_selftrain.data import sources
+from official_selftrain.files import hashes
 
 
 def open_pool(images, image_dir=None, data_dir=None):
@@ -33,9 +34,8 @@ def open_pool(images, image_dir=None, data_dir=None):
     if images.endswith(".json"):
         image_dir = image_dir or os.path.dirname(images) or "."
         source = sources.coco(images, image_dir)
-        with open(images, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return source, {"images": images, "image_dir": image_dir, "sha256": digest}
+        described = {"images": images, "image_dir": image_dir}
+        return source, {**described, "sha256": hashes.sha256(images)}
     if ".tfrecord" in os.path.basename(images):
         paths = sorted(globbing.glob(images))
         return sources.tfrecord(images, ()), _described(images, paths)

@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 
 from official_selftrain.data.augmentation import placement
-from official_selftrain.geometry import affine
-from official_selftrain.geometry import boxes as box_geometry
+from official_selftrain.geometry import affine, letterbox
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "preprocess.npz"
 
@@ -114,7 +113,7 @@ def test_letterbox_by_hand(image_size, covered, box):
     )
     for padding in (frame[covered[0] :], frame[:, covered[1] :]):
         np.testing.assert_allclose(
-            padding, np.broadcast_to(placement.PAD_PIXEL, padding.shape), atol=1e-4
+            padding, np.broadcast_to(letterbox.PAD_PIXEL, padding.shape), atol=1e-4
         )
 
 
@@ -128,7 +127,7 @@ def test_an_image_of_the_frame_keeps_its_pixels():
     "size", [(64, 96), (96, 64), (1, 1), (2, 3), (1, 200), (300, 2), (333, 500)]
 )
 def test_letterbox_agrees_with_the_scale_that_takes_predictions_back(size):
-    scale = np.array(box_geometry.letterbox_scale(np.array([size]), (48, 80)))[0]
+    scale = np.array(letterbox.letterbox_scale(np.array([size]), (48, 80)))[0]
     _, boxes, covered = resize_and_crop(
         noise(*size), boxes_of([0, 0, *size]), (48, 80), seed_of(0)
     )

@@ -1,0 +1,43 @@
+"""Hashes of files and folders."""
+
+import hashlib
+
+import pytest
+
+from official_selftrain.files import hashes
+
+
+def test_a_file_by_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").write_bytes(b"abc")
+    # The first example of FIPS 180-2.
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashes.sha256(str(tmp_path / "a")) == known
+    assert hashes.sha256(str(tmp_path / "b")) == known
+
+
+def test_a_folder_by_names_and_bytes(tmp_path):
+    for name in ("first", "second"):  # made in another order
+        folder = tmp_path / name
+        names = ["a", "b/c", "d"]
+        for file in names if name == "first" else names[::-1]:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(file)
+    first, second = (hashes.sha256(str(tmp_path / n)) for n in ("first", "second"))
+    assert first == second
+    lines = [("a", "a"), ("d", "d"), ("b/c", "b/c")]  # a folder's files come first
+    text = "".join(
+        f"{name} {hashlib.sha256(content.encode()).hexdigest()}\n"
+        for name, content in lines
+    )
+    assert first == hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "second" / "d").rename(tmp_path / "second" / "e")
+    assert hashes.sha256(str(tmp_path / "second")) != first
+    (tmp_path / "second" / "e").rename(tmp_path / "second" / "d")
+    (tmp_path / "second" / "d").write_text("D")
+    assert hashes.sha256(str(tmp_path / "second")) != first
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        hashes.sha256(str(tmp_path / "nowhere"))

@@ -1,0 +1,69 @@
+"""The letterbox: numbers by hand, and pixels that agree with them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from official_selftrain.geometry import letterbox
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"),
+    [
+        ((100, 200), (64, 128)),  # as wide as the frame
+        ((300, 100), (128, 43)),  # 42.67 is rounded
+        ((128, 128), (128, 128)),
+        ((1, 1000), (1, 128)),  # 0.128 pixels become 1
+    ],
+)
+def test_letterbox_scale_by_hand(size, scaled):
+    got = np.array(letterbox.letterbox_scale(np.array([size]), (128, 128)))[0]
+    np.testing.assert_allclose(got * size, scaled, rtol=1e-6)
+
+
+def test_the_part_of_a_frame_that_images_cover():
+    """By hand: 50 x 70 into 64 x 64 is 45.7 x 64; 200 x 30 is 64 x 9.6."""
+    found = letterbox.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
+    np.testing.assert_array_equal(found, [[46, 64], [64, 10], [1, 64]])
+
+
+@pytest.mark.parametrize("size", [(50, 70), (64, 96), (200, 30), (1, 999), (7, 5)])
+def test_pixels_by_hand(size):
+    """An image in the corner, resized by TensorFlow, and the mean color around it."""
+    images = noise(2, *size, 3)
+    height, width = np.array(letterbox.covered_size(np.array(size), (64, 96)))
+    expected = np.empty((2, 64, 96, 3), np.float32)
+    expected[...] = (123.675, 116.28, 103.53)
+    resized = tf.image.resize(images.astype(np.float32), (height, width))
+    expected[:, :height, :width] = resized
+    np.testing.assert_array_equal(letterbox.fit(images, (64, 96)), expected)
+    for image, frame in zip(images, expected):
+        np.testing.assert_array_equal(letterbox.fit(image, (64, 96)), frame)
+
+
+@pytest.mark.parametrize("channels, value", [(1, 7.0), (3, (1, 2, 3)), (4, 0)])
+def test_padding_by_hand(channels, value):
+    images = np.float32(noise(5, 6, channels))
+    frames = letterbox.pad(images, (8, 6), value).numpy()
+    np.testing.assert_array_equal(frames[:5], images)
+    np.testing.assert_array_equal(frames[5:], np.zeros((3, 6, channels)) + value)
+
+
+@pytest.mark.parametrize("batch", [(), (None,)])
+def test_frames_have_a_static_shape(batch):
+    spec = tf.TensorSpec((*batch, None, None, 3), tf.uint8)
+    run = tf.function(lambda images: letterbox.fit(images, (16, 24)))
+    frames = run.get_concrete_function(spec).outputs[0]
+    assert frames.shape.as_list() == [*batch, 16, 24, 3]
+    assert frames.dtype == tf.float32
+
+
+def test_pixels_do_not_need_keras(monkeypatch):
+    """The input pipeline is TensorFlow's under every backend."""
+    expected = letterbox.fit(noise(20, 30, 3), (16, 24))
+    monkeypatch.setattr(letterbox, "ops", None)
+    np.testing.assert_array_equal(letterbox.fit(noise(20, 30, 3), (16, 24)), expected)
