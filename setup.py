@@ -50,7 +50,7 @@ setup(
         ],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "tpu": ["tensorflow-tpu==2.20.*"],
-        # Labelling on a cluster. Holds protobuf below 7, which TensorFlow accepts.
+        # Labeling on a cluster. Holds protobuf below 7, which TensorFlow accepts.
         "beam": ["apache-beam==2.77.*"],
         # Other formats than the SavedModel.
         "formats": [

@@ -206,9 +206,9 @@ def counted(more, fewer):
 
 
 def losses(cells):
-    """Return the rows about the plain sum and the normalised loss."""
+    """Return the rows about the plain sum and the normalized loss."""
     counts = []
-    for name in ("plain sum", "normalised"):
+    for name in ("plain sum", "normalized"):
         runs = [
             cell
             for key, cell in cells.items()
@@ -224,7 +224,7 @@ def losses(cells):
     (plain, plain_lost, plain_runs), (died, died_lost, runs) = counts
     rows = [
         (
-            "The plain sum diverges where the normalised loss doesn't",
+            "The plain sum diverges where the normalized loss doesn't",
             "13 of 33 against 0 of 33",
             f"{plain} of {plain_runs} against {died} of {runs}",
             counted((plain, plain_runs), (died, runs)),
@@ -239,13 +239,13 @@ def losses(cells):
     seeds = sorted({seed for _, _, seed in cells})
     columns = list(dict.fromkeys(column for _, column, _ in cells))
     for claim, paper, rate in (
-        ("The normalised loss is better where both survive", "+0.4", ""),
+        ("The normalized loss is better where both survive", "+0.4", ""),
         ("... with the larger learning rate", "", ", larger rate"),
     ):
         values = []
         for seed in seeds:
             gains = [
-                number(cells[f"normalised{rate}", column, seed]["AP"])
+                number(cells[f"normalized{rate}", column, seed]["AP"])
                 - number(cells[f"plain sum{rate}", column, seed]["AP"])
                 for column in columns
             ]

@@ -60,7 +60,7 @@ def main():
             figures[f"{name} on {cores}, images/s"] = statistics.median(speeds[name])
         for name in AUGMENTATIONS:
             for bare in ("floor", "fastest floor"):
-                # Neighbours in time share what else the machine does.
+                # Neighbors in time share what else the machine does.
                 pairs = zip(speeds[bare], speeds[name])
                 ratios[f"{name}_over_{bare} on {cores}"] = statistics.median(
                     bare / full for bare, full in pairs

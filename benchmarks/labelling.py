@@ -1,8 +1,8 @@
-"""Measure what labelling adds to a teacher's forward pass.
+"""Measure what labeling adds to a teacher's forward pass.
 
 python benchmarks/labelling.py
 
-Images are labelled and written as TFRecord: the quickstart's scenes by its detector,
+Images are labeled and written as TFRecord: the quickstart's scenes by its detector,
 photographs of 500 x 375 (JPEG) by a ResNet-50 RetinaNet at 640 x 640 and by a ResNet-18
 segmenter of 21 classes at 256 x 256, at one and at six scales. Beside it the same
 network is timed alone, with NMS where there are boxes, on decoded images in memory.
@@ -39,7 +39,7 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 def main():
-    """Time labelling and print a JSON line."""
+    """Time labeling and print a JSON line."""
     arguments = record.parser(__doc__).parse_args()
     count, rounds = (16, 2) if arguments.quick else (32, 3)
     scenes = digits.scenes("unlabeled", 16 * count, 0, SCENE)
@@ -53,12 +53,12 @@ def main():
     source = photographs(count)
     jobs = {
         "bare_quickstart": bare(small, 16 * count),
-        "quickstart": labelling(small, scenes, len(scenes.class_names)),
+        "quickstart": labeling(small, scenes, len(scenes.class_names)),
         "bare_detector": bare(detector, count),
-        "boxes": labelling(detector, source, 80),
+        "boxes": labeling(detector, source, 80),
         "bare_segmenter": bare(segmenter, count),
-        "masks": labelling(segmenter, source, 21),
-        "masks_six_scales": labelling(segmenter, source, 21, scales=SCALES),
+        "masks": labeling(segmenter, source, 21),
+        "masks_six_scales": labeling(segmenter, source, 21, scales=SCALES),
     }
     counts = {name: 16 * count if "quick" in name else count for name in jobs}
     seconds = {name: [] for name in jobs}
@@ -125,7 +125,7 @@ def bare(model, count):
     return job
 
 
-def labelling(model, source, num_classes, **settings):
+def labeling(model, source, num_classes, **settings):
     """Return a job: label a source and write its shards."""
     names = [str(label) for label in range(num_classes)]
     teacher = teachers.keras_teacher(model, names, **settings)

@@ -1,4 +1,4 @@
-"""Measure the peak memory of labelling against the number of images.
+"""Measure the peak memory of labeling against the number of images.
 
 python benchmarks/labelling_memory.py
 

@@ -4,7 +4,7 @@ make parity
 
 The results of TensorFlow Addons come from parity_reference.py, run in an
 environment of its own. Prints a table: operation, greatest and mean absolute
-difference in grey levels, and where they disagree, why. `--record` writes the
+difference in gray levels, and where they disagree, why. `--record` writes the
 table to benchmarks/results/parity.txt and the arrays to tests/golden/parity.npz,
 which the tests read.
 
@@ -71,8 +71,8 @@ REASONS = {
     "color": "TensorFlow Addons rounds, the paper's authors and we cut off",
     "grey": "TensorFlow Addons rounds, the paper's authors and we cut off",
     "brightness": "TensorFlow Addons rounds, the paper's authors and we cut off",
-    "adjust_contrast": "TensorFlow takes the mean of each channel, we of the grey",
-    "adjust_saturation": "TensorFlow scales the saturation of HSV, we blend with grey",
+    "adjust_contrast": "TensorFlow takes the mean of each channel, we of the gray",
+    "adjust_saturation": "TensorFlow scales the saturation of HSV, we blend with gray",
 }
 
 

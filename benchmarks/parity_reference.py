@@ -28,7 +28,7 @@ def images():
 def results(image):
     """Return what each operation makes of an image."""
     image = tf.constant(image)
-    grey = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
+    gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
     black = tf.zeros_like(image)
     fill = 128.0
     return {
@@ -47,8 +47,8 @@ def results(image):
         "equalize": tfa.image.equalize(image),
         "sharpness": tfa.image.sharpness(image, 1.54),
         "smooth": tfa.image.sharpness(image, 0.1),
-        "color": tfa.image.blend(grey, image, 1.54),
-        "grey": tfa.image.blend(grey, image, 0.46),
+        "color": tfa.image.blend(gray, image, 1.54),
+        "grey": tfa.image.blend(gray, image, 0.46),
         "brightness": tfa.image.blend(black, image, 1.18),
         "adjust_contrast": tf.image.adjust_contrast(image, 1.54),
         "adjust_saturation": tf.image.adjust_saturation(image, 1.54),

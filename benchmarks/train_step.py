@@ -5,7 +5,7 @@ python benchmarks/train_step.py
 ResNet-50 FPN RetinaNet at 256 x 256, a batch of 4. In turn are timed: the bare
 network, forward and backward from the sum of its outputs; the same with targets,
 matching and loss; and targets, matching and loss alone. Then a student's whole step
-with 2 labelled and 2 pseudo-labelled images and a supervised one with 4 labelled
+with 2 labeled and 2 pseudo-labeled images and a supervised one with 4 labeled
 images; and, on the CPU split in two, a step of both halves and one of the whole. Peak
 memory is that of a process which takes one kind of step only. The last line of the
 output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer

@@ -44,7 +44,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", saved_models.MAX_PIXELS, "Larger images are refused.", lower_bound=1
 )
 _WARMUP_IMAGE = flags.DEFINE_string(
-    "warmup_image", None, "A file that the server warms up with; grey by default."
+    "warmup_image", None, "A file that the server warms up with; gray by default."
 )
 # What a detector does with its boxes; by default as it was trained.
 _SUPPRESSION = {
@@ -130,8 +130,8 @@ def _warmup(image_size):
     if _WARMUP_IMAGE.value:
         with open(_WARMUP_IMAGE.value, "rb") as file:
             return file.read()
-    grey = tf.fill((*image_size, 3), tf.constant(128, tf.uint8))
-    return tf.io.encode_jpeg(grey).numpy()
+    gray = tf.fill((*image_size, 3), tf.constant(128, tf.uint8))
+    return tf.io.encode_jpeg(gray).numpy()
 
 
 if __name__ == "__main__":

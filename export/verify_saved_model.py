@@ -3,7 +3,7 @@
 python export/verify_saved_model.py exported/quickstart/1 --images=photos
 
 The images go through the SavedModel in a fresh process that imports TensorFlow only,
-in batches, and through the Keras model as labelling does it, one by one. Prints the
+in batches, and through the Keras model as labeling does it, one by one. Prints the
 largest differences. Exit codes: 0 no box differs by more than 1e-3 pixels and no score
 by more than 1e-4, 1 otherwise or after a mistake in the call.
 """

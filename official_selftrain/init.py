@@ -18,7 +18,7 @@ from official_selftrain.onboarding import new_experiment, own_data
 flags.adopt_module_key_flags(command_line)
 
 _IMAGES = flags.DEFINE_string(
-    "images", None, "The folder of the labelled images.", required=True
+    "images", None, "The folder of the labeled images.", required=True
 )
 _ANNOTATIONS = flags.DEFINE_string(
     "annotations",
@@ -27,7 +27,7 @@ _ANNOTATIONS = flags.DEFINE_string(
     required=True,
 )
 _UNLABELED = flags.DEFINE_string(
-    "unlabeled", None, "A folder or glob of unlabelled images.", required=True
+    "unlabeled", None, "A folder or glob of unlabeled images.", required=True
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .gin file to write.", required=True)
 _VALIDATION_IMAGES = flags.DEFINE_string(
@@ -36,7 +36,7 @@ _VALIDATION_IMAGES = flags.DEFINE_string(
 _VALIDATION_ANNOTATIONS = flags.DEFINE_string(
     "validation_annotations",
     None,
-    "The validation images' boxes; a fifth of the labelled images if not set.",
+    "The validation images' boxes; a fifth of the labeled images if not set.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Draw what an augmentation does to an experiment's labelled images.
+"""Draw what an augmentation does to an experiment's labeled images.
 
     python -m official_selftrain.preview \\
         --gin_file=gin/quickstart.gin --output=augmentations.png
@@ -54,7 +54,7 @@ def _preview():
     }
     source = settings["labeled"]()
     if not source.has_labels:
-        raise ValueError("Expected labelled images. Received: no annotation at all")
+        raise ValueError("Expected labeled images. Received: no annotation at all")
     sheet = pictures.contact_sheet(
         source, rows, settings["image_size"], _NUM_IMAGES.value, _SEED.value
     )

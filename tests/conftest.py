@@ -26,7 +26,7 @@ def painted(seed, height=64, width=96):
 
 @pytest.fixture
 def tiny_coco(tmp_path):
-    """Six labelled images as COCO files, four more in a plain folder.
+    """Six labeled images as COCO files, four more in a plain folder.
 
     Returns a namespace of `annotations` (file), `images` (folder), `unlabeled`
     (folder) and `class_names`. Category ids are 1, 3 and 90.
@@ -80,7 +80,7 @@ def tiny_voc(tmp_path):
 
     Returns a namespace of `root`, `masks` (dict of name to uint8 array) and
     `class_names`: the background and those of `painted`. The masks of even images
-    have a palette, those of odd ones are grey; a row of each is 255. Lists: `train`
+    have a palette, those of odd ones are gray; a row of each is 255. Lists: `train`
     (0 to 2), `val` (3), `aug` (4 and 5).
     """
     root = tmp_path / "VOC2012"

@@ -3,7 +3,7 @@
 python tests/fit_under.py STRATEGY OUTPUT_DIR [key=value …]
 
 The settings are `fitting.fit`'s; `devices=2` splits the CPU, `frozen=1` keeps batch
-normalisation's statistics as they are, `dropout=0.3` drops features out, `clipnorm=1`
+normalization's statistics as they are, `dropout=0.3` drops features out, `clipnorm=1`
 clips gradients one by one, `bad=3` makes the loss of image 3 infinite, `joint=1` adds
 classified images. The last checkpoint holds what came out.
 """

@@ -70,7 +70,7 @@ def test_divergence_and_loss_of_ap_are_counted():
                 status = "diverged" if died else "done"
                 cells[f"plain sum{rate}", column, seed] = cell(value, status=status)
                 better = 43.0 if rate else 42.0
-                cells[f"normalised{rate}", column, seed] = cell(better)
+                cells[f"normalized{rate}", column, seed] = cell(better)
     rows = claims.losses(cells)
     # One-sided: C(16, 4) / C(32, 4) = 0.0506, C(16, 2) / C(32, 2) = 0.242.
     assert rows[0][2:] == ("4 of 16 against 0 of 16", "not decided")

@@ -451,7 +451,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
     for stage in ("teacher", "student"):
         assert results[stage]["steps"] == 2 and 0.0 <= results[stage]["mIoU"] <= 100.0
         (row,) = fitting.read_history(str(tmp_path / "run" / stage))
-        # Four classes, nothing learnt yet.
+        # Four classes, nothing learned yet.
         assert row["labeled_loss"] == pytest.approx(np.log(4), rel=0.5)
     assert results["pseudo_labels"]["images"] == 2
     manifest = json.loads((tmp_path / "run/pseudo_labels/manifest.json").read_text())
@@ -462,7 +462,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
 
 @pytest.mark.slow
 def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
-    """gin/own_masks.gin: folders of its own, a plain folder of unlabelled images."""
+    """gin/own_masks.gin: folders of its own, a plain folder of unlabeled images."""
     params = [
         f'LABELED_DIR = "{tiny_voc.root}"',
         f'UNLABELED_IMAGES = "{tiny_voc.root / "JPEGImages"}"',

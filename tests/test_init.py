@@ -28,10 +28,10 @@ def call(module, *arguments, cwd):
 
 @pytest.fixture
 def arguments(tiny_coco):
-    """The tiny COCO set, with a broken file and a labelled image in the pool."""
+    """The tiny COCO set, with a broken file and a labeled image in the pool."""
     (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"\xff\xd8 no image")
-    labelled = tiny_coco.images / "000.jpg"
-    (tiny_coco.unlabeled / "again.jpg").write_bytes(labelled.read_bytes())
+    labeled = tiny_coco.images / "000.jpg"
+    (tiny_coco.unlabeled / "again.jpg").write_bytes(labeled.read_bytes())
     return {
         "images": str(tiny_coco.images),
         "annotations": str(tiny_coco.annotations),
@@ -49,12 +49,12 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     done = init(tmp_path, **arguments)
     assert done.returncode == 0, done.stderr
     for text in (
-        "labelled: 6 images, 96 x 64 to 96 x 64 pixels, 0 without boxes; 18 boxes, up",
+        "labeled: 6 images, 96 x 64 to 96 x 64 pixels, 0 without boxes; 18 boxes, up",
         "square                         6  33.3 %       6  few: expect little of it",
-        "unlabelled: 4 images",
+        "unlabeled: 4 images",
         "images that can't be read, left out: 1 (first: ",
-        "images that are among the labelled ones, left out: 1 (first: ",
-        "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabelled.",
+        "images that are among the labeled ones, left out: 1 (first: ",
+        "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabeled.",
         "--gin_file='settings/it'\"'\"'s mine.gin' --model_dir='runs/it'",
     ):
         assert text in done.stdout, text
@@ -66,7 +66,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     }
     found = (tmp_path / "settings" / "it's mine_findings.txt").read_text().splitlines()
     assert len(found) == 2
-    assert found[0].startswith("unlabelled: images that can't be read, left out: /")
+    assert found[0].startswith("unlabeled: images that can't be read, left out: /")
     assert "/unlabeled/again.jpg" in found[1]
     assert "few validation images (1): " in done.stdout
     counts = {}
@@ -129,7 +129,7 @@ def test_an_output_of_another_kind(arguments, tmp_path):
 
 
 def test_validation_images_of_ones_own_without_weights(arguments, tmp_path):
-    """All labelled images are for training then; ResNet-18 where no weights are."""
+    """All labeled images are for training then; ResNet-18 where no weights are."""
     held_out = tmp_path / "held out"
     held_out.mkdir()
     pixels, objects = painted(7)

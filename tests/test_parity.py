@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "parity.npz"
 
-# Greatest differences in grey levels: roundings instead of cut fractions.
+# Greatest differences in gray levels: roundings instead of cut fractions.
 TOLERANCES = {
     **{name: 2 for name in ("sharpness", "smooth")},
     **{name: 1 for name in ("color", "grey", "brightness")},

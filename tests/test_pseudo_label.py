@@ -137,14 +137,14 @@ def call(*arguments):
 
 
 def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
-    """Labelled: six kinds; skipped with a reason: four; the loop is passed by."""
+    """Labeled: six kinds; skipped with a reason: four; the loop is passed by."""
     folder = tmp_path / "kinds"
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     image.save(folder / "a.jpg")
     image.save(folder / "b.png")
-    image.convert("L").save(folder / "c_grey.jpg")
+    image.convert("L").save(folder / "c_gray.jpg")
     image.convert("CMYK").save(folder / "d_cmyk.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -196,7 +196,7 @@ def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
     assert "0 boxes in 6 images, 100 % of the images empty" in result.stderr
     assert "would give one box per image" in result.stderr
     assert "Traceback" not in result.stderr
-    # The labels are there; a lower threshold needs no second labelling.
+    # The labels are there; a lower threshold needs no second labeling.
     assert (
         sources.tfrecord(str(tmp_path / "labels" / "*.tfrecord"), "ab").num_images == 6
     )

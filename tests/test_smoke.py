@@ -143,7 +143,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
         (row,) = fitting.read_history(str(model_dir / stage))
         assert all(np.isfinite(value) for value in row.values())
         assert row["labeled_loss"] > 0.1
-        if is_joint:  # a thousand classes, nothing learnt yet
+        if is_joint:  # a thousand classes, nothing learned yet
             assert row["classified_loss"] == pytest.approx(np.log(1000), 0.2)
     if "SPLIT_FILE" in text:
         split = json.loads((tmp_path / "split.json").read_text())

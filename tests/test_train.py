@@ -380,7 +380,7 @@ def own_data(tiny_coco):
 
 
 def test_own_coco_files_and_a_folder_of_images(run, tiny_coco):
-    """gin/own_data.gin; one broken file among the unlabelled ones is skipped."""
+    """gin/own_data.gin; one broken file among the unlabeled ones is skipped."""
     (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"no image")
     results = run(
         *data_params(tiny_coco),
@@ -408,7 +408,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     """No box in one stream or in both: the run ends with finite losses."""
     path = pathlib.Path(tiny_coco.annotations)
     content = json.loads(path.read_text())
-    # One crowd, which is no object, so that the file counts as labelled.
+    # One crowd, which is no object, so that the file counts as labeled.
     content["annotations"] = content["annotations"][:1]
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
@@ -428,7 +428,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     assert all(abs(row["loss"]) < 1e6 for row in rows)
 
 
-def test_masks_are_labelled_once_for_every_threshold(run, tmp_path, monkeypatch):
+def test_masks_are_labeled_once_for_every_threshold(run, tmp_path, monkeypatch):
     """The segmentation quickstart, cut short; another threshold in another folder."""
     # A teacher of two steps finds nothing but background: let it pass.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)

@@ -93,7 +93,7 @@ def pictures(notebook):
 
 
 def _small(png):
-    """Return a PNG file of 128 colours, about a quarter as large."""
+    """Return a PNG file of 128 colors, about a quarter as large."""
     file = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128)
     image.save(file, "PNG", optimize=True)

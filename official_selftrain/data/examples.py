@@ -45,7 +45,7 @@ class Source:
         dataset: `tf.data.Dataset` of examples, one pass in a fixed order.
         class_names: tuple of str; a class is an index into it.
         num_images: int, how many examples the dataset has.
-        has_labels: bool; False for images that nobody has labelled.
+        has_labels: bool; False for images that nobody has labeled.
         has_masks: bool; the labels are masks, in which class 0 is the background,
             not boxes.
         skipped: tuple of str, one line for each image that could not be used.
@@ -130,7 +130,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
 
 
 def from_paths(paths, ids, skipped=()):
-    """Make a source of images in files that nobody has labelled.
+    """Make a source of images in files that nobody has labeled.
 
     Args:
         paths: sequence of str.

@@ -1,6 +1,6 @@
 """Image files as pixels: upright, three channels, 8 bits.
 
-JPEG, PNG, BMP and GIF (its first frame). Grey and palette images become RGB, CMYK is
+JPEG, PNG, BMP and GIF (its first frame). Gray and palette images become RGB, CMYK is
 converted, 16 bits are cut to 8, transparency is left away. A photograph whose EXIF
 data says that the camera was held otherwise is turned upright, as browsers and
 annotation tools show it; its boxes and masks are those of the upright image.
@@ -166,7 +166,7 @@ def _decode_palette_bmp(contents):
     palette = tf.io.decode_raw(
         tf.strings.substr(contents, 14 + size, 4 * 256), tf.uint8
     )
-    # A palette may be shorter than 256 colours of blue, green, red and nothing.
+    # A palette may be shorter than 256 colors of blue, green, red and nothing.
     palette = tf.concat([palette, tf.zeros(1024, tf.uint8)], axis=0)[:1024]
     palette = tf.reshape(palette, (256, 4))
     return tf.gather(palette[:, 2::-1], tf.cast(indices[..., 0], tf.int32))

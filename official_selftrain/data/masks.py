@@ -39,16 +39,16 @@ def decode(png):
         uint8 tensor `[h, w]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for anything else. A palette's colours, 16
+        tf.errors.InvalidArgumentError: for anything else. A palette's colors, 16
             bits or a few bits would be turned into other numbers than the ids.
     """
-    # Bytes 24 and 25 of a PNG: bits of a channel and kind of colour, 0 for grey.
+    # Bytes 24 and 25 of a PNG: bits of a channel and kind of color, 0 for gray.
     padded = tf.strings.join([png, b"\0" * 26])
-    is_grey = (tf.strings.substr(padded, 1, 3) == b"PNG") & (
+    is_gray = (tf.strings.substr(padded, 1, 3) == b"PNG") & (
         tf.strings.substr(padded, 24, 2) == b"\x08\0"
     )
     check = tf.debugging.Assert(
-        is_grey, ["Expected a mask as PNG of one 8-bit grey channel of class ids"]
+        is_gray, ["Expected a mask as PNG of one 8-bit gray channel of class ids"]
     )
     with tf.control_dependencies([check]):
         return tf.io.decode_png(png, channels=1)[..., 0]

@@ -1,4 +1,4 @@
-"""Fixed parts of a data set: the 20 % and 50 % of labelled images of a study."""
+"""Fixed parts of a data set: the 20 % and 50 % of labeled images of a study."""
 
 import dataclasses
 import hashlib

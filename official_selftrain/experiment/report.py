@@ -33,7 +33,7 @@ def write(path, results, histories, truth, pseudo, class_names):
         histories: dict of stage to list of rows of `fitting.read_history`.
         truth: list of `samples` of the validation images, with the labels of the
             models beside their own.
-        pseudo: list of `samples` of the pseudo-labelled images.
+        pseudo: list of `samples` of the pseudo-labeled images.
         class_names: sequence of str.
     """
     body = [
@@ -163,7 +163,7 @@ def _curves(histories):
     for stage, rows in histories.items():
         steps = [row["step"] for row in rows]
         loss.plot(
-            steps, [row["labeled_loss"] for row in rows], label=f"{stage}, labelled"
+            steps, [row["labeled_loss"] for row in rows], label=f"{stage}, labeled"
         )
         if "pseudo_loss" in rows[0]:
             values = [row["pseudo_loss"] for row in rows]
@@ -192,7 +192,7 @@ def _histogram(quality):
 
 
 def _legend(drawn, class_names):
-    """Return the colours of the classes that drawn masks hold."""
+    """Return the colors of the classes that drawn masks hold."""
     shown = set()
     for sample in drawn:
         for labels in sample["labels"].values():

@@ -67,14 +67,14 @@ class Work:
         source, labeled = self.experiment.data.validation(), self.labeled
         if source.class_names != labeled.class_names:
             raise ValueError(
-                "Expected the validation images to have the labelled ones' classes, "
+                "Expected the validation images to have the labeled ones' classes, "
                 f"{list(labeled.class_names)}. Received: {list(source.class_names)}"
             )
         if not source.has_labels or source.has_masks != labeled.has_masks:
             kinds = {True: "masks", False: "boxes"}
             received = kinds[source.has_masks] if source.has_labels else "no label"
             raise ValueError(
-                "Expected the validation images to have labels of the labelled ones' "
+                "Expected the validation images to have labels of the labeled ones' "
                 f"kind, {kinds[labeled.has_masks]}. Received: {received}"
             )
         return source
@@ -301,7 +301,7 @@ def _train(work, stage, fit, teacher=None, **streams):
 def _check_labeled(work):
     """Check that the labeled images have labels, of a kind that suits the labeling."""
     if not work.labeled.has_labels:
-        raise ValueError("Expected labelled images. Received: no annotation at all")
+        raise ValueError("Expected labeled images. Received: no annotation at all")
     labeling = work.experiment.labeling
     if not work.labeled.has_masks and labeling.averages:
         raise ValueError(

@@ -322,13 +322,13 @@ def _cell_result(metric, cell, first):
         for stage in _STAGES
         for key in (metric, *_COSTS)
     }
-    labelling = None
+    labeling = None
     if cell["stage"] == "student":
         path = RunFolder(cell["teacher_dir"]).labeling_time
-        labelling = (atomic.read_json(path) or {}).get("seconds")
+        labeling = (atomic.read_json(path) or {}).get("seconds")
     parts = {
         "teacher": [figures["teacher_seconds"]],
-        "student": [figures["teacher_seconds"], labelling, figures["student_seconds"]],
+        "student": [figures["teacher_seconds"], labeling, figures["student_seconds"]],
         "control": [figures["teacher_seconds"], figures["control_seconds"]],
     }[cell["stage"]]
     is_done = status == "done"
@@ -338,7 +338,7 @@ def _cell_result(metric, cell, first):
         "text": text,
         metric: figures[f"{cell['stage']}_{metric}"] if is_done else None,
         **figures,
-        "labelling_seconds": labelling,
+        "labelling_seconds": labeling,
         "seconds": sum(parts) if is_done and None not in parts else None,
     }
 
@@ -417,7 +417,7 @@ def _cell_text(plan, found, row, column):
 def _cost_text(plan, found):
     """Return a table of what a cell of each row costs, means over its cells.
 
-    `seconds` are what the measured model takes: those of the teacher, of labelling for
+    `seconds` are what the measured model takes: those of the teacher, of labeling for
     a student, and of its own training; the last column is their mean ratio to the first
     row's, cell by cell.
     """

@@ -1,6 +1,6 @@
 """Affine moves of pixels and of the corners of boxes.
 
-A move is a map from the result back to the source, in (x, y, 1) of pixel centres. A
+A move is a map from the result back to the source, in (x, y, 1) of pixel centers. A
 product first @ second is the move `first` followed by `second`.
 """
 
@@ -34,7 +34,7 @@ def shear(level_x, level_y):
 
 
 def rotation(degrees, size):
-    """Return the move that turns content about the image's centre.
+    """Return the move that turns content about the image's center.
 
     Args:
         degrees: float, counter-clockwise.
@@ -67,7 +67,7 @@ def warp(arrays, matrix, fills):
     Returns:
         list of `[h, w, …]`, dtypes as they were.
 
-    Source: the authors' operations (nearest neighbour, constant fill).
+    Source: the authors' operations (nearest neighbor, constant fill).
     """
     height, width = tf.unstack(tf.shape(arrays[0])[:2])
     x = tf.range(width, dtype=tf.float32)[None, :]
@@ -110,7 +110,7 @@ def move_corners(corners, matrix):
         float32 `[n, 4, 2]`.
     """
     forward = tf.linalg.inv(matrix)
-    # The centre of pixel 0 lies at 0.5.
+    # The center of pixel 0 lies at 0.5.
     centers = corners[..., ::-1] - 0.5
     moved = tf.einsum("ij,nkj->nki", forward[:2, :2], centers) + forward[:2, 2]
     return moved[..., ::-1] + 0.5

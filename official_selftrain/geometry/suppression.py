@@ -13,7 +13,7 @@ def non_max_suppression(
     soft_sigma=0.0,
     score_threshold=0.05,
 ):
-    """Pick the best boxes greedily and suppress their neighbours.
+    """Pick the best boxes greedily and suppress their neighbors.
 
     Shapes are static and the loop has a fixed length, so the function compiles
     under XLA. To keep classes apart, shift the boxes of each class by more

@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled images."""
+"""Evaluate a model on labeled images."""
 
 from tqdm import tqdm
 
@@ -7,7 +7,7 @@ from official_selftrain.inference import prediction
 
 
 def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
-    """Evaluate a model on labelled images.
+    """Evaluate a model on labeled images.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.

@@ -94,7 +94,7 @@ def _pairs(source, truth):
         target = None
         if targets is not None:
             target = next(targets, None)
-            # Images that couldn't be labelled are missing among the pseudo-labels.
+            # Images that couldn't be labeled are missing among the pseudo-labels.
             while target is not None and target["id"] != example["id"]:
                 target = next(targets, None)
             if target is None:

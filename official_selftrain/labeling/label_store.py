@@ -217,7 +217,7 @@ def _progress(total, on_images):
 def _labeled(teacher, source, shards, shard_size, batch_size):
     """Yield shards and, for each, an iterator of examples, sizes and labels.
 
-    Images that can't be labelled have a reason, a str, in the place of labels.
+    Images that can't be labeled have a reason, a str, in the place of labels.
     """
     # One pass for all shards: to begin anew at each would read its predecessors.
     pending = np.zeros(math.ceil(source.num_images / shard_size), bool)

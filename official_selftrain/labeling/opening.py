@@ -47,7 +47,7 @@ def open_teacher(settings, images=""):
 
     Args:
         settings: `TeacherSettings`.
-        images: str, what is to be labelled (see `pools.open_pool`): results are matched
+        images: str, what is to be labeled (see `pools.open_pool`): results are matched
             with it by the images' ids.
 
     Returns:

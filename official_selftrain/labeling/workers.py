@@ -1,4 +1,4 @@
-"""Labelling by one worker or several: in this process, in many, on Apache Beam."""
+"""Labeling by one worker or several: in this process, in many, on Apache Beam."""
 
 import concurrent.futures
 import dataclasses
@@ -13,7 +13,7 @@ from official_selftrain.labeling import label_store, opening
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is labelled, by whom, and where the labels go.
+    """What is labeled, by whom, and where the labels go.
 
     It holds names only, no model and no image, so that it can be sent to a worker.
 

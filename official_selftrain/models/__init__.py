@@ -1,12 +1,12 @@
 """Models and the contract they obey.
 
 A model of this package is a `keras.Model` whose constructor takes keywords,
-with a complete `get_config`, registered for serialisation. `SelfTrainer`, the
-labelling and the evaluation ask five things of it, so any Keras model that
+with a complete `get_config`, registered for serialization. `SelfTrainer`, the
+labeling and the evaluation ask five things of it, so any Keras model that
 offers them can be trained, can label and can be evaluated here:
 
 - `model(images, training)`
-    float `[B, H, W, 3]`, RGB in 0…255 → outputs. The model normalises pixels
+    float `[B, H, W, 3]`, RGB in 0…255 → outputs. The model normalizes pixels
     itself.
 - `model.compute_losses(outputs, labels)`
     → dict of float32 scalars, always with `"loss"`.
@@ -29,7 +29,7 @@ images:
     → what the sum of a batch with that count is divided by:
     `compute_losses(…)["loss"]` is `sum / divisor(count)`.
 
-A model whose labels are masks offers another, for labelling:
+A model whose labels are masks offers another, for labeling:
 
 - `model.multi_scale(scales, flip)`
     → function from images to probabilities float32 `[B, H, W, K]`.

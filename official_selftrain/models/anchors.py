@@ -31,7 +31,7 @@ def anchor_boxes(
     At level l a cell's stride is `image_size / cells` (2^l where that divides),
     and an anchor of scale k and ratio r has the side
     `anchor_size · 2^(l + k / num_scales)`, width `side · √r` and height
-    `side / √r`, centred on the cell.
+    `side / √r`, centered on the cell.
 
     Args:
         image_size: (height, width) in pixels.

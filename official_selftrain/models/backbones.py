@@ -1,6 +1,6 @@
 """Backbones: a table for each family and one builder.
 
-Every builder returns a `keras.Model` from normalised images `[B, H, W, 3]` to
+Every builder returns a `keras.Model` from normalized images `[B, H, W, 3]` to
 a dict of levels: `"P3"` has the stride 2^3. They build without network access.
 This is the only module that imports KerasCV. Its EfficientNets are corrected by
 wiring their layers anew to a plain functional model, which, unlike KerasCV's
@@ -87,7 +87,7 @@ def resnet(
         activation: name of an activation.
         drop_connect_rate: float in 0…1; stage l = 2, 3, … has stochastic depth of
             this rate times l / 5.
-        bn_momentum: float, momentum of batch normalisation's statistics.
+        bn_momentum: float, momentum of batch normalization's statistics.
         bn_epsilon: float.
         bn_sync: bool, whether replicas share their batch's statistics.
 
@@ -147,7 +147,7 @@ def efficientnet(
     Args:
         variant: str, `"B0"` to `"B7"`, `"L2"`, or `"Lite0"` to `"Lite4"`.
         drop_connect_rate: float in 0…1, the rate the last block approaches.
-        bn_momentum: float, momentum of batch normalisation's statistics.
+        bn_momentum: float, momentum of batch normalization's statistics.
         bn_epsilon: float.
         bn_sync: bool, whether replicas share their batch's statistics.
 

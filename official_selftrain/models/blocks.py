@@ -101,7 +101,7 @@ def numbered(scope):
 
 
 def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
-    """Build convolution, batch normalisation and activation.
+    """Build convolution, batch normalization and activation.
 
     Args:
         tensor: `[B, h, w, c]`.

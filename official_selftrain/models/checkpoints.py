@@ -268,8 +268,8 @@ def load_efficientnet_lite(model, source):
     """Load ImageNet weights into an EfficientNet-Lite backbone.
 
     The weights were trained on pixels of (pixel - 127) / 128; the models of this
-    package normalise by ImageNet's mean and deviation. The difference is put into
-    the first convolution and its batch normalisation, exactly but for the image's
+    package normalize by ImageNet's mean and deviation. The difference is put into
+    the first convolution and its batch normalization, exactly but for the image's
     border.
 
     Args:
@@ -320,7 +320,7 @@ def load_efficientnet_lite(model, source):
 
 
 def _renormalize(values):
-    """Make the first convolution take pixels as our models normalise them."""
+    """Make the first convolution take pixels as our models normalize them."""
     (kernel,), (gamma, beta, mean, variance) = values[:2]
     pixel_mean, pixel_stddev = np.array(PIXEL_MEAN), np.array(PIXEL_STDDEV)
     shift = (pixel_mean - _LITE_MEAN) / _LITE_STDDEV

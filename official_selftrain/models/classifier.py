@@ -30,7 +30,7 @@ class ImageClassifier(keras.Model):
         num_classes: int K.
         image_size: (height, width) of the input in pixels, multiples of the stride
             of the backbone's last level.
-        backbone: `keras.Model` from normalised images to a dict of levels, see
+        backbone: `keras.Model` from normalized images to a dict of levels, see
             `backbones`.
 
     Raises:
@@ -129,7 +129,7 @@ class ImageClassifier(keras.Model):
         return metrics.Accuracy()
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialised."""
+        """Return the constructor's arguments, backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,

@@ -1,4 +1,4 @@
-"""Feature pyramid network, P3 to P7, with batch normalisation."""
+"""Feature pyramid network, P3 to P7, with batch normalization."""
 
 from keras import layers
 
@@ -17,7 +17,7 @@ def fpn(
     A 1x1 lateral convolution on each backbone level, a top-down path of
     nearest upsampling and addition, a 3x3 convolution on each level; levels
     above the backbone's by strided 3x3 convolutions (a ReLU before each but the
-    first); batch normalisation, without activation, on every output.
+    first); batch normalization, without activation, on every output.
 
     Args:
         features: dict of level name (`"P3"`) to tensor `[B, h, w, c]`; the

@@ -31,7 +31,7 @@ class Tower:
 def retinanet_head(features, num_outputs, name, tower, prior=None):
     """Build one tower of RetinaNet's head over all levels.
 
-    Convolutions are shared by the levels; batch normalisation is not: each
+    Convolutions are shared by the levels; batch normalization is not: each
     level has its own after every convolution.
 
     Args:
@@ -80,7 +80,7 @@ class ResizeBilinear(layers.Layer):
     """Enlarge maps by a whole factor, linearly, as TensorFlow 1 did.
 
     Output i lies at i / factor of the input: corners are aligned at the top left
-    and the last row and column are repeated. Half-pixel centres, today's custom,
+    and the last row and column are repeated. Half-pixel centers, today's custom,
     would give other features than those that the authors' weights were trained on.
 
     Args:
@@ -130,7 +130,7 @@ def segmentation_head(
     """Build a head that fuses a pyramid and classifies each cell of one level.
 
     Every level is enlarged linearly to the target level, their sum passes 3x3
-    convolutions with batch normalisation and a 1x1 convolution.
+    convolutions with batch normalization and a 1x1 convolution.
 
     Args:
         features: dict of level name to tensor `[B, h, w, c]`, all of one c, heights

@@ -10,12 +10,12 @@ PIXEL_STDDEV = (58.395, 57.12, 57.375)
 
 
 def normalized_pixels(images):
-    """Build the normalisation of RGB in 0…255 by ImageNet's mean and deviation."""
+    """Build the normalization of RGB in 0…255 by ImageNet's mean and deviation."""
     return keras.layers.Rescaling(
         scale=[1.0 / stddev for stddev in PIXEL_STDDEV],
         offset=[-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STDDEV)],
         name="normalize_pixels",
-        dtype="float32",  # bfloat16 can't tell all 256 grey levels apart
+        dtype="float32",  # bfloat16 can't tell all 256 gray levels apart
     )(images)
 
 

@@ -1,6 +1,6 @@
 """Element-wise losses.
 
-Reduction and normalisation belong to the model that owns the loss.
+Reduction and normalization belong to the model that owns the loss.
 """
 
 from keras import ops

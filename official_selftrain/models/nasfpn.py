@@ -30,10 +30,10 @@ def nasfpn(
     """Build NAS-FPN on the levels of a backbone.
 
     Levels with another number of channels pass a 1x1 convolution and batch
-    normalisation first; levels above the backbone's are pooled. In a cell each
+    normalization first; levels above the backbone's are pooled. In a cell each
     node joins two earlier ones, resampled to its level: by a sum, or by adding to
     the coarser one the finer one times the sigmoid of the coarser one's greatest
-    values. Then activation, 3x3 convolution, batch normalisation.
+    values. Then activation, 3x3 convolution, batch normalization.
 
     Args:
         features: dict of level name (`"P3"`) to tensor `[B, h, w, c]`, from P3 on.

@@ -1,4 +1,4 @@
-"""RetinaNet: a detector that owns normalisation, targets, loss and decoding.
+"""RetinaNet: a detector that owns normalization, targets, loss and decoding.
 
 Letters in shapes: B batch, H W pixels, A anchors, K classes, M label slots,
 D detections.
@@ -43,7 +43,7 @@ class RetinaNet(keras.Model):
         image_size: (height, width) of the input in pixels, multiples of the
             stride of the backbone's last level: 32 at most with FPN, 128 with
             NAS-FPN and SpineNet.
-        backbone: `keras.Model` from normalised images to a dict of levels,
+        backbone: `keras.Model` from normalized images to a dict of levels,
             see `backbones`.
         min_level: int, first level of the pyramid.
         max_level: int, last level of the pyramid.
@@ -360,7 +360,7 @@ class RetinaNet(keras.Model):
         return metrics.CocoMetric(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialised."""
+        """Return the constructor's arguments, backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,

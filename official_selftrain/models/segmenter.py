@@ -40,7 +40,7 @@ class SemanticSegmenter(keras.Model):
     Args:
         num_classes: int K, the background counted.
         image_size: (height, width) of the input in pixels, multiples of 128.
-        backbone: `keras.Model` from normalised images to a dict of levels, see
+        backbone: `keras.Model` from normalized images to a dict of levels, see
             `backbones`.
         num_filters: int, channels of the pyramid and the head.
         num_repeats: int, cells of NAS-FPN.
@@ -269,7 +269,7 @@ class SemanticSegmenter(keras.Model):
         return metrics.MeanIoU(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialised."""
+        """Return the constructor's arguments, backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,

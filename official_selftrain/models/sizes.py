@@ -11,7 +11,7 @@ def sizes(model):
     """Count the parameters and multiply-adds of a model's parts.
 
     Multiply-adds are those of convolutions and dense layers for one image of the
-    model's size, as the field counts "FLOPs"; normalisations, activations,
+    model's size, as the field counts "FLOPs"; normalizations, activations,
     additions and resizing are left out (well below 1 %).
 
     Args:

@@ -62,12 +62,12 @@ def spinenet(
         drop_connect_rate: float in 0…1, rate of stochastic depth of the last
             node; earlier ones have less in proportion. The authors' settings:
             0.16 for 143, 0.2 for the others.
-        bn_momentum: float, momentum of batch normalisation's statistics.
+        bn_momentum: float, momentum of batch normalization's statistics.
         bn_epsilon: float.
         bn_sync: bool, whether replicas share their batch's statistics.
 
     Returns:
-        `keras.Model`: normalised images `[B, H, W, 3]`, H and W multiples of
+        `keras.Model`: normalized images `[B, H, W, 3]`, H and W multiples of
         128, to a dict of `"P3"` to `"P7"`, `[B, H / 2^l, W / 2^l, num_filters]`.
 
     Raises:

@@ -37,7 +37,7 @@ def unlabeled(content, findings):
     Returns:
         str, some lines.
     """
-    return _text([f"unlabelled: {len(content['images']):,} images"], findings)
+    return _text([f"unlabeled: {len(content['images']):,} images"], findings)
 
 
 def summary(training, validation, unlabeled):
@@ -55,7 +55,7 @@ def summary(training, validation, unlabeled):
         f"{len(own_data.objects(training)):,} boxes of "
         f"{classes} class{'es' * (classes > 1)} to train on, "
         f"{len(validation['images']):,} to validate, "
-        f"{len(unlabeled['images']):,} unlabelled."
+        f"{len(unlabeled['images']):,} unlabeled."
     )
 
 

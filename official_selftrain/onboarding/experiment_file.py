@@ -115,7 +115,7 @@ retinanet.RetinaNet.aspect_ratios = {aspect_ratios}
 retinanet.RetinaNet.unmatched_threshold = 0.4
 
 # Mirror images show the same classes; set 0.0 where they don't (digits, road signs).
-# Colours vary by a third; set 0.0 where a colour tells the class.
+# Colors vary by a third; set 0.0 where a color tells the class.
 training.fit.augment = @augment.flip_and_jitter
 augment.flip_and_jitter.flip_probability = 0.5
 augment.flip_and_jitter.scale_range = (0.8, 1.25)
@@ -183,11 +183,11 @@ def _reasons(settings):
         "the images or than small boxes of 32 pixels need, up to "
         f"{proposals.LARGEST_FRAME[gpus > 0]} on {device}.",
         "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
-        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabelled "
+        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabeled "
         "images beside them. With ACCUMULATION = 2 half of it is in memory.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
         "times. While the loss in history.csv still falls, more steps help.",
-        "boxes_reason": "Twice as many as the fullest labelled image has, at least 20.",
+        "boxes_reason": "Twice as many as the fullest labeled image has, at least 20.",
         "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
         f"({anchor_size:g} times 8, the stride of level P3) to "
         f"{anchor_size * 2 ** (max_level + 2 / 3):.0f} pixels (level P{max_level}). "

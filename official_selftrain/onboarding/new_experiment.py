@@ -41,7 +41,7 @@ def write(places, output):
     """
     files = _new_files(output)
     training, validation, findings = _labeled_images(places)
-    unlabeled, findings["unlabelled"] = _unlabeled_images(places, training, validation)
+    unlabeled, findings["unlabeled"] = _unlabeled_images(places, training, validation)
     settings = proposals.propose(training, **proposals.machine())
 
     _write_coco(files.training, training)
@@ -84,8 +84,8 @@ def _new_files(output):
 def _labeled_images(places):
     """Return what to train on, what to validate on, and what is wrong with them."""
     labeled, found = own_data.read(places.annotations, places.images)
-    print(data_report.labeled("labelled", labeled, found))
-    findings = {"labelled": found}
+    print(data_report.labeled("labeled", labeled, found))
+    findings = {"labeled": found}
     if not places.validation_annotations:
         return *own_data.hold_out(labeled), findings
     validation, found = own_data.read(

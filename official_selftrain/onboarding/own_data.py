@@ -30,9 +30,9 @@ FINDINGS = {
     "contradictory": "boxes in the same place with different classes, kept",
     "crowd": "boxes of crowds or difficult objects, ignored in training",
     "whole": "boxes that cover their whole image, kept",
-    "unknown": "boxes of classes that the labelled images don't have, left out",
+    "unknown": "boxes of classes that the labeled images don't have, left out",
     "unused": "classes without a box, left out",
-    "labeled": "images that are among the labelled ones, left out",
+    "labeled": "images that are among the labeled ones, left out",
     "double": "images that come twice, the second left out",
     "foreign": "images of kinds that aren't read, left out",
 }
@@ -359,7 +359,7 @@ def read_unlabeled(folder, labeled):
     ]
     if not entries:
         raise ValueError(
-            "Expected a readable image that isn't labelled. Received: "
+            "Expected a readable image that isn't labeled. Received: "
             f"unlabeled={folder!r}{_listed(findings)}"
         )
     return {"images": entries}, dict(findings)

@@ -280,7 +280,7 @@ def _ask(url, request):
         except ConnectionError as error:
             if turn == _TRIES - 1:
                 raise ConnectionError(
-                    f"Expected an answer of {url}. Received: {error}; what is labelled "
+                    f"Expected an answer of {url}. Received: {error}; what is labeled "
                     "is kept, run the same command again"
                 ) from None
             time.sleep(2.0**turn)

@@ -149,7 +149,7 @@ class History:
         if empty > _MOSTLY:
             self.warn(
                 "empty",
-                "Expected pseudo-labelled images with labels. Received: "
+                "Expected pseudo-labeled images with labels. Received: "
                 f"{100.0 * empty:.0f} % of the images without any",
             )
 

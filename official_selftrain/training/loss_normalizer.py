@@ -1,4 +1,4 @@
-"""The moving averages that bring the pseudo-labelled stream's loss to size."""
+"""The moving averages that bring the pseudo-labeled stream's loss to size."""
 
 import keras
 from keras import ops

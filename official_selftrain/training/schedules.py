@@ -163,7 +163,7 @@ class LinearScaling(keras.optimizers.schedules.LearningRateSchedule):
         return self.factor * ops.cast(self.schedule(step), "float32")
 
     def get_config(self):
-        """Return the constructor's arguments, the schedule serialised."""
+        """Return the constructor's arguments, the schedule serialized."""
         serialized = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": serialized, "factor": self.factor}
 

@@ -1,4 +1,4 @@
-"""The joint loss: labelled, pseudo-labelled and classified images in one step."""
+"""The joint loss: labeled, pseudo-labeled and classified images in one step."""
 
 import keras
 from keras import ops
@@ -13,17 +13,17 @@ STREAMS = ("labeled", "pseudo", "classified")
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class SelfTrainer(keras.Model):
-    """Train a model on labelled images, or on labelled and pseudo-labelled ones.
+    """Train a model on labeled images, or on labeled and pseudo-labeled ones.
 
     A batch is `{"labeled": batch}` for a teacher and `{"labeled": batch,
     "pseudo": batch}` for a student; the step is the same. With both, the loss is
 
         L = 1 / (1 + alpha) · (L_h + alpha · (mean L_h / mean L_p) · L_p) + L2
 
-    where L_h and L_p are the model's loss on each stream, each normalised by
+    where L_h and L_p are the model's loss on each stream, each normalized by
     its own positives, and the means are exponential moving averages through
     which no gradient flows. Both streams go through the model in one pass and
-    so share batch normalisation. `alpha=0` leaves the pseudo stream out of the
+    so share batch normalization. `alpha=0` leaves the pseudo stream out of the
     step altogether. `L2 = l2 · Σ‖v‖² / 2`.
 
     A third stream, `"classified"`, is for joint training: images with a class each go
@@ -41,14 +41,14 @@ class SelfTrainer(keras.Model):
     losses and gradients are summed over all replicas before anything is divided,
     averaged or clipped, so that the step is that of one device. `fitting.fit` drives
     it; Keras' own `fit` only on one replica. The same holds of the parts of a batch
-    that `accumulation` takes one after the other, but for batch normalisation, which
+    that `accumulation` takes one after the other, but for batch normalization, which
     sees one part at a time. Accumulation goes backwards once for each stream: how they
     are weighed is known after the last part only.
 
     Args:
         model: `keras.Model` that obeys the contract of
             `official_selftrain.models`.
-        alpha: float, at least 0, weight of the pseudo-labelled stream.
+        alpha: float, at least 0, weight of the pseudo-labeled stream.
         normalize: bool; False gives the plain sum `L_h + alpha · L_p`.
         decay: float, of the moving averages.
         l2: float, factor of the L2 penalty.
@@ -315,7 +315,7 @@ class SelfTrainer(keras.Model):
         return self.classifier if stream == "classified" else self.model
 
     def get_config(self):
-        """Return the constructor's arguments, the model serialised."""
+        """Return the constructor's arguments, the model serialized."""
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),

@@ -8,7 +8,7 @@ import tensorflow as tf
 class WeightAverage(tf.Module):
     """The exponential moving average of all weights that a model saves.
 
-    Batch normalisation's statistics are averaged too. After t updates the decay is
+    Batch normalization's statistics are averaged too. After t updates the decay is
     `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
 
     Make it within the scope of the model's strategy.

@@ -294,10 +294,10 @@ def test_images_are_read_from_bytes_and_files(tmp_path):
         np.testing.assert_array_equal(image, pixels)
 
 
-def test_a_grey_image_gets_three_channels():
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    image = examples.read_image({"path": tf.constant(""), "encoded": png(grey)})
-    np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
+def test_a_gray_image_gets_three_channels():
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = examples.read_image({"path": tf.constant(""), "encoded": png(gray)})
+    np.testing.assert_array_equal(image, np.repeat(gray[..., None], 3, axis=2))
 
 
 def test_of_a_moving_image_the_first_frame_is_read():

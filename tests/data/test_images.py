@@ -45,7 +45,7 @@ def test_turned_photographs_are_upright(number, order):
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB", "RGBA"])
 @pytest.mark.parametrize("kind", ["BMP", "PNG"])
-def test_palettes_grey_and_transparency(mode, kind):
+def test_palettes_gray_and_transparency(mode, kind):
     image = Image.fromarray(PIXELS).convert(mode)
     found = images.decode(tf.constant(saved(image, kind)))
     np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))

@@ -66,10 +66,10 @@ def test_a_mask_survives_encoding_and_tfrecord(size, tmp_path):
         b"",
         b"no PNG at all",
     ],
-    ids=["palette", "colours", "16 bits", "1 bit", "empty", "text"],
+    ids=["palette", "colors", "16 bits", "1 bit", "empty", "text"],
 )
 def test_pngs_that_would_be_misread_are_refused(png):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="one 8-bit grey channel"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one 8-bit gray channel"):
         masks.decode(tf.constant(png))
 
 

@@ -16,7 +16,7 @@ FRAME = (32, 48)
 
 
 def source_of(num_images, boxes_per_image=lambda index: index % 3):
-    """Return images of 20 x 30 pixels, each of one grey, with scored boxes."""
+    """Return images of 20 x 30 pixels, each of one gray, with scored boxes."""
     records = []
     for index in range(num_images):
         file = io.BytesIO()

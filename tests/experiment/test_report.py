@@ -152,7 +152,7 @@ def test_masks_have_a_table_of_classes_a_legend_and_an_image_row(tmp_path):
     ]
     row = shown.index("ignored")
     assert shown[row + 5 : row + 11] == ["7", "0.25", "1", "0.50", "55.50", "–"]
-    # Colours of both digits and the hatching are explained.
+    # Colors of both digits and the hatching are explained.
     assert "■</span> 1; hatched: ignored" in page
 
 

@@ -219,7 +219,7 @@ def test_spinenets_have_the_published_parameters(variant, parameters):
 @pytest.mark.parametrize(
     "variant, parameters",
     [
-        # KerasCV's backbone less its classification convolution and normalisation.
+        # KerasCV's backbone less its classification convolution and normalization.
         ("Lite0", 3_413_024 - 1280 * (320 + 4)),
         ("Lite1", 4_189_344 - 1280 * (320 + 4)),
         ("Lite2", 4_869_168 - 1280 * (352 + 4)),
@@ -423,7 +423,7 @@ def toy_images(side=128):
 
 @pytest.mark.parametrize("name", TOYS)
 def test_every_weight_of_every_model_gets_a_gradient(name):
-    # P7 has 2 x 2 cells: with one, a shift before batch normalisation is lost.
+    # P7 has 2 x 2 cells: with one, a shift before batch normalization is lost.
     side = 256
     model = toy(name, side)
     for weight in model.trainable_variables:
@@ -442,7 +442,7 @@ def test_every_weight_of_every_model_gets_a_gradient(name):
         for weight, gradient in zip(model.trainable_variables, found, strict=True):
             assert gradient is not None, weight.path
             assert np.isfinite(gradient).all(), weight.path
-            # A bias before batch normalisation has none by construction.
+            # A bias before batch normalization has none by construction.
             before_bn = weight.name == "bias" and "predict" not in weight.path
             if not empty and not before_bn:
                 assert np.abs(gradient).max() > 0, weight.path
@@ -519,7 +519,7 @@ def test_stochastic_depth_follows_the_published_rules():
         lambda **bn: small_segmenter(**bn),
     ],
 )
-def test_batch_normalisation_is_an_argument(build):
+def test_batch_normalization_is_an_argument(build):
     model = build(bn_momentum=0.9, bn_epsilon=0.01, bn_sync=True)
     found = [
         layer
@@ -544,7 +544,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         score_threshold=0.3,
     )
     logits = np.full((1, len(model.anchors), 1), -9.0, np.float32)
-    first, second = 300, 301  # neighbours in scale at one place
+    first, second = 300, 301  # neighbors in scale at one place
     logits[0, first], logits[0, second] = 2.0, 1.0
     outputs = {"class_logits": logits, "box_deltas": np.zeros((1, len(logits[0]), 4))}
     boxes = np.clip(model.anchors[[first, second]], 0, 64)
@@ -659,9 +659,9 @@ def test_fpn_goes_on_above_a_short_backbone_at_any_size():
 
 
 def test_pixels_stay_apart_in_bfloat16():
-    grey = keras.Input((1, 256, 3))
+    gray = keras.Input((1, 256, 3))
     with dtype_policy("mixed_bfloat16"):
-        model = keras.Model(grey, normalized_pixels(grey))
+        model = keras.Model(gray, normalized_pixels(gray))
     pixels = np.broadcast_to(np.arange(256.0)[:, None], (1, 1, 256, 3))
     values = np.asarray(model(pixels), np.float32)[0, 0, :, 0]
     np.testing.assert_allclose(values, (np.arange(256) - 123.675) / 58.395, atol=1e-5)

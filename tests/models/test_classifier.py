@@ -265,7 +265,7 @@ def test_the_joint_loss_is_the_detectors_and_the_weighted_classifiers():
     second = classifier.compute_losses(classifier(classified["images"]), classified)
     expected = float(first) + 0.3 * float(second["loss"])
     assert loss == pytest.approx(expected, rel=1e-6)
-    # With pseudo-labels it stands beside the normalised loss.
+    # With pseudo-labels it stands beside the normalized loss.
     batch["pseudo"] = labeled
     loss = float(trainer.compute_loss(batch, y_pred=trainer(batch), training=False))
     assert loss == pytest.approx(expected, rel=1e-6)  # L_h = L_p: their mean is L_h
@@ -381,7 +381,7 @@ def test_a_fit_with_classified_images(tmp_path, monkeypatch):
     assert (summary["steps"], summary["images"]) == (6, 6 * 3 * 2)
     rows = fitting.read_history(str(folder))
     for row in rows:
-        # The averages are young: the scaled pseudo loss is about the labelled one.
+        # The averages are young: the scaled pseudo loss is about the labeled one.
         joint = row["labeled_loss"] + 0.5 * row["classified_loss"]
         assert row["loss"] == pytest.approx(joint, rel=0.05)
         assert 0.0 < row["classified_loss"] < 10.0

@@ -59,7 +59,7 @@ def test_focal_loss_equals_the_authors(gamma, key):
     logits = golden("cls", 4).reshape(2, 4, 4, 9, 5)
     targets = one_hot(golden("clst", 4))
     got = losses.focal_loss(targets, logits, 0.25, gamma)
-    # Theirs is divided by a normaliser that their file leaves at one.
+    # Theirs is divided by a normalizer that their file leaves at one.
     expected = GOLDEN[f"out/focal_elem_{key}_level4"].reshape(got.shape)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-7)
 

@@ -88,7 +88,7 @@ def test_every_weight_gets_a_gradient(separable):
     for weight, gradient in zip(model.trainable_variables, found, strict=True):
         assert gradient is not None, weight.path
         assert np.isfinite(gradient).all(), weight.path
-        # A bias before batch normalisation has none by construction.
+        # A bias before batch normalization has none by construction.
         before_bn = weight.name == "bias" and "predict" not in weight.path
         assert before_bn or np.abs(gradient).max() > 0, weight.path
 
@@ -320,7 +320,7 @@ def test_each_image_of_a_batch_has_its_own_scale_and_border():
     logits = np.full((2, len(model.anchors), 3), -9.0, np.float32)
     logits[:, 0, 1] = 2.0
     deltas = np.zeros((2, len(model.anchors), 4), np.float32)
-    # The corner's anchor is centred on (4, 4); the box is far larger than the frame.
+    # The corner's anchor is centered on (4, 4); the box is far larger than the frame.
     deltas[:, 0, 2:] = 4.0
     outputs = {"class_logits": logits, "box_deltas": deltas}
     found = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
@@ -445,7 +445,7 @@ def test_mixed_precision():
         keras.config.set_dtype_policy(policy)
 
 
-def test_pixels_are_normalised_inside_the_model():
+def test_pixels_are_normalized_inside_the_model():
     model = small_model()
     got = keras.Model(model.input, model.get_layer("normalize_pixels").output)(
         np.full((1, 64, 96, 3), 255.0)
@@ -535,7 +535,7 @@ def test_resnet_sizes_are_the_published_ones(depth, trainable):
     assert sum(int(np.prod(w.shape)) for w in model.trainable_variables) == trainable
 
 
-def test_batch_normalisation_s_momentum_is_an_argument():
+def test_batch_normalization_s_momentum_is_an_argument():
     model = small_model(backbone=backbones.resnet(18, bn_momentum=0.9), bn_momentum=0.8)
     layers = [x for x in model.backbone.layers if "momentum" in x.get_config()]
     assert {layer.momentum for layer in layers} == {0.9}

@@ -100,7 +100,7 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(model, images)
 
 
 def test_a_scale_is_the_model_on_the_scaled_frame(model, images):
-    """1.5 makes 192 x 384: padded to 256 x 384 by the mean colour."""
+    """1.5 makes 192 x 384: padded to 256 x 384 by the mean color."""
     large = SemanticSegmenter.from_config(
         {**model.get_config(), "image_size": (256, 384)}
     )

@@ -129,7 +129,7 @@ def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
     assert (first["id"], second["id"], len(second["boxes"])) == (1, 3, 0)
 
 
-def test_validation_images_take_the_labelled_ones_classes(folder, write):
+def test_validation_images_take_the_labeled_ones_classes(folder, write):
     path = write([entry(1, "a.png")], [boxed(1, 3, [1, 1, 9, 9]), boxed(1, 5, [2] * 4)])
     given = [{"id": 1, "name": "key"}, {"id": 2, "name": "fork"}]
     content, findings = own_data.read(path, str(folder), given)
@@ -233,8 +233,8 @@ def test_a_missing_folder(write):
         own_data.read(path, "nowhere")
 
 
-def test_unlabelled_images(folder, tmp_path):
-    """Broken files, labelled images and doubles don't enter the pool."""
+def test_unlabeled_images(folder, tmp_path):
+    """Broken files, labeled images and doubles don't enter the pool."""
     pool = tmp_path / "pool"
     pool.mkdir()
     for name in ("broken.jpg", "a.png", "c.png", "turned.jpg"):
@@ -258,7 +258,7 @@ def test_unlabelled_images(folder, tmp_path):
     source = sources.coco(str(path), ".")
     assert (source.num_images, source.has_labels) == (2, False)
     with pytest.raises(
-        ValueError, match=r"isn't labelled. .*pool/a.\*'; images that are"
+        ValueError, match=r"isn't labeled. .*pool/a.\*'; images that are"
     ):
         own_data.read_unlabeled(str(pool / "a.*"), [str(folder / "a.png")])
     with pytest.raises(FileNotFoundError, match="with images .*unlabeled='nowhere'"):

@@ -128,7 +128,7 @@ def photos(folder):
 
 
 def expected(model, contents):
-    """What labelling makes of an image file, without the batch's axis."""
+    """What labeling makes of an image file, without the batch's axis."""
     image = images.decode(tf.constant(contents))
     frame, _, _ = augment.fit(image, {}, model.image_size)
     size = tf.shape(image)[:2]
@@ -281,7 +281,7 @@ def test_every_signature_gives_the_keras_model_s_predictions(exported, kind):
         np.testing.assert_array_equal(by_file["image_info"], info)
 
 
-def test_the_frame_is_labelling_s():
+def test_the_frame_is_labeling_s():
     """What files and pixels become equals `augment.fit` to the bit."""
     draw = np.random.default_rng(0)
     for height, width in ((50, 70), (64, 64), (200, 30), (7, 65), (300, 301)):
@@ -555,7 +555,7 @@ def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
 
 
 def png(width, height, rows):
-    """The bytes of a grey PNG that says to have a size, with rows of black."""
+    """The bytes of a gray PNG that says to have a size, with rows of black."""
 
     def chunk(kind, data):
         body = kind + data

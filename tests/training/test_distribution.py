@@ -55,7 +55,7 @@ def assert_same_step(found, expected):
         if not np.issubdtype(value.dtype, np.floating):
             np.testing.assert_array_equal(found[name], value, err_msg=name)
             continue
-        # Biases that batch normalisation cancels hold nothing but rounding.
+        # Biases that batch normalization cancels hold nothing but rounding.
         scale = max(np.abs(value).max(), 1e-3)
         difference = np.abs(found[name] - value).max() / scale
         assert difference <= tolerance, (name, difference)
@@ -101,7 +101,7 @@ def test_two_processes_take_the_step_of_one(one_device, tmp_path):
 
 
 def test_the_parts_of_a_batch_add_up(tmp_path):
-    """Without batch normalisation, on one device and on two."""
+    """Without batch normalization, on one device and on two."""
     folders = [tmp_path / name for name in ("whole", "parts", "parts_on_two")]
     settings = [[], ["accumulation=2"], ["accumulation=2", "devices=2"]]
     for folder, extra in zip(folders, settings):

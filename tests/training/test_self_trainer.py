@@ -54,7 +54,7 @@ def test_loss_scale_and_averages_over_five_steps():
     decay, alpha = 0.9, 3.0
     trainer = SelfTrainer(Line(), alpha=alpha, decay=decay)
     # By hand, decay 0.9, uncorrected averages 0.1·Σ 0.9^(t-i)·L_i:
-    #   labelled 0.2, 0.58, 0.622, 0.8598, 1.27382
+    #   labeled 0.2, 0.58, 0.622, 0.8598, 1.27382
     #   pseudo   0.8, 0.92, 1.228, 1.2052, 2.08468
     labeled_sums = [0.2, 0.58, 0.622, 0.8598, 1.27382]
     pseudo_sums = [0.8, 0.92, 1.228, 1.2052, 2.08468]
@@ -97,7 +97,7 @@ def test_loss_does_not_depend_on_the_size_of_the_pseudo_loss(factor):
     assert losses == pytest.approx([4.0] * 5, rel=1e-5)
 
 
-def test_plain_sum_without_normalisation():
+def test_plain_sum_without_normalization():
     trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
     data = both(([0.0], [2.0]), ([0.0], [5.0]))
     assert loss_of(trainer, data) == pytest.approx(4.0 + 3.0 * 25.0)
@@ -131,7 +131,7 @@ def test_scale_is_one_until_a_pseudo_loss_is_seen():
 
 
 def fitted(alpha, streams, **kwargs):
-    """Weights and history after three SGD steps with batch normalisation."""
+    """Weights and history after three SGD steps with batch normalization."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 3)(inputs))
@@ -165,7 +165,7 @@ def fitted(alpha, streams, **kwargs):
 
 
 def test_alpha_zero_is_the_supervised_step_exactly():
-    """Bit for bit, batch normalisation's statistics included."""
+    """Bit for bit, batch normalization's statistics included."""
     supervised, _ = fitted(1.0, ["labeled"])
     zero, logs = fitted(0.0, ["labeled", "pseudo"])
     assert all(np.array_equal(a, b) for a, b in zip(supervised, zero, strict=True))
@@ -255,7 +255,7 @@ def test_clipping_is_of_the_global_norm():
     assert float(trainer.model.w) == pytest.approx(0.5)
 
 
-def test_one_pass_shares_batch_normalisation():
+def test_one_pass_shares_batch_normalization():
     """The model sees both streams as one batch."""
     seen = []
 

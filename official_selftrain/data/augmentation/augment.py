@@ -165,7 +165,7 @@ def flip_and_jitter(
     flip_probability=0.5,
     color_strength=0.0,
 ):
-    """Flip, scale and crop at random, with optional colour changes.
+    """Flip, scale and crop at random, with optional color changes.
 
     Args:
         image: uint8 `[h, w, 3]`.
@@ -177,12 +177,12 @@ def flip_and_jitter(
         flip_probability: float in 0…1; 0 where mirror images mean another
             class, as digits do.
         color_strength: float in 0…1; above 0, contrast and brightness vary by
-            that share and the colour channels change places.
+            that share and the color channels change places.
 
     Returns:
         `(image, labels, size)`.
 
-    Source: paper section 3, but for the colours.
+    Source: paper section 3, but for the colors.
     """
     _check(scale_range, flip_probability)
     seeds = tf.unstack(tf.random.split(seed, 5))

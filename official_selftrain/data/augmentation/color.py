@@ -1,4 +1,4 @@
-"""Colour operations on images `[h, w, 3]`, 0…255.
+"""Color operations on images `[h, w, 3]`, 0…255.
 
 An image of uint8 gives uint8, fractions cut off as in the authors' operations;
 a float image gives float32. The boxes and masks of an image stay as they are.
@@ -121,11 +121,11 @@ def solarize_add(image, addition, threshold=128):
 
 
 def color(image, factor):
-    """Scale the distance of every pixel from its grey.
+    """Scale the distance of every pixel from its gray.
 
     Args:
         image: `[h, w, 3]`, 0…255.
-        factor: float from 0; 0 gives grey, 1 the image.
+        factor: float from 0; 0 gives gray, 1 the image.
 
     Returns:
         `[h, w, 3]`, uint8 or float32.
@@ -133,25 +133,25 @@ def color(image, factor):
     Source: the authors' operations.
     """
     # Tiled, because TensorFlow is slow to broadcast along the last axis.
-    return _blend(tf.tile(_grey(image), [1, 1, 3]), image, factor)
+    return _blend(tf.tile(_gray(image), [1, 1, 3]), image, factor)
 
 
 def contrast(image, factor):
-    """Scale the distance of every pixel from the image's mean grey.
+    """Scale the distance of every pixel from the image's mean gray.
 
     Where it differs: the authors take the number of pixels over 256 (at most
-    255) for the mean grey, so that a factor below 1 whitens any larger image.
+    255) for the mean gray, so that a factor below 1 whitens any larger image.
 
     Args:
         image: `[h, w, 3]`, 0…255.
-        factor: float from 0; 0 gives the mean grey, 1 the image.
+        factor: float from 0; 0 gives the mean gray, 1 the image.
 
     Returns:
         `[h, w, 3]`, uint8 or float32.
 
     Source: the authors' operations, mended; Pillow's.
     """
-    mean = tf.reduce_mean(tf.cast(_grey(image), tf.float32))
+    mean = tf.reduce_mean(tf.cast(_gray(image), tf.float32))
     if image.dtype == tf.uint8:
         mean = tf.round(mean)
     return _blend(mean, image, factor)
@@ -182,7 +182,7 @@ def sharpness(image, factor):
     Returns:
         uint8 `[h, w, 3]`; the pixels at the border stay.
 
-    Source: the authors' operations (weights 1, but 5 at the centre).
+    Source: the authors' operations (weights 1, but 5 at the center).
     """
     values = tf.cast(image, tf.float32)
     height, width = tf.unstack(tf.maximum(tf.shape(image)[:2] - 2, 0))
@@ -198,7 +198,7 @@ def sharpness(image, factor):
 
 
 def channel_order(image, seed):
-    """Put the colour channels in a random order.
+    """Put the color channels in a random order.
 
     Args:
         image: `[h, w, 3]`, any dtype.
@@ -232,14 +232,14 @@ def paste(image, patch, top, left):
     return tf.ensure_shape(result, image.shape)
 
 
-def _grey(image):
+def _gray(image):
     """Return `[h, w, 1]`, rounded as tf.image.rgb_to_grayscale does if it is uint8."""
     weights = np.float32([[0.2989], [0.587], [0.114]])
     if image.dtype == tf.uint8:
         weights *= np.float32(255.5 / 255.0)
     pixels = tf.reshape(tf.cast(image, tf.float32), (-1, 3))
-    grey = tf.reshape(tf.cast(pixels @ weights, image.dtype), tf.shape(image)[:2])
-    return grey[..., None]
+    gray = tf.reshape(tf.cast(pixels @ weights, image.dtype), tf.shape(image)[:2])
+    return gray[..., None]
 
 
 def _blend(other, image, factor):

@@ -241,7 +241,7 @@ def _place(image, labels, image_size, scaled_frame, start, pad_value):
     if "mask" in labels:
         mask = labels["mask"]
         for axis in (0, 1):
-            # Nearest in the sense of the linear resize: the pixel under the centre.
+            # Nearest in the sense of the linear resize: the pixel under the center.
             centers = tf.range(covered[axis], dtype=tf.float32) + offset[axis] + 0.5
             nearest = tf.cast(centers * (size / scaled)[axis], tf.int32)
             nearest = tf.minimum(nearest, source_size[axis] - 1)

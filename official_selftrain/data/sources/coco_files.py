@@ -24,7 +24,7 @@ def read(annotations):
 
     Returns:
         dict with the lists `images`, `categories` and `annotations`; a file of
-        unlabelled images needs neither of the latter.
+        unlabeled images needs neither of the latter.
 
     Raises:
         FileNotFoundError: for a missing file.
@@ -44,7 +44,7 @@ def read(annotations):
                 f"Expected JSON. Received: {annotations}: {error}"
             ) from error
     if isinstance(content, dict) and not content.get("annotations"):
-        # Files of unlabelled images may have neither.
+        # Files of unlabeled images may have neither.
         content = {"annotations": [], "categories": [], **content}
     for key in ("images", "categories", "annotations"):
         if not isinstance(content, dict) or key not in content:

@@ -1,7 +1,7 @@
 """Embedded data: scenes of real handwritten digits on real photographs.
 
 The images are composites: scikit-learn's 1,797 scanned digits (8x8 pixels,
-Alpaydin and Kaynak 1998) are pasted at varied size, place, colour and contrast
+Alpaydin and Kaynak 1998) are pasted at varied size, place, color and contrast
 on darkened crops of scikit-learn's two photographs. Nothing is downloaded, and
 everything follows from one seed.
 """
@@ -41,8 +41,8 @@ def scenes(
 
     Args:
         pool: `"labeled"`, `"unlabeled"` or `"test"`. The pools share no digit:
-            28 % of the digits are for test scenes, 300 for labelled ones and
-            the rest for unlabelled ones. Test scenes also show another part of
+            28 % of the digits are for test scenes, 300 for labeled ones and
+            the rest for unlabeled ones. Test scenes also show another part of
             the photographs.
         num_images: int, how many scenes.
         seed: int.
@@ -54,8 +54,8 @@ def scenes(
             for ink.
 
     Returns:
-        `examples.Source` with the truth of every pool, the unlabelled one's
-        too: labelling doesn't read it, the report compares with it.
+        `examples.Source` with the truth of every pool, the unlabeled one's
+        too: labeling doesn't read it, the report compares with it.
 
     Raises:
         ValueError: for an unknown pool or sizes out of range.
@@ -311,7 +311,7 @@ def _free_place(rng, opacity, mask, tries=20):
 
 
 def _paste(rng, image, opacity, place):
-    """Blend light ink of a random colour into the image, in place."""
+    """Blend light ink of a random color into the image, in place."""
     ink = rng.uniform(130.0, 255.0, 3)
     strength = rng.uniform(0.6, 1.0) * opacity[..., None]
     image[place] = image[place] * (1.0 - strength) + ink * strength

@@ -1,4 +1,4 @@
-"""Folders of images, unlabelled or with a folder for each class."""
+"""Folders of images, unlabeled or with a folder for each class."""
 
 import os
 import pathlib
@@ -9,9 +9,9 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def folder(images):
-    """Read a folder, or a glob, of images that nobody has labelled.
+    """Read a folder, or a glob, of images that nobody has labeled.
 
-    No file is opened: images that can't be read show when they are labelled. Folders
+    No file is opened: images that can't be read show when they are labeled. Folders
     are searched recursively and links to folders followed, each folder once; the `**`
     of a glob follows no links. Hidden files and those whose ending is no image's are
     passed over.

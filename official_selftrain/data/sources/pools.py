@@ -1,4 +1,4 @@
-"""Images to be labelled, wherever they lie, named by one word."""
+"""Images to be labeled, wherever they lie, named by one word."""
 
 import glob as globbing
 import hashlib

@@ -24,7 +24,7 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         data_dir: str or None, where TFDS keeps its data.
         has_image_classes: bool, take the images' own classes for labels, each a box
             that covers its image. Only `imagenet2012` has some; without, its images are
-            unlabelled.
+            unlabeled.
 
     Returns:
         `examples.Source`; ids count the images. Its labels are boxes: TFDS has no

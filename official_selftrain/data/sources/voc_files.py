@@ -41,7 +41,7 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
 
     `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without endings,
     `ROOT/JPEGImages/` holds the images and `ROOT/SegmentationClass/NAME.png` the
-    masks. A mask's pixels are class ids, as indices of a palette or as grey values;
+    masks. A mask's pixels are class ids, as indices of a palette or as gray values;
     255, VOC's border around objects, is ignored. Every mask is read once and kept in
     memory as a compressed PNG (about 3 kB each for VOC).
 

@@ -102,7 +102,7 @@ def test_flip_and_jitter_moves_boxes_with_a_painted_rectangle():
     assert len(moved) > 8
 
 
-def test_colour_strength_changes_colours_only():
+def test_color_strength_changes_colors_only():
     image, labels = noise(48, 80), labels_of([1, 2, 30, 40])
 
     def augmented(strength, number=0):
@@ -135,7 +135,7 @@ def test_frames_without_any_box_stay_empty():
     assert labels["boxes"].shape == (0, 4) and labels["classes"].shape == (0,)
 
 
-def test_colour_jitter_varies_within_its_range(monkeypatch):
+def test_color_jitter_varies_within_its_range(monkeypatch):
     factors = {"contrast": [], "brightness": []}
     for name, drawn in factors.items():
         original = getattr(color, name)

@@ -1,4 +1,4 @@
-"""Colour operations: by hand, against the authors' and against Pillow's."""
+"""Color operations: by hand, against the authors' and against Pillow's."""
 
 import pathlib
 
@@ -70,13 +70,13 @@ def test_solarize_at_the_top_leaves_the_image_where_the_authors_invert_it():
 
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
-def test_contrast_takes_the_mean_grey_where_the_authors_count_pixels(magnitude):
+def test_contrast_takes_the_mean_gray_where_the_authors_count_pixels(magnitude):
     image, factor = GOLDEN["in/image"], 0.18 * magnitude + 0.1
 
-    def blend(grey):
-        return np.clip(grey + factor * (image.astype(float) - grey), 0, 255)
+    def blend(gray):
+        return np.clip(gray + factor * (image.astype(float) - gray), 0, 255)
 
-    # 64 * 48 pixels / 256 = 12 instead of the mean grey.
+    # 64 * 48 pixels / 256 = 12 instead of the mean gray.
     theirs = GOLDEN[f"contrast/m{magnitude}/image"]
     np.testing.assert_allclose(theirs, np.floor(blend(12.0)), atol=1)
     mean = np.round((image @ [0.2989, 0.587, 0.114]).round().mean())
@@ -119,7 +119,7 @@ def test_blends_are_pillows(factor):
         (color.brightness, ImageEnhance.Brightness),
     ):
         theirs = np.asarray(theirs(picture).enhance(factor)).astype(int)
-        # Pillow rounds, and to grey with slightly other weights.
+        # Pillow rounds, and to gray with slightly other weights.
         np.testing.assert_allclose(ours(tf.constant(image), factor), theirs, atol=3)
 
 
@@ -148,13 +148,13 @@ def test_brightness_by_hand():
 
 
 def test_contrast_by_hand():
-    # Greys 40 and 160: their mean is 100.
+    # Grays 40 and 160: their mean is 100.
     image = np.float32([[[40] * 3, [160] * 3]])
     for factor, low, high in ((0.5, 70, 130), (1.5, 10, 190), (0.0, 100, 100)):
         np.testing.assert_allclose(
             color.contrast(image, factor), [[[low] * 3, [high] * 3]], atol=0.02
         )
-    # Only the mean grey of pure red stays.
+    # Only the mean gray of pure red stays.
     np.testing.assert_allclose(
         color.contrast(np.float32([[[255, 0, 0]]]), 0.0),
         np.full((1, 1, 3), 0.299 * 255),

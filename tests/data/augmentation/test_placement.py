@@ -160,7 +160,7 @@ def test_crop_by_hand(monkeypatch):
     np.testing.assert_allclose(
         boxes, [[16, 40, 48, 80], [0, 0, 0, 0], [36, 20, 48, 30], [0, 0, 2, 80]]
     )
-    # Column x shows the ramp at (x + 20.5) / 2 - 0.5, half-pixel centres.
+    # Column x shows the ramp at (x + 20.5) / 2 - 0.5, half-pixel centers.
     np.testing.assert_allclose(
         frame, np.broadcast_to(np.arange(80.0)[None, :, None] + 19.5, (48, 80, 3))
     )
@@ -269,7 +269,7 @@ def test_factors_and_offsets_are_drawn_from_their_ranges():
     ],
 )
 def test_boxes_agree_with_the_authors(case, image_size, factor, monkeypatch):
-    # Pixels are not compared: the authors resize without half-pixel centres.
+    # Pixels are not compared: the authors resize without half-pixel centers.
     golden = np.load(GOLDEN)
     image, info = golden["in/image"], golden[f"{case}/info"]
     height, width = image.shape[:2]
@@ -349,7 +349,7 @@ def test_masks_follow_by_hand():
         labels["mask"][:8], np.repeat(np.repeat(mask, 2, 0), 2, 1)
     )
     assert (labels["mask"][8:].numpy() == placement.IGNORE_CLASS).all()
-    # Half as large: the pixel right below the centre, as tf.image.resize does it.
+    # Half as large: the pixel right below the center, as tf.image.resize does it.
     _, labels, _ = placement.resize_and_crop(
         image, {"mask": tf.constant(mask)}, (2, 3), seed_of(0)
     )

@@ -38,7 +38,7 @@ def published_boxes(name, magnitude, sign):
     for box in GOLDEN["in/boxes"]:
         ymin, xmin, ymax, xmax = (box * [height, width, height, width]).astype(int)
         if name == "rotate":
-            # About the centre, y upwards.
+            # About the center, y upwards.
             angle = np.deg2rad(3 * sign * magnitude)
             corners = np.array(
                 [

@@ -241,7 +241,7 @@ def test_folder_finds_every_readable_image(tmp_path):
     inner.mkdir(parents=True)
     rgb = picture(1)
     rgb.save(tmp_path / "a.png")
-    rgb.convert("L").save(inner / "grey.JPG", "JPEG")
+    rgb.convert("L").save(inner / "gray.JPG", "JPEG")
     rgb.convert("CMYK").save(inner / "print.jpeg", "JPEG")
     rgb.save(tmp_path / "z.jpg")
     (tmp_path / "b" / "cut.jpg").write_bytes(jpeg(rgb)[:700])
@@ -250,7 +250,7 @@ def test_folder_finds_every_readable_image(tmp_path):
     (tmp_path / "folder.png").mkdir()
     source = sources.folder(str(tmp_path))
     found = records_of(source)
-    names = "a.png b/c/grey.JPG b/c/print.jpeg b/cut.jpg notes.jpg z.jpg".split()
+    names = "a.png b/c/gray.JPG b/c/print.jpeg b/cut.jpg notes.jpg z.jpg".split()
     assert [r["path"].decode() for r in found] == [str(tmp_path / n) for n in names]
     assert [record["id"] for record in found] == list(range(6))
     assert (source.num_images, source.class_names) == (6, ())

@@ -27,7 +27,7 @@ def test_masks_are_class_ids(tiny_voc):
         assert size == tiny_voc.masks[name].shape
 
 
-def test_a_list_without_masks_is_unlabelled(tiny_voc):
+def test_a_list_without_masks_is_unlabeled(tiny_voc):
     source = read(tiny_voc, "aug", mask_folder=None)
     assert (source.num_images, source.has_labels, source.has_masks) == (2, False, False)
 
