@@ -68,7 +68,7 @@ class SelfTrainer(keras.Model):
     H; L2 of the authors' code.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- explicit keywords, as of all Keras models
         self,
         model,
         alpha=1.0,
