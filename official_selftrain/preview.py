@@ -43,10 +43,10 @@ def _preview():
         raise ValueError(f"Expected a .png file. Received: output={_OUTPUT.value!r}")
     settings = gin.get_bindings("experiment.Data")
     reference = {"reference_size": _REFERENCE_SIZE.value or None}
+    with gin.config_scope("student"):  # groups of settings are made as for a student
+        student = gin.get_bindings("training.fit")
     rows = {
-        "this experiment": gin.get_bindings("student/training.fit").get(
-            "augment", augment.flip_and_jitter
-        ),
+        "this experiment": student.get("augment", augment.flip_and_jitter),
         "S1": augment.s1,
         "S2": functools.partial(augment.s2, **reference),
         "S3": functools.partial(augment.s3, **reference),

@@ -19,8 +19,9 @@ def of_experiment(**kwargs):
 def of_training(stage, **kwargs):
     """Return the settings of a stage's training."""
     found = {}
-    for group in ("fit", "Optimization", "Loss", "Monitoring"):
-        found |= gin.get_bindings(f"{stage}/training.{group}", **kwargs)
+    with gin.config_scope(stage):  # groups are made as the stage would
+        for group in ("fit", "Optimization", "Loss", "Monitoring"):
+            found |= gin.get_bindings(f"{stage}/training.{group}", **kwargs)
     return found
 
 
