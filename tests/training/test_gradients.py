@@ -1,0 +1,119 @@
+"""Gradients of a whole batch, of which parts and replicas see pieces."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from toy_training import scenes, tiny_model
+
+from official_selftrain.data import pipeline
+from official_selftrain.models import retinanet
+from official_selftrain.training import SelfTrainer, gradients
+
+
+def batch_of(pool, seed=0):
+    batches = pipeline.training_batches(
+        scenes(pool), 4, (32, 32), seed=seed, max_boxes=4
+    )
+    return next(iter(batches))
+
+
+def trainer_of(accumulation):
+    trainer = SelfTrainer(tiny_model(), alpha=2.0, l2=1e-2, accumulation=accumulation)
+    for layer in trainer.model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # else each part has its own statistics
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    trainer.optimizer.build(trainer.trainable_variables)
+    return trainer
+
+
+def test_losses_of_parts_add_up_to_that_of_the_batch():
+    """Sums and counts of two halves, divided at the end."""
+    model, batch = tiny_model(), batch_of("labeled")
+    outputs = model(batch["images"], training=False)
+    whole = float(model.compute_losses(outputs, batch)["loss"])
+    halves = [slice(0, 2), slice(2, 4)]
+    parts = [
+        gradients.part_loss(
+            model,
+            {key: value[half] for key, value in outputs.items()},
+            {key: value[half] for key, value in batch.items()},
+        )
+        for half in halves
+    ]
+    total = sum(float(loss) for loss, _ in parts)
+    count = sum(float(count) for _, count in parts)
+    assert total / float(gradients.divisor(model, count)) == pytest.approx(
+        whole, rel=1e-5
+    )
+
+
+def test_parts_of_a_model_without_sums_count_alike():
+    class Plain:
+        def compute_losses(self, outputs, labels):
+            return {"loss": tf.constant(3.0)}
+
+    loss, count = gradients.part_loss(Plain(), None, None)
+    assert (float(loss), float(count)) == (3.0, 1.0)
+    assert float(gradients.divisor(Plain(), count + count)) == 2.0
+
+
+def test_accumulated_gradients_are_those_of_the_batch():
+    batch = {"labeled": batch_of("labeled"), "pseudo": batch_of("unlabeled", 1)}
+    found = []
+    for accumulation in (1, 2):
+        trainer = trainer_of(accumulation)
+        variables = [v.value for v in trainer.trainable_variables]
+        found.append(gradients.of_batch(trainer, batch, variables))
+    (whole, terms), (accumulated, parts_terms) = found
+    for name, value in terms.items():
+        assert float(parts_terms[name]) == pytest.approx(float(value), rel=1e-4), name
+    for one, other in zip(whole, accumulated):
+        one = np.zeros(other.shape) if one is None else one.numpy()
+        np.testing.assert_allclose(other.numpy(), one, atol=2e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_targets_are_matched_once(monkeypatch, accumulation):
+    """Once for each stream and part: none is matched a second time to be counted."""
+    trainer, matched = trainer_of(accumulation), []
+    assign = retinanet.anchors.assign_targets
+
+    def counting(anchors, labels, *thresholds):
+        matched.append(labels["boxes"].shape[0])
+        return assign(anchors, labels, *thresholds)
+
+    monkeypatch.setattr(retinanet.anchors, "assign_targets", counting)
+    trainer.step({"labeled": batch_of("labeled"), "pseudo": batch_of("unlabeled")})
+    assert matched == [4 // accumulation] * (2 * accumulation)
+
+
+def test_the_norm_is_that_of_all_gradients():
+    """√(3² + 4²); on one replica the optimizer clips by itself."""
+    found = [tf.constant([3.0]), None, tf.constant([4.0])]
+    optimizer = keras.optimizers.SGD(global_clipnorm=1.0)
+    clipped, norm = gradients.clipped(found, optimizer)
+    assert float(norm) == 5.0
+    assert clipped == found
+
+
+def test_the_norm_is_told_without_the_loss_scale():
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(), initial_scale=8.0
+    )
+    optimizer.build([keras.Variable(0.0)])
+    _, norm = gradients.clipped([tf.constant([24.0]), tf.constant([32.0])], optimizer)
+    assert float(norm) == 5.0
+
+
+def test_an_overflow_leaves_statistics_as_they_were():
+    finite, spoiled = keras.Variable(1.0), keras.Variable(2.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    with gradients.unspoiled([finite, spoiled], optimizer):
+        finite.assign(3.0)
+        spoiled.assign(float("inf"))
+    assert (float(finite), float(spoiled)) == (3.0, 2.0)
+    with gradients.unspoiled([spoiled], keras.optimizers.SGD()):
+        spoiled.assign(float("inf"))
+    assert np.isinf(float(spoiled))
