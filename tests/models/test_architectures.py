@@ -563,11 +563,11 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
     "text, make",
     [
         (
-            r"variant out of 49S, 49, .*nearest: 143.*variant='141'",
+            r"variant to be one of 49S, 49, .*nearest: 143.*variant='141'",
             lambda: spinenet("141"),
         ),
         (
-            r"decoder out of fpn, nasfpn, none.*decoder='bifpn'",
+            r"decoder to be one of fpn, nasfpn, none.*decoder='bifpn'",
             lambda: RetinaNet(
                 3, (128, 128), backbones.resnet(18), decoder="bifpn", num_filters=8
             ),
@@ -598,7 +598,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         ),
         (
             # A wrong decoder isn't taken for a wrong size.
-            r"decoder out of fpn, nasfpn, none.*decoder='FPN'",
+            r"decoder to be one of fpn, nasfpn, none.*decoder='FPN'",
             lambda: RetinaNet(3, (320, 320), backbones.resnet(18), decoder="FPN"),
         ),
         (

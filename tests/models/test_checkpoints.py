@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         checkpoints.load_tensorflow(model, path)
     for weight, value in zip(model.weights, before):
         np.testing.assert_array_equal(weight, value)
-    with pytest.raises(ValueError, match="part out of backbone, decoder, head"):
+    with pytest.raises(ValueError, match="part to be one of backbone, decoder, head"):
         checkpoints.load_tensorflow(model, path, parts=("backbon",))
     with pytest.raises(
         FileNotFoundError, match="nowhere.index, a .keras, .* Received: weights="

@@ -182,7 +182,7 @@ def test_folders_name_the_classes(tmp_path):
     (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     source = sources.class_folders(str(tmp_path))
     assert source.class_names == ("ant", "cat") and source.has_labels
-    assert source.skipped == (f"{tmp_path}/cat/gone.png: a link that leads to no file",)
+    assert source.skipped == (f"{tmp_path}/cat/gone.png: a broken link",)
     found = [
         (r["id"], r["path"].decode()[len(str(tmp_path)) :], list(r["classes"]))
         for r in source.dataset.as_numpy_iterator()

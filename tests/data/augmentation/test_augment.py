@@ -514,7 +514,7 @@ def test_batches_have_static_shapes():
 @pytest.mark.parametrize(
     "settings, text",
     [
-        ({"scale_range": (2.0, 0.5)}, r"least, greatest.*scale_range=\(2.0, 0.5\)"),
+        ({"scale_range": (2.0, 0.5)}, r"minimum, maximum.*scale_range=\(2.0, 0.5\)"),
         ({"scale_range": (0.0, 0.0)}, r"above 0.*scale_range=\(0.0, 0.0\)"),
         ({"flip_probability": 5.0}, "in 0...1.*flip_probability=5.0"),
     ],
@@ -526,5 +526,7 @@ def test_bad_ranges_are_refused(settings, text):
 
 def test_a_mistake_in_a_setting_is_one_line_in_a_dataset_too():
     function = functools.partial(augment.s2, policy="v9")
-    with pytest.raises(ValueError, match="^Expected policy out of v0, v1, v2, v3 "):
+    with pytest.raises(
+        ValueError, match="^Expected policy to be one of v0, v1, v2, v3 "
+    ):
         pipeline.training_batches(source(), 4, (32, 32), function)

@@ -504,10 +504,13 @@ def test_float_images_are_rounded_first():
 @pytest.mark.parametrize(
     "settings, text",
     [
-        ({"policy": "v4"}, r"policy out of v0, v1, v2, v3 .*Received: policy='v4'"),
+        (
+            {"policy": "v4"},
+            r"policy to be one of v0, v1, v2, v3 .*Received: policy='v4'",
+        ),
         (
             {"policy": [[("Rotat", 0.5, 3.0)]]},
-            r"operation out of .*\(nearest: Rotate\)\. Received: operation='Rotat'",
+            r"operation to be one of .*nearest: Rotate\)\. Received: operation='Rotat'",
         ),
         (
             {"policy": [[("Rotate", 1.5, 3.0)]]},
@@ -534,7 +537,7 @@ def test_a_bad_autoaugment_is_refused(settings, text):
         ({"num_operations": -1}, "an integer of at least 0.*num_operations=-1"),
         ({"num_operations": 1.5}, "an integer of at least 0.*num_operations=1.5"),
         ({"magnitude": -2.0}, "magnitude in 0...100.*magnitude=-2.0"),
-        ({"operations": ["Blur"]}, "operation out of Identity.*operation='Blur'"),
+        ({"operations": ["Blur"]}, "operation to be one of Identity.*operation='Blur'"),
         ({"operations": []}, "at least one operation"),
         ({"operations": "Rotate"}, "a sequence of operations.*operations='Rotate'"),
         ({"num_operations": True}, "an integer of at least 0.*num_operations=True"),

@@ -172,17 +172,17 @@ def test_scenes_are_the_composed_arrays():
         ),
         (
             {"digit_height": (7, 9)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(7, 9), image_size=(64, 64)",
         ),
         (
             {"digit_height": (20, 14)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(20, 14), image_size=(64, 64)",
         ),
         (
             {"digit_height": (14, 26), "image_size": (64, 25)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(14, 26), image_size=(64, 25)",
         ),
     ],

@@ -313,7 +313,7 @@ def test_folder_follows_links_once_and_names_those_to_nothing(tmp_path):
     source = sources.folder(str(tmp_path / "photos"))
     assert [r["path"].decode() for r in records_of(source)] == [str(inner / "a.png")]
     (line,) = source.skipped
-    assert line == f"{inner / 'self.jpg'}: a link that leads to no file"
+    assert line == f"{inner / 'self.jpg'}: a broken link"
     everywhere = sources.folder(str(tmp_path / "**" / "*.png"))
     assert everywhere.num_images == 1
 
@@ -381,7 +381,7 @@ def test_tfrecord_refuses_a_file_that_is_cut_off(coco_files, missing, entry, tmp
     with pytest.raises(ValueError) as error:
         sources.tfrecord(str(path), ["a", "b", "c"])
     assert str(error.value) == (
-        f"Expected whole TFRecord entries. Received: {path}, cut off or not a "
+        f"Expected complete TFRecord entries. Received: {path}, truncated or not a "
         f"TFRecord at entry {entry}"
     )
 
@@ -515,7 +515,7 @@ def test_tfds_says_how_to_prepare_a_data_set(name, tmp_path):
     text = str(error.value)
     assert text.startswith(f"Expected {name} in {tmp_path}")
     call = f"tensorflow_datasets.builder({name!r}, data_dir={str(tmp_path)!r})"
-    assert f"Make it in Python with: {call}.download_and_prepare()" in text
+    assert f"Prepare it in Python with: {call}.download_and_prepare()" in text
 
 
 # All together
@@ -585,5 +585,7 @@ def test_coco_file_that_is_no_text(tiny_coco):
 
 
 def test_tfds_of_an_unknown_version():
-    with pytest.raises(ValueError, match="TFDS knows. Received: name='voc:9.9.9'"):
+    with pytest.raises(
+        ValueError, match="data set of TFDS. Received: name='voc:9.9.9'"
+    ):
         sources.tfds("voc:9.9.9", "train")

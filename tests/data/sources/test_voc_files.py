@@ -50,7 +50,8 @@ def test_pascal_has_21_classes():
 
 def test_bad_folders_are_refused(tiny_voc, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="lists found: aug, train, val. Received: split='tain'"
+        FileNotFoundError,
+        match="available lists: aug, train, val. Received: split='tain'",
     ):
         read(tiny_voc, "tain")
     with pytest.raises(
