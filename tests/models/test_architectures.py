@@ -573,7 +573,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             ),
         ),
         (
-            r"levels P3 to P7 of decoder='none'.*\['P2', 'P3', 'P4', 'P5'\]",
+            r"levels P3 to P7 from decoder='none'.*\['P2', 'P3', 'P4', 'P5'\]",
             lambda: RetinaNet(
                 3, (128, 128), backbones.resnet(18), decoder="none", num_filters=8
             ),
@@ -583,7 +583,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: SemanticSegmenter(3, (96, 128), backbones.resnet(18)),
         ),
         (
-            r"num_repeats, a whole number of at least 1.*num_repeats=0",
+            r"num_repeats, an integer of at least 1.*num_repeats=0",
             lambda: SemanticSegmenter(
                 3, (128, 128), backbones.resnet(18), num_repeats=0
             ),
@@ -616,7 +616,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: SemanticSegmenter(3, (128, 128, 3), backbones.resnet(18)),
         ),
         (
-            r"num_classes, a whole number of at least 1. Received: num_classes='3'",
+            r"num_classes, an integer of at least 1. Received: num_classes='3'",
             lambda: RetinaNet("3", (128, 128), backbones.resnet(18)),
         ),
         (

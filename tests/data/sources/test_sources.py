@@ -495,7 +495,7 @@ def test_tfds_of_imagenet_with_its_classes():
     np.testing.assert_array_equal(record["boxes"], [[0.0, 0.0, 1.0, 1.0]])
     np.testing.assert_array_equal(record["classes"], [OBJECTS["imagenet2012"]["label"]])
     np.testing.assert_array_equal(record["scores"], [1.0])
-    with pytest.raises(ValueError, match="a class each, imagenet2012. .*'coco/2017'"):
+    with pytest.raises(ValueError, match="classes: imagenet2012. .*'coco/2017'"):
         sources.tfds("coco/2017", "train", has_image_classes=True)
 
 
