@@ -32,7 +32,7 @@ def exif(number, order):
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("number", range(10))
-def test_turned_photographs_are_upright(number, order):
+def test_rotated_photographs_become_upright(number, order):
     """As Pillow turns them; numbers beyond 1 to 8 mean nothing."""
     contents = saved(Image.fromarray(PIXELS), "JPEG", exif=exif(number, order))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
@@ -73,6 +73,6 @@ def test_cmyk_and_sixteen_bits():
         saved(Image.fromarray(PIXELS), "PNG")[:60],
     ],
 )
-def test_what_is_no_image_is_an_error_of_its_own_kind(contents):
+def test_other_files_raise(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
         images.decode(tf.constant(contents))

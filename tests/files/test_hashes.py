@@ -7,7 +7,7 @@ import pytest
 from official_selftrain.files import hashes
 
 
-def test_a_file_by_its_bytes(tmp_path):
+def test_hash_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"abc")
     # The first example of FIPS 180-2.
@@ -16,7 +16,7 @@ def test_a_file_by_its_bytes(tmp_path):
     assert hashes.sha256(str(tmp_path / "b")) == known
 
 
-def test_a_folder_by_names_and_bytes(tmp_path):
+def test_hash_of_a_folder(tmp_path):
     for name in ("first", "second"):  # made in another order
         folder = tmp_path / name
         names = ["a", "b/c", "d"]
@@ -38,6 +38,6 @@ def test_a_folder_by_names_and_bytes(tmp_path):
     assert hashes.sha256(str(tmp_path / "second")) != first
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         hashes.sha256(str(tmp_path / "nowhere"))

@@ -57,7 +57,7 @@ def test_decoded_size_is_capped():
     np.testing.assert_allclose(got, [[-492, -492, 508, 508]], rtol=1e-5)
 
 
-def test_coding_equals_the_authors():
+def test_coding_matches_the_authors():
     golden = np.load(GOLDEN / "boxcoder.npz")
     code = boxes.encode(golden["boxes"], golden["anchors"])
     np.testing.assert_allclose(code, golden["encode_target"], rtol=1e-5, atol=1e-5)
@@ -92,7 +92,7 @@ def random_boxes(seed, count):
 
 @pytest.mark.parametrize("soft_sigma", [0.0, 0.3])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_suppression_equals_tensorflow_s(soft_sigma, jit_compile):
+def test_suppression_matches_tensorflow(soft_sigma, jit_compile):
     data = [random_boxes(seed, 80) for seed in range(2)]
     batch_boxes = np.stack([b for b, _ in data])
     batch_scores = np.stack([s for _, s in data])

@@ -25,7 +25,7 @@ def test_letterbox_scale_by_hand(size, scaled):
     np.testing.assert_allclose(got * size, scaled, rtol=1e-6)
 
 
-def test_the_part_of_a_frame_that_images_cover():
+def test_covered_size_by_hand():
     """By hand: 50 x 70 into 64 x 64 is 45.7 x 64; 200 x 30 is 64 x 9.6."""
     found = letterbox.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
     np.testing.assert_array_equal(found, [[46, 64], [64, 10], [1, 64]])

@@ -81,25 +81,25 @@ def test_images_without_detections_count():
     assert got["AR100"] == pytest.approx(100 / 3)
 
 
-def test_no_detection_at_all_is_zero():
+def test_no_detections_give_zero():
     got = result([1], [[(LARGE, 0, False)]], [[]], 1)
     assert got["AP"] == 0.0 and got["AR100"] == 0.0
 
 
-def test_detections_on_images_without_labels_are_wrong():
+def test_detections_on_images_without_labels_are_false_positives():
     found = [[(LARGE, 0, 0.5)], [(LARGE, 0, 0.9)]]
     got = result([1, 2], [[(LARGE, 0, False)], []], found, 1)
     assert got["AP50"] == pytest.approx(50.0)
 
 
-def test_crowds_are_left_out():
+def test_crowds_are_ignored():
     """A detection inside a crowd is neither right nor wrong."""
     truth = [[(LARGE, 0, False), ([200, 200, 400, 400], 0, True)]]
     found = [[([250, 250, 300, 300], 0, 0.95), (LARGE, 0, 0.9)]]
     assert result([1], truth, found, 1)["AP"] == pytest.approx(100.0)
 
 
-def test_areas_decide_the_size():
+def test_areas_determine_the_size():
     """A large box whose mask is small counts as small, as in COCO's files."""
     predictions, labels = batch([1], [[(LARGE, 0, False)]], [[(LARGE, 0, 0.9)]])
     labels["areas"][0, 0] = 500.0
@@ -109,7 +109,7 @@ def test_areas_decide_the_size():
     assert got["AP_small"] == pytest.approx(100.0) and got["AP_large"] is None
 
 
-def test_equals_pycocotools_on_files(tmp_path, capsys):
+def test_matches_pycocotools_on_files(tmp_path, capsys):
     rng = np.random.default_rng(0)
     truth, found = [], []
     for _ in range(20):
@@ -179,7 +179,7 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
     assert 10 < got["AP"] < 90
 
 
-def test_nothing_to_find_is_undefined():
+def test_figures_without_labels_are_undefined():
     """Neither without labels nor with a crowd alone is there a recall."""
     for truth in ([], [(LARGE, 0, True)]):
         got = result([1], [truth], [[(SMALL, 0, 0.9)]], 1)
@@ -193,7 +193,7 @@ def test_ids_may_have_64_bits():
     assert result(ids, truth, [[(LARGE, 0, 0.9)], []], 1)["AR100"] == pytest.approx(50)
 
 
-def test_an_image_twice():
+def test_a_duplicate_image_raises():
     metric = CocoMetric(1)
     metric.update(*batch([4], [[]], [[]]))
     with pytest.raises(ValueError, match="Received: id=4 twice"):
@@ -202,6 +202,6 @@ def test_an_image_twice():
         metric.update(*batch([5, 5], [[], []], [[], []]))
 
 
-def test_no_image():
+def test_no_images_raise():
     with pytest.raises(ValueError, match="Received: 0 images"):
         CocoMetric(1).result()

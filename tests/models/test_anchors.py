@@ -24,7 +24,7 @@ SETS = sorted({k.split("/")[0] for k in LABELER.files if "m50u50" in k})
         ("128", (128, 128), 4.0),
     ],
 )
-def test_anchors_equal_the_authors(name, image_size, anchor_size):
+def test_anchors_match_the_authors(name, image_size, anchor_size):
     golden = np.load(GOLDEN / "anchors.npz")
     got = anchors.anchor_boxes(image_size, anchor_size=anchor_size)
     assert len(got) == golden[f"{name}/count_per_level"].sum()
@@ -32,7 +32,7 @@ def test_anchors_equal_the_authors(name, image_size, anchor_size):
     np.testing.assert_array_equal(got[rows], golden[f"{name}/anchors"])
 
 
-def test_cells_of_a_size_that_does_not_divide():
+def test_image_size_not_divisible_by_the_stride():
     """24 pixels at stride 16 are 2 cells of 12 pixels."""
     got = anchors.anchor_boxes((24, 32), 4, 4, 1.0, 1, (1.0,))
     centers = (got[:, :2] + got[:, 2:]) / 2
@@ -54,7 +54,7 @@ def labels_of(found, classes, ignore=None, slots=None):
 
 @pytest.mark.parametrize("unmatched", [0.5, 0.4])
 @pytest.mark.parametrize("name", SETS)
-def test_targets_equal_the_authors(name, unmatched):
+def test_targets_match_the_authors(name, unmatched):
     key = f"{name}/m50u{round(unmatched * 100)}"
     grid = anchors.anchor_boxes((256, 256))
     # Their classes count from 1.
@@ -94,7 +94,7 @@ def assigned(*args, **kwargs):
     return np.array(classes)[0].tolist(), np.array(deltas)[0]
 
 
-def test_a_box_takes_its_best_anchor_however_small_the_overlap():
+def test_a_box_is_assigned_its_best_anchor_at_any_overlap():
     """IoU of 4 / (100 + 4 - 4) with the third anchor: forced."""
     classes, deltas = assigned([[0, 22, 2, 24]], [7])
     assert classes == [-1, -1, 7, -1]
@@ -104,7 +104,7 @@ def test_a_box_takes_its_best_anchor_however_small_the_overlap():
     assert not deltas[[0, 1, 3]].any()
 
 
-def test_an_overlap_of_a_threshold_reaches_it():
+def test_thresholds_are_inclusive():
     """The box covers two anchors, each with an IoU of 1/2."""
     labels = labels_of([[0, 0, 10, 20]], [4])
     for thresholds, expected in (

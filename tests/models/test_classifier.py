@@ -46,7 +46,7 @@ def images(count=4):
     return found.astype(np.float32)
 
 
-def test_the_loss_by_hand():
+def test_loss_by_hand():
     """Log-softmax of (0, ln 2, ln 5) is ln (1, 2, 5) / 8; the third isn't known."""
     logits = np.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 9.0, 9.0]])
     labels = {"classes": np.array([[2, 0], [1, -1], [-1, 2]])}
@@ -81,7 +81,7 @@ def test_accuracy_by_hand():
     assert metric.result() == {"top1": pytest.approx(200.0 / 3.0)}
 
 
-def test_logits_follow_from_the_mean_of_the_last_level():
+def test_logits_depend_on_the_mean_of_the_last_level():
     model = small()
     kernel, bias = model.get_layer("classification_predict").get_weights()
     backbone = model.backbone((images() - [123.675, 116.28, 103.53]) / STDDEV)
@@ -94,7 +94,7 @@ def test_logits_follow_from_the_mean_of_the_last_level():
 STDDEV = np.array([58.395, 57.12, 57.375])
 
 
-def test_every_weight_gets_a_gradient_and_survives_saving(tmp_path):
+def test_every_weight_gets_a_gradient_and_is_saved(tmp_path):
     model = small()
     with tf.GradientTape() as tape:
         outputs = model(images(), training=True)
@@ -113,7 +113,7 @@ def test_every_weight_gets_a_gradient_and_survives_saving(tmp_path):
     )
 
 
-def test_a_classifier_has_no_export(tmp_path):
+def test_a_classifier_cannot_be_exported(tmp_path):
     with pytest.raises(
         TypeError, match="Received: model=classifier, a classifier of w"
     ):
@@ -143,7 +143,7 @@ def test_mixed_precision_ends_in_float32():
         ("nearest: test.*pool='tests'", lambda: digits.icons(1, pool="tests")),
     ],
 )
-def test_errors_say_what_came(text, make):
+def test_errors_name_the_received_value(text, make):
     with pytest.raises((ValueError, TypeError), match=text):
         make()
 
@@ -205,7 +205,7 @@ def test_folders_name_the_classes(tmp_path):
         sources.class_folders(str(tmp_path))
 
 
-def test_a_classified_image_that_cannot_be_read_is_named(run, tmp_path, monkeypatch):
+def test_an_unreadable_classified_image_is_named(run, tmp_path, monkeypatch):
     for name in ("cat/a.png", "ant/z.png"):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True)
         (tmp_path / "pictures" / name).write_bytes(b"no image")
@@ -256,7 +256,7 @@ def trainer_and_batch(weight=0.5, **settings):
     return trainer, streams
 
 
-def test_the_joint_loss_is_the_detectors_and_the_weighted_classifiers():
+def test_joint_loss_by_hand():
     trainer, batch = trainer_and_batch(weight=0.3)
     loss = float(trainer.compute_loss(batch, y_pred=trainer(batch), training=False))
     detector, classifier = trainer.model, trainer.classifier
@@ -271,7 +271,7 @@ def test_the_joint_loss_is_the_detectors_and_the_weighted_classifiers():
     assert loss == pytest.approx(expected, rel=1e-6)  # L_h = L_p: their mean is L_h
 
 
-def test_a_step_moves_both_heads_and_l2_covers_the_shared_weights_once():
+def test_a_step_updates_both_heads_and_l2_counts_shared_weights_once():
     trainer, batch = trainer_and_batch(l2=0.1)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
     kernels = [w for w in trainer.model.trainable_weights if w.name == "kernel"]
@@ -293,7 +293,7 @@ def test_a_step_moves_both_heads_and_l2_covers_the_shared_weights_once():
     )
 
 
-def test_weight_zero_is_the_step_without_the_stream():
+def test_weight_zero_equals_a_step_without_the_stream():
     found = []
     for is_there in (True, False):
         trainer, batch = trainer_and_batch(weight=0.0)
@@ -341,7 +341,7 @@ def test_the_backbone_stays_shared_when_a_trainer_is_saved(tmp_path):
     )
 
 
-def test_what_joint_training_refuses():
+def test_invalid_joint_training():
     model = tiny_model()
     with pytest.raises(ValueError, match=r"own backbone .* Received: another"):
         SelfTrainer(model, classifier=small())
@@ -464,7 +464,7 @@ def test_an_experiment_with_joint_training(run, tmp_path):
     assert 0.0 < distance < 0.1 < np.abs(heads["teacher"]).max()
 
 
-def test_what_an_experiment_with_joint_training_refuses(run, tmp_path, monkeypatch):
+def test_invalid_experiments_with_joint_training(run, tmp_path, monkeypatch):
     pool = 'classified/digits.scenes.pool = "labeled"\n'
     masks = JOINT.replace("digits.icons.digit_height = (12, 24)\n", pool)
     masks = masks.replace("digits.icons", "digits.scenes")

@@ -94,7 +94,7 @@ def test_every_weight_gets_a_gradient(separable):
 
 
 @pytest.mark.parametrize("case", ["no objects", "padding only", "all ignored"])
-def test_nothing_to_find_stays_finite(case):
+def test_loss_without_boxes_is_finite(case):
     batch_labels = {
         "no objects": labels(objects=0),
         "padding only": labels(objects=0),
@@ -108,7 +108,7 @@ def test_nothing_to_find_stays_finite(case):
     assert all(np.isfinite(g).all() for g in found)
 
 
-def test_loss_equals_the_authors():
+def test_loss_matches_the_authors():
     """Their batch of targets, fed in the place of assigned ones."""
     golden = np.load(GOLDEN / "losses.npz")
 
@@ -136,7 +136,7 @@ def test_loss_equals_the_authors():
     assert float(losses["loss"]) == pytest.approx(golden["out/total_w50"], rel=1e-5)
 
 
-def test_loss_without_objects_equals_the_authors():
+def test_loss_without_objects_matches_the_authors():
     """Their batch of logits with our own targets: every anchor is negative."""
     golden = np.load(GOLDEN / "losses.npz")
     logits = [golden[f"in/cls/{level}"].reshape(2, -1, 5) for level in (3, 4, 5)]
@@ -152,7 +152,7 @@ def test_loss_without_objects_equals_the_authors():
     assert float(losses["box_loss"]) == golden["out/box_loss_empty"] == 0.0
 
 
-def test_loss_settings_reach_the_loss():
+def test_loss_settings_take_effect():
     """Every constant away from its default, against the formulas in NumPy."""
     model = small_model(
         match_threshold=0.6,
@@ -208,7 +208,7 @@ def set_golden_weights(model, golden, names):
 @pytest.mark.parametrize(
     ("tower", "depth", "prior"), [("class", 5, 0.01), ("box", 4, None)]
 )
-def test_head_equals_the_authors(tower, depth, prior):
+def test_head_matches_the_authors(tower, depth, prior):
     golden = np.load(GOLDEN / "head.npz")
     inputs = level_inputs(golden, range(3, 8))
     settings = Tower(2, 16, "swish", bn=BatchNorm(epsilon=1e-3))
@@ -244,7 +244,7 @@ def golden_outputs(golden):
     return {"class_logits": joined("cls", 6)[..., 1:], "box_deltas": joined("box", 4)}
 
 
-def test_decoding_equals_the_authors():
+def test_decoding_matches_the_authors():
     """Their decoder counts the last pixel as inside and clips to h - 1, w - 1."""
     golden = np.load(GOLDEN / "postprocess.npz")
     outputs = golden_outputs(golden)
@@ -261,7 +261,7 @@ def test_decoding_equals_the_authors():
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_detections_equal_the_authors(threshold, monkeypatch):
+def test_detections_match_the_authors(threshold, monkeypatch):
     """Suppression and ranking on their decoded boxes."""
     golden = np.load(GOLDEN / "postprocess.npz")
     model = small_model(
@@ -338,7 +338,7 @@ def test_each_image_of_a_batch_has_its_own_scale_and_border():
     )
 
 
-def test_settings_of_detection_reach_the_detections():
+def test_detection_settings_take_effect():
     """Seven anchors far apart with scores from 0.2 to 0.8."""
     outputs = {
         "class_logits": np.full((1, 126 * 9, 3), -9.0, np.float32),
@@ -454,7 +454,7 @@ def test_pixels_are_normalized_inside_the_model():
     np.testing.assert_allclose(got[0, 0, 0], expected, rtol=1e-4)
 
 
-def test_efficientnet_equals_keras_applications():
+def test_efficientnet_matches_keras_applications():
     """B0 with the same weights, up to the last block."""
     ours = backbones.efficientnet("B0")
     reference = keras.applications.EfficientNetB0(
@@ -485,7 +485,7 @@ def test_efficientnet_equals_keras_applications():
         np.testing.assert_allclose(got[level], expected[level], rtol=1e-4, atol=1e-4)
 
 
-def test_efficientnet_survives_saving_and_trains_every_weight(tmp_path):
+def test_efficientnet_saving_and_gradients(tmp_path):
     """The corrections of KerasCV's layers must come back with the file."""
     keras.utils.set_random_seed(0)
     backbone = backbones.efficientnet("B0", drop_connect_rate=0.1)
@@ -530,12 +530,12 @@ def test_efficientnet_b7_facts():
 @pytest.mark.parametrize(
     ("depth", "trainable"), [(50, 34_091_159), (101, 53_083_287), (152, 68_726_935)]
 )
-def test_resnet_sizes_are_the_published_ones(depth, trainable):
+def test_resnet_sizes_match_the_published_ones(depth, trainable):
     model = RetinaNet(91, (128, 128), backbones.resnet(depth))
     assert sum(int(np.prod(w.shape)) for w in model.trainable_variables) == trainable
 
 
-def test_batch_normalization_s_momentum_is_an_argument():
+def test_batch_normalization_momentum_is_an_argument():
     model = small_model(backbone=backbones.resnet(18, bn_momentum=0.9), bn_momentum=0.8)
     layers = [x for x in model.backbone.layers if "momentum" in x.get_config()]
     assert {layer.momentum for layer in layers} == {0.9}
@@ -574,12 +574,12 @@ def test_batch_normalization_s_momentum_is_an_argument():
         ),
     ],
 )
-def test_errors_say_what_came(text, make):
+def test_errors_name_the_received_value(text, make):
     with pytest.raises(ValueError, match=text):
         make()
 
 
-def test_a_diverged_model_finds_nothing():
+def test_a_diverged_model_returns_no_detections():
     model = small_model()
     outputs = {
         key: np.full_like(value, np.nan) for key, value in model(images()).items()

@@ -49,7 +49,7 @@ def test_ignored_pixels_get_no_gradient(model):
     assert float(loss_of(model, changed, between)) == float(loss)
 
 
-def test_a_batch_without_a_known_pixel_has_a_loss_of_zero(model):
+def test_a_batch_without_labeled_pixels_has_zero_loss(model):
     logits = tf.Variable(RNG.normal(size=(2, 32, 64, 4)).astype(np.float32))
     with tf.GradientTape() as tape:
         loss = loss_of(model, logits, np.full((2, 128, 256), 255))
@@ -57,7 +57,7 @@ def test_a_batch_without_a_known_pixel_has_a_loss_of_zero(model):
     assert (tape.gradient(loss, logits).numpy() == 0.0).all()
 
 
-def test_masks_lie_where_the_labels_were(model):
+def test_masks_align_with_the_labels(model):
     """Logits that know every label exactly give back a disc at its place."""
     rows, columns = np.indices((128, 256))
     disc = (rows - 60) ** 2 + (columns - 101) ** 2 <= 40**2
@@ -70,7 +70,7 @@ def test_masks_lie_where_the_labels_were(model):
     assert overlap > 0.95
 
 
-def test_one_scale_is_plain_inference(model, images):
+def test_a_single_scale_equals_plain_inference(model, images):
     outputs = model(images, training=False)
     plain = model.predictions(outputs, None)
     probabilities = np.asarray(model.multi_scale((1.0,))(images))
@@ -78,7 +78,7 @@ def test_one_scale_is_plain_inference(model, images):
     np.testing.assert_array_equal(probabilities.max(-1), plain["scores"])
 
 
-def test_probabilities_are_averaged_over_scales_and_mirror_images(model, images):
+def test_probabilities_are_averaged_over_scales_and_flips(model, images):
     scales = (0.5, 1.0, 1.3)
     alone = [np.asarray(model.multi_scale((scale,))(images)) for scale in scales]
     mirrored = [
@@ -99,7 +99,7 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(model, images)
     )
 
 
-def test_a_scale_is_the_model_on_the_scaled_frame(model, images):
+def test_a_scale_runs_the_model_on_the_scaled_frame(model, images):
     """1.5 makes 192 x 384: padded to 256 x 384 by the mean color."""
     large = SemanticSegmenter.from_config(
         {**model.get_config(), "image_size": (256, 384)}
@@ -127,12 +127,12 @@ def test_scaled_models_share_the_weights(model, images):
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), ("1",)])
-def test_bad_scales_are_refused(model, scales):
+def test_invalid_scales_raise(model, scales):
     with pytest.raises(ValueError, match="Expected scales, numbers above 0. Received"):
         model.multi_scale(scales)
 
 
-def test_bad_labels_are_refused(model):
+def test_invalid_labels_raise(model):
     logits = np.zeros((1, 32, 64, 4), np.float32)
     with pytest.raises(ValueError, match=r"with a mask .* Received: keys=\['boxes'\]"):
         model.compute_losses({"mask_logits": logits}, {"boxes": 0})
