@@ -45,7 +45,7 @@ def assert_same(example, expected):
 
 
 def example_with(features):
-    """Return the bytes of a record with one box, or with the given features."""
+    """Serialize a record with one box, or with the given features."""
     floats = {f"image/object/bbox/{s}": [0.5] for s in ("ymin", "xmin", "ymax", "xmax")}
     ints = {"image/object/class/label": [1]}
     strings = {"image/source_id": b"1", "image/encoded": b"x"}
@@ -75,18 +75,18 @@ def test_from_records_looks_up_every_record():
     source = examples.from_records(
         [first, second, third], ["a", "b", "c"], skipped=["d.png: broken"]
     )
-    found = [values_of(example) for example in source.dataset]
-    assert_same(found[0], {**first, "path": b"", **NO_MASK})
+    actual = [values_of(example) for example in source.dataset]
+    assert_same(actual[0], {**first, "path": b"", **NO_MASK})
     empty = {
         "boxes": np.zeros((0, 4)),
         **{key: [] for key in ("classes", "scores", "ignore", "areas")},
         **NO_MASK,
     }
-    assert_same(found[1], {"encoded": b"", "path": b"b.png", "id": 7, **empty})
-    assert found[2]["path"] == b"c.png" and found[2]["id"] == -3
-    np.testing.assert_array_equal(found[2]["boxes"], np.float32(third["boxes"]))
-    np.testing.assert_array_equal(found[2]["classes"], [1])
-    np.testing.assert_array_equal(found[2]["areas"], [2.0])
+    assert_same(actual[1], {"encoded": b"", "path": b"b.png", "id": 7, **empty})
+    assert actual[2]["path"] == b"c.png" and actual[2]["id"] == -3
+    np.testing.assert_array_equal(actual[2]["boxes"], np.float32(third["boxes"]))
+    np.testing.assert_array_equal(actual[2]["classes"], [1])
+    np.testing.assert_array_equal(actual[2]["areas"], [2.0])
     assert source.class_names == ("a", "b", "c")
     assert (source.num_images, source.has_labels) == (3, True)
     assert source.skipped == ("d.png: broken",)
@@ -144,11 +144,11 @@ def test_serialized_features_are_those_of_the_model_garden():
     record = full_record()
     example = tf.train.Example.FromString(examples.serialize(record, 4, 6))
     feature = example.features.feature
-    found = {
+    actual = {
         key: list(getattr(value, value.WhichOneof("kind")).value)
         for key, value in feature.items()
     }
-    assert found == {
+    assert actual == {
         "image/encoded": [record["encoded"]],
         "image/source_id": [b"42"],
         "image/height": [4],
@@ -167,12 +167,12 @@ def test_serialized_features_are_those_of_the_model_garden():
 def test_features_of_masks():
     record = {"path": "a.jpg", "id": 1, "mask": b"m", "confidence": b"c"}
     example = tf.train.Example.FromString(examples.serialize(record, 4, 6))
-    found = {
+    actual = {
         key: value.bytes_list.value[:]
         for key, value in example.features.feature.items()
         if "segmentation" in key
     }
-    assert found == {
+    assert actual == {
         "image/segmentation/class/encoded": [b"m"],
         "image/segmentation/class/format": [b"png"],
         "image/segmentation/class/confidence": [b"c"],

@@ -22,7 +22,7 @@ def png_of(image, **options):
 
 
 def source_of(*pairs, size=(3, 4), names=("background", "a", "b")):
-    """Return a source of masks, and confidences where there are some."""
+    """Return a source of masks, with confidences if given."""
     image = masks.encode(np.zeros(size, np.uint8))
     return examples.from_records(
         [
@@ -74,7 +74,7 @@ def test_unsupported_pngs_raise(png):
 
 
 def test_threshold_by_hand():
-    """127.5 lies between 127 and 128: at 0.5 exactly what rounds from 0.5 stays."""
+    """127.5 lies between 127 and 128, so a threshold of 0.5 is exact."""
     mask = np.array([[0, 1, 2, 1]], np.uint8)
     probabilities = np.array([[0.4999, 0.5, 0.7, 0.2]])
     sure = np.round(255 * probabilities).astype(np.uint8)
@@ -96,11 +96,11 @@ def test_threshold_drops_pixels_and_images():
     assert kept.num_images == 2 and kept.has_masks
     expected = mask.copy()
     expected[0] = 255
-    found = list(kept.dataset)
-    assert [int(example["id"]) for example in found] == [0, 2]
-    for example in found:
+    actual = list(kept.dataset)
+    assert [int(example["id"]) for example in actual] == [0, 2]
+    for example in actual:
         np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
-    # Masks without a confidence, by humans, stay as they are.
+    # Human-labeled masks, without a confidence, are unchanged.
     human = source_of((expected, None))
     (example,) = examples.apply_threshold(human, 1.0).dataset
     np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
@@ -146,7 +146,7 @@ def test_invalid_mask_files_are_named(image, text, tmp_path):
 
 
 def test_batches_contain_masks_of_frame_size():
-    """A 2 x 4 image in a 8 x 8 frame: doubled, the lower half padded."""
+    """A 2 x 4 image in an 8 x 8 frame: doubled, with the lower half padded."""
     mask = np.array([[0, 1, 2, 255], [1, 1, 2, 0]], np.uint8)
     source = source_of((mask, None), size=(2, 4))
     (batch,) = pipeline.evaluation_batches(source, 2, (8, 8))

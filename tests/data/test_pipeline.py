@@ -185,7 +185,7 @@ def test_the_seed_changes_order_and_augmentation():
     scene = digits.scenes("labeled", 1)
     images = [taken(training(scene, seed=s), 2) for s in (0, 1)]
     assert (images[0][0]["images"] != images[1][0]["images"]).any()
-    # An image looks different whenever it is seen.
+    # An image looks different in every epoch.
     assert (images[0][0]["images"] != images[0][1]["images"]).any()
 
 

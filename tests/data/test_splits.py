@@ -1,4 +1,4 @@
-"""Fixed parts of a data set: nested, the same everywhere, checked."""
+"""Fixed subsets of a data set: nested, reproducible and checked."""
 
 import json
 
@@ -9,7 +9,7 @@ from official_selftrain.data.sources import digits
 
 
 def test_subsets_are_nested_and_reproducible():
-    """COCO's 118,287 training images; the hashes are those of this split for good."""
+    """COCO's 118,287 training images; the hashes of this split must never change."""
     ids = range(118287)
     parts = {share: splits.chosen(ids, share) for share in (0.2, 0.5, 1.0)}
     assert [len(part) for part in parts.values()] == [23657, 59144, 118287]
@@ -43,7 +43,7 @@ def test_subset_of_a_source(tmp_path):
         splits.fraction(scenes, 0.5, split_file=str(path))
     content["ids"][0] += 100
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="Expected ids of the hash .* with 3 others"):
+    with pytest.raises(ValueError, match="Expected ids with the hash .* with 3 diff"):
         splits.fraction(scenes, 0.3, split_file=str(path))
 
 

@@ -1,4 +1,4 @@
-"""Every kind of violation is found, counted and placed."""
+"""Every kind of violation is detected, counted and located."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Files are written completely or not at all."""
 
 import os
 
@@ -67,7 +67,7 @@ def test_two_writers_do_not_collide(tmp_path, monkeypatch):
 
 
 def test_a_partial_file_removed_by_another_process(tmp_path):
-    """It does so when everything is done: the file is there."""
+    """The other process has finished, so the file exists."""
     path = tmp_path / "a.txt"
     with atomic.replacing(str(path)) as partial:
         path.write_text("of the other")

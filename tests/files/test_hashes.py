@@ -11,9 +11,9 @@ def test_hash_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"abc")
     # The first example of FIPS 180-2.
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert hashes.sha256(str(tmp_path / "a")) == known
-    assert hashes.sha256(str(tmp_path / "b")) == known
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashes.sha256(str(tmp_path / "a")) == digest
+    assert hashes.sha256(str(tmp_path / "b")) == digest
 
 
 def test_hash_of_a_folder(tmp_path):

@@ -1,4 +1,4 @@
-"""Boxes in NumPy: numbers by hand, and the same as those of tensors."""
+"""Boxes in NumPy: values by hand, and compared with those of tensors."""
 
 import hypothesis
 import numpy as np

@@ -1,4 +1,4 @@
-"""Anchors and targets against the authors' arrays and by hand."""
+"""Anchors and targets, by hand and compared with the authors' arrays."""
 
 import pathlib
 
@@ -40,15 +40,15 @@ def test_image_size_not_divisible_by_the_stride():
     np.testing.assert_allclose(got[:, 2:] - got[:, :2], 16)
 
 
-def labels_of(found, classes, ignore=None, slots=None):
-    slots = slots or max(1, len(found))
+def labels_of(actual, classes, ignore=None, slots=None):
+    slots = slots or max(1, len(actual))
     padded = np.zeros((1, slots, 4), np.float32)
     padded_classes = np.full((1, slots), -1)
     padded_ignore = np.zeros((1, slots), bool)
-    if len(found):
-        padded[0, : len(found)] = found
-        padded_classes[0, : len(found)] = classes
-        padded_ignore[0, : len(found)] = False if ignore is None else ignore
+    if len(actual):
+        padded[0, : len(actual)] = actual
+        padded_classes[0, : len(actual)] = classes
+        padded_ignore[0, : len(actual)] = False if ignore is None else ignore
     return {"boxes": padded, "classes": padded_classes, "ignore": padded_ignore}
 
 
@@ -122,7 +122,7 @@ def test_the_first_box_wins_a_shared_anchor():
 
 
 def test_a_crowd_is_neither_object_nor_background():
-    """The crowd covers anchors 1 to 3; the object at anchor 2 stays one."""
+    """The crowd covers anchors 1 to 3; the object at anchor 2 is kept."""
     classes, deltas = assigned(
         [[0, 10, 10, 40], [0, 20, 10, 30]], [0, 3], ignore=[True, False]
     )
@@ -153,9 +153,9 @@ def test_boxes_without_area_count_as_padding():
 )
 def test_padding_changes_nothing(corners, extra):
     grid = anchors.anchor_boxes((32, 32), 3, 4, 2.0)
-    found = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
-    plain = labels_of(found, range(len(found)))
-    padded = labels_of(found, range(len(found)), slots=max(1, len(found)) + extra)
+    actual = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
+    plain = labels_of(actual, range(len(actual)))
+    padded = labels_of(actual, range(len(actual)), slots=max(1, len(actual)) + extra)
     for a, b in zip(
         anchors.assign_targets(grid, plain),
         anchors.assign_targets(grid, padded),
@@ -163,9 +163,9 @@ def test_padding_changes_nothing(corners, extra):
     ):
         np.testing.assert_array_equal(a, b)
     classes = np.array(anchors.assign_targets(grid, plain)[0])[0]
-    if len(found):
+    if len(actual):
         # Every box has an anchor, or shares its best one with an earlier box.
-        best = {int(np.argmax(row)) for row in np.array(boxes.iou(found, grid))}
+        best = {int(np.argmax(row)) for row in np.array(boxes.iou(actual, grid))}
         assert all(classes[index] >= 0 for index in best)
     else:
         assert (classes == -1).all()

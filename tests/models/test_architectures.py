@@ -107,15 +107,15 @@ def test_sizes_match_the_published_ones(name):
     assert counted["total"]["parameters"] == sum(
         int(np.prod(weight.shape)) for weight in model.weights
     )
-    found = counted["total"]["multiply_adds"]
+    count = counted["total"]["multiply_adds"]
     tolerance = 0.005
     if name.startswith("EfficientNet"):
         # The authors' graph still runs its unused classification convolution.
         channels = model.backbone.output["P5"].shape[-1]
         side = model.image_size[0] // 32
-        found += channels * 4 * channels * side * side
+        count += channels * 4 * channels * side * side
         tolerance = 0.01
-    assert found / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
+    assert count / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
 
 
 def test_parts_of_resnet_50_match_the_published_ones():
@@ -233,7 +233,7 @@ def test_lites_have_the_published_parameters(variant, parameters):
 
 
 def set_weights(model, golden, prefix):
-    """Set every weight by the name that the authors give it."""
+    """Set every weight by its name in the authors' model."""
     names = checkpoints.source_names(model)
     for name, (variable, _) in names.items():
         variable.assign(golden[f"{prefix}{name}"])
@@ -343,18 +343,18 @@ def test_segmenter_predictions_and_mean_iou():
     logits = np.zeros((2, 32, 32, 5), np.float32)
     logits[:, :16, :, 1] = 3.0
     logits[:, 16:, :, 4] = 3.0
-    found = model.predictions({"mask_logits": logits}, np.full((2, 2), 128))
-    mask = np.asarray(found["mask"])
+    predictions = model.predictions({"mask_logits": logits}, np.full((2, 2), 128))
+    mask = np.asarray(predictions["mask"])
     assert mask.shape == (2, 128, 128)
     assert (mask[:, :62] == 1).all() and (mask[:, 66:] == 4).all()
     expected = np.exp(3.0) / (np.exp(3.0) + 4.0)
-    np.testing.assert_allclose(found["scores"][:, :60], expected, rtol=1e-5)
+    np.testing.assert_allclose(predictions["scores"][:, :60], expected, rtol=1e-5)
     truth = np.full((2, 128, 128), 255)
     truth[:, :32] = 1  # right
     truth[:, 32:48] = 0  # taken for 1
     truth[:, 80:] = 4  # right
     metric = model.metric()
-    metric.update(found, {"mask": truth})
+    metric.update(predictions, {"mask": truth})
     result = metric.result()
     # Class 1: 32 of 48 rows; 0: none of 16; 4: all; 2 and 3 don't occur.
     assert result["class_IoU"] == pytest.approx([0.0, 200 / 3, None, None, 100.0])
@@ -362,7 +362,7 @@ def test_segmenter_predictions_and_mean_iou():
     assert result["accuracy"] == pytest.approx((32 + 48) / (32 + 16 + 48))
     assert model.metric().result()["mIoU"] is None
     with pytest.raises(ValueError, match=r"one size. Received: predicted \(2, 128"):
-        metric.update(found, {"mask": truth[:, :64]})
+        metric.update(predictions, {"mask": truth[:, :64]})
 
 
 # Every model
@@ -437,9 +437,9 @@ def test_every_weight_of_every_model_gets_a_gradient(name):
             # The loss, and a term by which every level has something to learn.
             squares = [tf.reduce_mean(value**2) for value in outputs.values()]
             total = losses["loss"] + 1e-3 * sum(squares)
-        found = tape.gradient(total, model.trainable_variables)
+        gradients = tape.gradient(total, model.trainable_variables)
         assert np.isfinite(float(losses["loss"]))
-        for weight, gradient in zip(model.trainable_variables, found, strict=True):
+        for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
             assert gradient is not None, weight.path
             assert np.isfinite(gradient).all(), weight.path
             # A bias before batch normalization has none by construction.
@@ -495,16 +495,16 @@ def rates(model):
 def test_stochastic_depth_follows_the_published_rules():
     # SpineNet-49: nodes 2 to 16 grow linearly to the rate, the stem has none.
     expected = [0.0, 0.0, *(0.15 * (k + 1) / 15 for k in range(15))]
-    found = rates(spinenet("49S", drop_connect_rate=0.15))
-    assert sorted(found) == pytest.approx(expected)
+    actual = rates(spinenet("49S", drop_connect_rate=0.15))
+    assert sorted(actual) == pytest.approx(expected)
     # EfficientNet-B0: block i of 16 has 0.2 i / 16, where there is a shortcut.
     blocks = [2, 4, 6, 7, 9, 10, 12, 13, 14]
-    found = rates(backbones.efficientnet("B0", drop_connect_rate=0.2))
-    assert found == pytest.approx([0.2 * block / 16 for block in blocks])
+    actual = rates(backbones.efficientnet("B0", drop_connect_rate=0.2))
+    assert actual == pytest.approx([0.2 * block / 16 for block in blocks])
     # ResNet: stage l of 2 to 5 has l / 5 of the rate.
-    found = rates(backbones.resnet(50, drop_connect_rate=0.1))
+    actual = rates(backbones.resnet(50, drop_connect_rate=0.1))
     stages = [2] * 3 + [3] * 4 + [4] * 6 + [5] * 3
-    assert found == pytest.approx([0.1 * level / 5 for level in stages])
+    assert actual == pytest.approx([0.1 * level / 5 for level in stages])
 
 
 @pytest.mark.parametrize(
@@ -521,13 +521,13 @@ def test_stochastic_depth_follows_the_published_rules():
 )
 def test_batch_normalization_is_an_argument(build):
     model = build(bn_momentum=0.9, bn_epsilon=0.01, bn_sync=True)
-    found = [
+    normalizations = [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    assert len(found) > 5
-    for layer in found:
+    assert len(normalizations) > 5
+    for layer in normalizations:
         assert (layer.momentum, layer.epsilon) == (0.9, 0.01)
         assert layer.synchronized
 
@@ -553,10 +553,12 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     overlap = common / (areas.sum() - common)
     assert overlap > 0.3
-    found = model.predictions(outputs, np.array([[64, 64]]))
+    predictions = model.predictions(outputs, np.array([[64, 64]]))
     scores = 1 / (1 + np.exp(-np.array([2.0, 1.0])))
     decayed = scores[1] * np.exp(-(overlap**2) / 0.6)
-    np.testing.assert_allclose(found["scores"][0, :2], [scores[0], decayed], rtol=1e-4)
+    np.testing.assert_allclose(
+        predictions["scores"][0, :2], [scores[0], decayed], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -597,7 +599,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: ResidualAdd(1.5),
         ),
         (
-            # A wrong decoder isn't taken for a wrong size.
+            # An invalid decoder isn't reported as an invalid size.
             r"decoder to be one of fpn, nasfpn, none.*decoder='FPN'",
             lambda: RetinaNet(3, (320, 320), backbones.resnet(18), decoder="FPN"),
         ),

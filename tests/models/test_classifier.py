@@ -42,12 +42,12 @@ def icons(count=6):
 
 
 def images(count=4):
-    found = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
-    return found.astype(np.float32)
+    actual = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
+    return actual.astype(np.float32)
 
 
 def test_loss_by_hand():
-    """Log-softmax of (0, ln 2, ln 5) is ln (1, 2, 5) / 8; the third isn't known."""
+    """Log-softmax of (0, ln 2, ln 5) is ln (1, 2, 5) / 8; the third is unknown."""
     logits = np.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 9.0, 9.0]])
     labels = {"classes": np.array([[2, 0], [1, -1], [-1, 2]])}
     model = small()
@@ -66,11 +66,11 @@ def test_loss_by_hand():
 
 def test_predictions_cover_their_images():
     logits = np.log([[1.0, 2.0, 5.0], [6.0, 2.0, 2.0]]).astype(np.float32)
-    found = small().predictions({"image_logits": logits}, np.array([[30, 50], [7, 9]]))
-    np.testing.assert_array_equal(found["classes"], [[2], [0]])
-    np.testing.assert_allclose(found["scores"], [[5 / 8], [0.6]], rtol=1e-6)
-    np.testing.assert_array_equal(found["boxes"], [[[0, 0, 30, 50]], [[0, 0, 7, 9]]])
-    np.testing.assert_array_equal(found["num_detections"], [1, 1])
+    actual = small().predictions({"image_logits": logits}, np.array([[30, 50], [7, 9]]))
+    np.testing.assert_array_equal(actual["classes"], [[2], [0]])
+    np.testing.assert_allclose(actual["scores"], [[5 / 8], [0.6]], rtol=1e-6)
+    np.testing.assert_array_equal(actual["boxes"], [[[0, 0, 30, 50]], [[0, 0, 7, 9]]])
+    np.testing.assert_array_equal(actual["num_detections"], [1, 1])
 
 
 def test_accuracy_by_hand():
@@ -183,11 +183,11 @@ def test_folders_name_the_classes(tmp_path):
     source = sources.class_folders(str(tmp_path))
     assert source.class_names == ("ant", "cat") and source.has_labels
     assert source.skipped == (f"{tmp_path}/cat/gone.png: a broken link",)
-    found = [
+    actual = [
         (r["id"], r["path"].decode()[len(str(tmp_path)) :], list(r["classes"]))
         for r in source.dataset.as_numpy_iterator()
     ]
-    assert found == [
+    assert actual == [
         (0, "/ant/z.png", [0]),
         (1, "/cat/a.png", [1]),
         (2, "/cat/b/c.png", [1]),
@@ -221,7 +221,7 @@ def test_an_unreadable_classified_image_is_named(run, tmp_path, monkeypatch):
 
 
 def test_classes_survive_augmentation():
-    """However the image is moved, as long as some of it is there."""
+    """An image keeps its class as long as part of it is visible."""
     for kind in (augment.s1, augment.s2, augment.s3, augment.s4):
         settings = {} if kind is augment.s1 else {"reference_size": 640}
         moved = functools.partial(kind, flip_probability=0.0, **settings)
@@ -294,21 +294,21 @@ def test_a_step_updates_both_heads_and_l2_counts_shared_weights_once():
 
 
 def test_weight_zero_equals_a_step_without_the_stream():
-    found = []
+    actual = []
     for is_there in (True, False):
         trainer, batch = trainer_and_batch(weight=0.0)
         if not is_there:
             batch.pop("classified")
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         assert set(trainer.step(batch)) == {"loss", "labeled_loss", "gradient_norm"}
-        found.append(trainer.model.get_weights())
-    for a, b in zip(*found):
+        actual.append(trainer.model.get_weights())
+    for a, b in zip(*actual):
         np.testing.assert_array_equal(a, b)
 
 
 def test_parts_of_a_joint_batch_add_up():
-    """With batch statistics at rest, accumulation takes the step of the whole."""
-    found = []
+    """With frozen batch statistics, accumulation equals one step on the whole batch."""
+    actual = []
     for parts in (2, 1):
         trainer, batch = trainer_and_batch(accumulation=2)
         trainer.accumulation = parts
@@ -317,8 +317,8 @@ def test_parts_of_a_joint_batch_add_up():
                 layer.trainable = False
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         terms = trainer.step(batch)
-        found.append([float(terms["loss"]), *trainer.get_weights()])
-    for a, b in zip(*found):
+        actual.append([float(terms["loss"]), *trainer.get_weights()])
+    for a, b in zip(*actual):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -477,8 +477,8 @@ def test_invalid_experiments_with_joint_training(run, tmp_path, monkeypatch):
 def test_the_classes_of_classified_images_stay_the_same(run, tmp_path, monkeypatch):
     """Other classes for the student, or other names, would change their meaning."""
     run(tmp_path / "run", stages=["teacher"])
-    known = (tmp_path / "run" / "classified_labels.txt").read_text()
-    assert known == "5\n6\n7\n8\n9\n"
+    names = (tmp_path / "run" / "classified_labels.txt").read_text()
+    assert names == "5\n6\n7\n8\n9\n"
     other = JOINT + "digits.icons.classes = (6, 5, 7, 8, 9)\n"
     monkeypatch.setattr(f"{__name__}.JOINT", other)
     gin.clear_config()

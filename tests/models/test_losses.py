@@ -1,4 +1,4 @@
-"""Element-wise losses, by hand and against the authors' arrays."""
+"""Element-wise losses, by hand and compared with the authors' arrays."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ def golden(kind, level):
 
 
 def one_hot(classes):
-    """Their classes count from 0, the background; -1 and -2 are no class."""
+    """The authors' class 0 is the background; -1 and -2 are not classes."""
     return (
         np.eye(5, dtype=np.float32)[np.maximum(classes, 0)] * (classes >= 0)[..., None]
     )

@@ -39,15 +39,15 @@ def images(count=2, size=(64, 96)):
 
 
 def labels(count=2, objects=1, ignore=False):
-    found = {
+    actual = {
         "boxes": np.zeros((count, 4, 4), np.float32),
         "classes": np.full((count, 4), -1),
         "ignore": np.zeros((count, 4), bool),
     }
-    found["boxes"][:, :objects] = [8, 10, 44, 50]
-    found["classes"][:, :objects] = 1
-    found["ignore"][:, :objects] = ignore
-    return found
+    actual["boxes"][:, :objects] = [8, 10, 44, 50]
+    actual["classes"][:, :objects] = 1
+    actual["ignore"][:, :objects] = ignore
+    return actual
 
 
 def gradients(model, batch_labels):
@@ -80,12 +80,12 @@ def test_every_weight_gets_a_gradient(separable):
             weight.assign(keras.random.normal(weight.shape, 0.0, 0.1, seed=1))
     every_level = labels(objects=3)
     every_level["boxes"][:, :3] = [[0, 0, 32, 32], [64, 64, 128, 128], [0, 0, 128, 128]]
-    losses, found = gradients(model, every_level)
+    losses, actual = gradients(model, every_level)
     assert all(np.isfinite(float(value)) for value in losses.values())
     assert float(losses["loss"]) == pytest.approx(
         float(losses["class_loss"]) + 50.0 * float(losses["box_loss"]), rel=1e-6
     )
-    for weight, gradient in zip(model.trainable_variables, found, strict=True):
+    for weight, gradient in zip(model.trainable_variables, actual, strict=True):
         assert gradient is not None, weight.path
         assert np.isfinite(gradient).all(), weight.path
         # A bias before batch normalization has none by construction.
@@ -102,14 +102,14 @@ def test_loss_without_boxes_is_finite(case):
     }[case]
     if case == "padding only":
         batch_labels["boxes"][:] = -1.0
-    losses, found = gradients(small_model(), batch_labels)
+    losses, actual = gradients(small_model(), batch_labels)
     assert float(losses["box_loss"]) == 0.0
     assert 0.0 < float(losses["class_loss"]) < 100.0
-    assert all(np.isfinite(g).all() for g in found)
+    assert all(np.isfinite(g).all() for g in actual)
 
 
 def test_loss_matches_the_authors():
-    """Their batch of targets, fed in the place of assigned ones."""
+    """The authors' batch of targets replaces the assigned ones."""
     golden = np.load(GOLDEN / "losses.npz")
 
     def joined(kind, depth):
@@ -137,7 +137,7 @@ def test_loss_matches_the_authors():
 
 
 def test_loss_without_objects_matches_the_authors():
-    """Their batch of logits with our own targets: every anchor is negative."""
+    """The authors' batch of logits with our targets: every anchor is negative."""
     golden = np.load(GOLDEN / "losses.npz")
     logits = [golden[f"in/cls/{level}"].reshape(2, -1, 5) for level in (3, 4, 5)]
     deltas = [golden[f"in/box/{level}"].reshape(2, -1, 4) for level in (3, 4, 5)]
@@ -153,7 +153,7 @@ def test_loss_without_objects_matches_the_authors():
 
 
 def test_loss_settings_take_effect():
-    """Every constant away from its default, against the formulas in NumPy."""
+    """Every constant differs from its default; compared with formulas in NumPy."""
     model = small_model(
         match_threshold=0.6,
         unmatched_threshold=0.3,
@@ -199,7 +199,7 @@ def level_inputs(golden, levels):
 
 
 def set_golden_weights(model, golden, names):
-    """Set the weights of layers by the names that the golden file gives them."""
+    """Set the weights of layers by their names in the golden file."""
     for layer_name, golden_name in names.items():
         layer = model.get_layer(layer_name)
         layer.set_weights([golden[f"{golden_name}/{w.name}"] for w in layer.weights])
@@ -234,7 +234,7 @@ def test_head_matches_the_authors(tower, depth, prior):
 
 
 def golden_outputs(golden):
-    """Raw outputs of the golden head, without their background class."""
+    """Return raw outputs of the golden head, without the background class."""
 
     def joined(kind, depth):
         return np.concatenate(
@@ -271,22 +271,22 @@ def test_detections_match_the_authors(threshold, monkeypatch):
         boxes, "decode", lambda *_: golden["out/none_iou50/raw_boxes"][:, :, 0]
     )
     sizes = np.array([[128, 128], [128, 128]])
-    found = model.predictions(golden_outputs(golden), sizes)
+    actual = model.predictions(golden_outputs(golden), sizes)
     key = f"out/v1_iou{round(100 * threshold)}"
     for row, count in enumerate(golden[f"{key}/num_detections"]):
         used = slice(0, count)
-        assert int(found["num_detections"][row]) == count
+        assert int(actual["num_detections"][row]) == count
         np.testing.assert_allclose(
-            found["scores"][row][used],
+            actual["scores"][row][used],
             golden[f"{key}/detection_scores"][row][used],
             atol=1e-5,
         )
         np.testing.assert_array_equal(
-            found["classes"][row][used] + 1,
+            actual["classes"][row][used] + 1,
             golden[f"{key}/detection_classes"][row][used],
         )
         np.testing.assert_allclose(
-            found["boxes"][row][used],
+            actual["boxes"][row][used],
             golden[f"{key}/detection_boxes"][row][used],
             atol=1e-3,
         )
@@ -303,19 +303,19 @@ def test_predictions_are_in_pixels_of_the_given_sizes():
         "box_deltas": np.zeros((1, len(model.anchors), 4), np.float32),
     }
     for factor in (1, 2):
-        found = model.predictions(outputs, np.array([[64 * factor, 96 * factor]]))
-        assert int(found["num_detections"][0]) == 1
-        assert int(found["classes"][0, 0]) == 2
-        assert float(found["scores"][0, 0]) == pytest.approx(1 / (1 + np.exp(-3)))
+        actual = model.predictions(outputs, np.array([[64 * factor, 96 * factor]]))
+        assert int(actual["num_detections"][0]) == 1
+        assert int(actual["classes"][0, 0]) == 2
+        assert float(actual["scores"][0, 0]) == pytest.approx(1 / (1 + np.exp(-3)))
         np.testing.assert_allclose(
-            found["boxes"][0, 0], model.anchors[anchor] * factor, rtol=1e-5
+            actual["boxes"][0, 0], model.anchors[anchor] * factor, rtol=1e-5
         )
-        assert (np.array(found["classes"])[0, 1:] == -1).all()
-        assert not np.array(found["boxes"])[0, 1:].any()
+        assert (np.array(actual["classes"])[0, 1:] == -1).all()
+        assert not np.array(actual["boxes"])[0, 1:].any()
 
 
 def test_each_image_of_a_batch_has_its_own_scale_and_border():
-    """A box beyond the frame is cut at the border of its own image."""
+    """A box beyond the frame is clipped at the border of its own image."""
     model = small_model(max_detections=3)
     logits = np.full((2, len(model.anchors), 3), -9.0, np.float32)
     logits[:, 0, 1] = 2.0
@@ -323,18 +323,18 @@ def test_each_image_of_a_batch_has_its_own_scale_and_border():
     # The corner's anchor is centered on (4, 4); the box is far larger than the frame.
     deltas[:, 0, 2:] = 4.0
     outputs = {"class_logits": logits, "box_deltas": deltas}
-    found = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
+    actual = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
     np.testing.assert_allclose(
-        np.array(found["boxes"])[:, 0], [[0, 0, 128, 150], [0, 0, 30, 96]]
+        np.array(actual["boxes"])[:, 0], [[0, 0, 128, 150], [0, 0, 30, 96]]
     )
     # The first image was halved, the second one kept.
     deltas[:, 0, 2:] = -2.0
-    found = model.predictions(outputs, np.array([[128, 192], [30, 96]]))
+    actual = model.predictions(outputs, np.array([[128, 192], [30, 96]]))
     half = 16 * np.exp(-2)
     near, far = 4 - half, 4 + half
     expected = np.array([[near, near, far, far]])
     np.testing.assert_allclose(
-        np.array(found["boxes"])[:, 0], expected * [[2], [1]], rtol=1e-5
+        np.array(actual["boxes"])[:, 0], expected * [[2], [1]], rtol=1e-5
     )
 
 
@@ -353,11 +353,11 @@ def test_detection_settings_take_effect():
         ({"score_threshold": 0.45}, [0.8, 0.7, 0.6, 0.5]),
         ({"max_detections": 2}, [0.8, 0.7]),
     ):
-        found = small_model(**settings).predictions(outputs, sizes)
-        assert found["scores"].shape == (1, settings.get("max_detections", 100))
-        assert int(found["num_detections"][0]) == len(expected)
+        actual = small_model(**settings).predictions(outputs, sizes)
+        assert actual["scores"].shape == (1, settings.get("max_detections", 100))
+        assert int(actual["num_detections"][0]) == len(expected)
         np.testing.assert_allclose(
-            found["scores"][0, : len(expected)], expected, rtol=1e-5
+            actual["scores"][0, : len(expected)], expected, rtol=1e-5
         )
 
 
@@ -375,7 +375,7 @@ def test_predictions_compile_under_xla():
 
 
 def test_save_and_load(tmp_path):
-    """Every argument away from its default comes back, and so do the outputs."""
+    """Non-default arguments and the outputs survive a round trip."""
     settings = {
         "num_classes": 2,
         "image_size": (64, 96),
@@ -420,7 +420,7 @@ def test_save_and_load(tmp_path):
     for key, value in model(images()).items():
         np.testing.assert_array_equal(value, loaded(images())[key])
     np.testing.assert_array_equal(model.anchors, loaded.anchors)
-    # The arguments of the layers have reached them.
+    # The layers have received their arguments.
     norms = [x for x in loaded.layers if "_bn" in x.name]
     assert {(x.momentum, x.epsilon) for x in norms} == {(0.9, 1e-3)}
     convs = [x for x in loaded.layers if x.name.startswith(("class_conv", "box_conv"))]
@@ -439,7 +439,7 @@ def test_mixed_precision():
         assert {keras.backend.standardize_dtype(v.dtype) for v in outputs.values()} == {
             "float32"
         }
-        losses, found = gradients(model, labels())
+        losses, actual = gradients(model, labels())
         assert np.isfinite(float(losses["loss"]))
     finally:
         keras.config.set_dtype_policy(policy)
@@ -486,7 +486,7 @@ def test_efficientnet_matches_keras_applications():
 
 
 def test_efficientnet_saving_and_gradients(tmp_path):
-    """The corrections of KerasCV's layers must come back with the file."""
+    """A saved file must keep the corrections of KerasCV's layers."""
     keras.utils.set_random_seed(0)
     backbone = backbones.efficientnet("B0", drop_connect_rate=0.1)
     path = tmp_path / "backbone.keras"
@@ -584,9 +584,9 @@ def test_a_diverged_model_returns_no_detections():
     outputs = {
         key: np.full_like(value, np.nan) for key, value in model(images()).items()
     }
-    found = model.predictions(outputs, np.array([[64, 96]] * 2))
-    assert np.array(found["num_detections"]).tolist() == [0, 0]
-    assert not np.array(found["boxes"]).any()
+    actual = model.predictions(outputs, np.array([[64, 96]] * 2))
+    assert np.array(actual["num_detections"]).tolist() == [0, 0]
+    assert not np.array(actual["boxes"]).any()
     for wrong in ([64, 96], [[64, 96]], [[64, 96, 3]] * 2):
         with pytest.raises(ValueError, match=r"sizes \[2, 2\]. Received: shape="):
             model.predictions(outputs, np.array(wrong))
@@ -594,7 +594,7 @@ def test_a_diverged_model_returns_no_detections():
     outputs["class_logits"] = np.full_like(outputs["class_logits"], 5.0)
     outputs["box_deltas"] = np.zeros_like(outputs["box_deltas"])
     outputs["box_deltas"][0] = np.nan
-    found = model.predictions(outputs, np.array([[64, 96]] * 2))
-    detections = np.array(found["num_detections"])
+    actual = model.predictions(outputs, np.array([[64, 96]] * 2))
+    detections = np.array(actual["num_detections"])
     assert detections[0] == 0 and detections[1] > 0
-    assert np.isfinite(found["boxes"]).all()
+    assert np.isfinite(actual["boxes"]).all()

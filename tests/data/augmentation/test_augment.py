@@ -1,4 +1,4 @@
-"""Augment-S1 to S4 as a whole: what moves, what is drawn, what can't happen."""
+"""Augment-S1 to S4 as a whole: geometry, sampling and invariants."""
 
 import collections
 import functools
@@ -166,8 +166,8 @@ def iou(first, second):
     return common / (sum(areas) - common)
 
 
-def extent(found):
-    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+def extent(visible):
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
@@ -217,7 +217,7 @@ def test_boxes_follow_painted_rectangles(name):
 
     run = traced(functools.partial(function, **settings), (512, 640))
 
-    worst, found = 1.0, 0
+    worst, num_checked = 1.0, 0
     for number in range(24):
         height, width = SIZES[number % len(SIZES)]
         rng = np.random.default_rng(number)
@@ -245,12 +245,12 @@ def test_boxes_follow_painted_rectangles(name):
         # Mask and image move together, but for interpolation at the edges.
         both = (painted & in_mask).sum() / (painted | in_mask).sum()
         assert both > 0.95
-        known = labels["mask"].numpy() != placement.IGNORE_CLASS
+        labeled = labels["mask"].numpy() != placement.IGNORE_CLASS
         outside = np.ones((512, 640), bool)
         outside[: covered[0], : covered[1]] = False
-        assert not (known & outside).any()
-        found += 1
-    assert found >= 12 and worst >= 0.9, (found, worst)
+        assert not (labeled & outside).any()
+        num_checked += 1
+    assert num_checked >= 12 and worst >= 0.9, (num_checked, worst)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_boxes_follow_masks(name, settings):
 
     run = traced(function, (320, 320))
 
-    worst, found, changed = 1.0, 0, 0
+    worst, num_checked, changed = 1.0, 0, 0
     for number in range(40):
         height, width = SIZES[number % 5]
         rng = np.random.default_rng(number)
@@ -295,8 +295,12 @@ def test_boxes_follow_masks(name, settings):
         worst = min(worst, iou(box, extent(in_mask)))
         filled = in_mask.sum() / np.prod(box[2:] - box[:2])
         changed += filled < 0.95  # turned or sheared
-        found += 1
-    assert found >= 20 and changed >= 2 and worst >= 0.9, (found, changed, worst)
+        num_checked += 1
+    assert num_checked >= 20 and changed >= 2 and worst >= 0.9, (
+        num_checked,
+        changed,
+        worst,
+    )
 
 
 def test_s2_is_the_policy_followed_by_s1():
@@ -341,11 +345,11 @@ def test_scales_and_flips_match_the_paper(name, low, high):
     assert 15 <= flips <= 45  # 4 standard deviations
 
 
-# What can't happen
+# Invariants
 
 
 def draws(count, images):
-    """Images of 1 x 1 to 1500 x 900 with 0 to 100 boxes, some of them degenerate."""
+    """Yield images of 1 x 1 to 1500 x 900 with 0 to 100 boxes, some degenerate."""
 
     def generate():
         rng = np.random.default_rng(0)
@@ -495,7 +499,7 @@ def test_images_without_boxes_are_kept_in_the_stream():
             np.testing.assert_array_equal(has_box, (batch["boxes"] > 0).any((1, 2)))
             images += len(has_box)
             boxes += has_box.sum()
-        # Of the 8 images with a box some may lose it, of the 4 others none can.
+        # Some of the 8 images with a box may lose it; the 4 others never have one.
         assert images == 12 and boxes <= 12 - without
 
 

@@ -1,4 +1,4 @@
-"""Color operations: by hand, against the authors' and against Pillow's."""
+"""Color operations: by hand, and compared with the authors' and Pillow's."""
 
 import pathlib
 
@@ -36,7 +36,7 @@ def noise(height, width, seed=0):
             *("Posterize", "Solarize", "SolarizeAdd"),
         )
         for magnitude in MAGNITUDES
-        if (name, magnitude) != ("Solarize", 10)  # mended, see below
+        if (name, magnitude) != ("Solarize", 10)  # corrected, see below
     ],
 )
 def test_pixels_match_the_authors(name, magnitude):

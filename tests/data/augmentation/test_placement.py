@@ -1,4 +1,4 @@
-"""Geometry: images, boxes and masks move together."""
+"""Geometry: images, boxes and masks are transformed together."""
 
 import pathlib
 
@@ -34,20 +34,22 @@ def flip(image, boxes, seed, probability=0.5):
 
 
 def resize_and_crop(image, boxes, *arguments):
-    """Resize and crop an image and boxes, none of which is dropped."""
+    """Resize and crop an image and boxes without dropping any box."""
     image, labels, size = placement.resize_and_crop(
         tf.constant(image), placement.with_corners({"boxes": boxes}, 2), *arguments
     )
     return image, placement.visible_boxes(labels["corners"], size), size
 
 
-def fix_draws(monkeypatch, share, offsets=(0.0, 0.0)):
-    """Let uniform numbers lie at `share` of their range, offsets at `offsets`."""
+def fix_draws(monkeypatch, fraction, offsets=(0.0, 0.0)):
+    """Fix uniform numbers at `fraction` of their range, offsets at `offsets`."""
 
     def fixed(shape, seed, minval=0.0, maxval=1.0):
         if shape == (2,):
             return tf.constant(offsets, tf.float32)
-        return tf.fill(shape, tf.cast(minval + share * (maxval - minval), tf.float32))
+        return tf.fill(
+            shape, tf.cast(minval + fraction * (maxval - minval), tf.float32)
+        )
 
     monkeypatch.setattr(tf.random, "stateless_uniform", fixed)
 
@@ -69,15 +71,15 @@ def test_flip_by_hand():
 def test_flip_follows_its_probability():
     image, boxes = noise(3, 5), boxes_of([0, 1, 2, 3])
 
-    def share(probability):
+    def fraction(probability):
         results = [flip(image, boxes, seed_of(k), probability) for k in range(64)]
         flips = [not np.array_equal(result[0], image) for result in results]
         moves = [not np.array_equal(result[1], boxes) for result in results]
         assert flips == moves
         return np.mean(flips)
 
-    assert share(0.0) == 0.0 and share(1.0) == 1.0
-    assert 0.25 < share(0.5) < 0.75  # 4 standard deviations
+    assert fraction(0.0) == 0.0 and fraction(1.0) == 1.0
+    assert 0.25 < fraction(0.5) < 0.75  # 4 standard deviations
 
 
 def test_flip_without_boxes():
@@ -177,7 +179,7 @@ def test_crop_by_hand(monkeypatch):
     ],
 )
 def test_boxes_follow_painted_rectangles(size, image_size, scale_range):
-    found = 0
+    num_checked = 0
     for number in range(12):
         rng = np.random.default_rng(number)
         top, left = rng.integers(0, np.array(size) - 12)
@@ -198,8 +200,8 @@ def test_boxes_follow_painted_rectangles(size, image_size, scale_range):
         rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
         extent = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
         np.testing.assert_allclose(box, extent, atol=1.0)
-        found += 1
-    assert found >= 8
+        num_checked += 1
+    assert num_checked >= 8
 
 
 def test_boxes_outside_the_image_have_no_area():

@@ -1,4 +1,4 @@
-"""AutoAugment and RandAugment: what is drawn, and that everything moves together."""
+"""AutoAugment and RandAugment: sampling, and consistent moves of images and labels."""
 
 import collections
 import pathlib
@@ -32,7 +32,7 @@ def corners_of(boxes):
 
 
 def published_boxes(name, magnitude, sign):
-    """The authors' boxes by their rules: whole pixels, cut around the corners."""
+    """Return boxes by the authors' rules: whole pixels, clipped around the corners."""
     height, width = SIZE
     golden = []
     for box in GOLDEN["in/boxes"]:
@@ -89,7 +89,7 @@ def test_moves_match_the_authors(key, name, magnitude, sign):
     case = f"{key}/m{magnitude}{'p' if sign > 0 else 'n'}"
     np.testing.assert_array_equal(moved, GOLDEN[f"{case}/image"])
 
-    # Boxes: theirs are cut to whole pixels first and last, ours are exact.
+    # Boxes: theirs are rounded to whole pixels before and after, ours are exact.
     theirs = GOLDEN[f"{case}/boxes"] * np.float32([*SIZE, *SIZE])
     by_rule = published_boxes(key, magnitude, sign)
     seen = ((by_rule[:, 2:] - by_rule[:, :2]) > 0).all(axis=1)
@@ -98,7 +98,7 @@ def test_moves_match_the_authors(key, name, magnitude, sign):
     around = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     around = np.clip(around, 0, [*SIZE, *SIZE])
     np.testing.assert_allclose(around[seen], theirs[seen], atol=2.0)
-    # And where nothing is left of a box they keep a strip of 5 %, we none.
+    # If nothing is left of a box, they keep a strip of 5 %; ours drop it.
     boxes = placement.visible_boxes(tf.constant(corners), SIZE).numpy()
     sides = boxes[:, 2:] - boxes[:, :2]
     gone = ((around[:, 2:] - around[:, :2]) == 0).any(axis=1)
@@ -157,16 +157,16 @@ def test_cutout_matches_the_authors(name, center, half):
 
 
 @pytest.mark.parametrize(
-    "name, box, center, share",
+    "name, box, center, fraction",
     [("b0_c10_12_f75", 0, (10, 12), 0.75), ("b1_c58_40_f30", 1, (58, 40), 0.3)],
 )
-def test_box_cutout_matches_the_authors(name, box, center, share, monkeypatch):
+def test_box_cutout_matches_the_authors(name, box, center, fraction, monkeypatch):
     boxes = inclusive_boxes()[box : box + 1]
     monkeypatch.setattr(
         operations, "_pixel", lambda seed, size: tf.constant(center) - boxes[0, :2]
     )
     changed = operations._box_cutout(
-        tf.constant(GOLDEN["in/image"]), boxes, seed_of(0), share
+        tf.constant(GOLDEN["in/image"]), boxes, seed_of(0), fraction
     )
     np.testing.assert_array_equal(changed, GOLDEN[f"bbox_cutout/{name}/image"])
 
@@ -240,7 +240,7 @@ def test_arguments_at_a_magnitude(name, magnitude, function, argument):
 
 
 def run(name, image, number, magnitude=10.0, **settings):
-    """Run one operation: image, corners of a box, mask of columns."""
+    """Run one operation on an image, the corners of a box and a mask of columns."""
     height, width = image.shape[:2]
     labels = {
         "corners": corners_of([[2, 3, height - 2, width - 3]]),
@@ -301,7 +301,7 @@ def test_two_moves_are_composed():
         ]
         (degrees,) = matches
         (expected,) = affine.warp([image], affine.rotation(degrees, (60, 60)), [128])
-        # The product of two matrices rounds otherwise at a few pixels.
+        # The product of two matrices rounds differently at a few pixels.
         assert np.mean(moved.numpy() != expected.numpy()) < 0.01
         seen.add(degrees)
     assert seen == {-60.0, 0.0, 60.0}
@@ -386,7 +386,7 @@ def test_cutout_covers_a_square_around_any_pixel():
         rows, columns = np.nonzero(changed.numpy()[..., 0])
         assert (changed.numpy()[rows, columns] == placement.FILL_PIXEL).all()
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        # 20 x 20, less what leaves the image.
+        # 20 x 20, minus what lies outside the image.
         assert 10 <= height <= 20 and 10 <= width <= 20
         assert len(rows) == height * width
         if height == width == 20:
@@ -436,7 +436,7 @@ def test_probabilities_zero_and_one():
 
 
 def drawn_operations(count, function):
-    """How often each of four operations was the one applied."""
+    """Return how often each of four operations was applied."""
     image = tf.constant(np.uint8([[[10, 20, 40], [90, 160, 200]]]))
     results = {
         name: bytes(operations.PIXELS[name](image, 6.0).numpy().tobytes())
@@ -589,7 +589,7 @@ def test_signs_are_independent_of_sub_policies():
 
 
 def boxes_changed(name, count, magnitude=8.0, size=(64, 96), **settings):
-    """Which of two boxes an operation changed, and what it made of the image."""
+    """Return which of two boxes an operation changed, and the resulting image."""
     image = tf.constant(noise(*size))
     corners = corners_of([[8.5, 8.5, 40.5, 40.5], [8.5, 50.5, 40.5, 90.5]])
 
@@ -713,14 +713,14 @@ COUNTED = {
 
 def test_contents_of_published_policies():
     def counted(name):
-        found = collections.defaultdict(lambda: [0, 0.0, 0.0])
+        actual = collections.defaultdict(lambda: [0, 0.0, 0.0])
         for steps in policies.AUTOAUGMENT[name]:
             for position, (operation, probability, magnitude) in enumerate(steps):
-                entry = found[operation]
+                entry = actual[operation]
                 entry[0] += 1
                 entry[1] += probability * (position + 1)
                 entry[2] += magnitude * (position + 1)
-        return {key: tuple(np.round(value, 6)) for key, value in found.items()}
+        return {key: tuple(np.round(value, 6)) for key, value in actual.items()}
 
     for name, expected in COUNTED.items():
         assert counted(name) == expected

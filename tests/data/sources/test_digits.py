@@ -41,7 +41,7 @@ def test_pools_share_no_digit(num_classes, total, test, labeled):
     scans = {pool: {scan.tobytes() for scan in pools[pool]} for pool in pools}
     assert len(pools["test"]) == test and len(pools["labeled"]) == labeled
     assert sum(map(len, pools.values())) == total
-    # Every scan is unlike all others, so that bytes can stand for a scan.
+    # All scans differ, so bytes identify a scan.
     assert sum(map(len, scans.values())) == total
     assert len(set.union(*scans.values())) == total
 
@@ -137,9 +137,9 @@ def test_scenes_match_the_composed_arrays():
     composed = digits.compose("labeled", 3, seed=5, image_size=(48, 64))
     assert source.class_names == ("0", "1", "2", "3", "4")
     assert source.num_images == 3 and source.has_labels
-    found = list(source.dataset)
-    assert [int(example["id"]) for example in found] == [0, 1, 2]
-    for example, (image, boxes, classes, _) in zip(found, composed):
+    actual = list(source.dataset)
+    assert [int(example["id"]) for example in actual] == [0, 1, 2]
+    for example, (image, boxes, classes, _) in zip(actual, composed):
         np.testing.assert_array_equal(examples.read_image(example), image)
         pixels = example["boxes"] * [48.0, 64.0, 48.0, 64.0]
         np.testing.assert_allclose(pixels, boxes, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Sources: what they read, what they skip, what they say when they can't."""
+"""Sources: what they read, what they skip, and their error messages."""
 
 import json
 import struct
@@ -249,21 +249,21 @@ def test_folder_reads_every_supported_image(tmp_path):
     (tmp_path / "readme.txt").write_text("passed over")
     (tmp_path / "folder.png").mkdir()
     source = sources.folder(str(tmp_path))
-    found = records_of(source)
+    actual = records_of(source)
     names = "a.png b/c/gray.JPG b/c/print.jpeg b/cut.jpg notes.jpg z.jpg".split()
-    assert [r["path"].decode() for r in found] == [str(tmp_path / n) for n in names]
-    assert [record["id"] for record in found] == list(range(6))
+    assert [r["path"].decode() for r in actual] == [str(tmp_path / n) for n in names]
+    assert [record["id"] for record in actual] == list(range(6))
     assert (source.num_images, source.class_names) == (6, ())
     assert not source.has_labels
-    assert all(record["boxes"].shape == (0, 4) for record in found)
+    assert all(record["boxes"].shape == (0, 4) for record in actual)
     lines = problems.unreadable_images(source)
     assert len(lines) == 2
     for line, name in zip(lines, ("b/cut.jpg", "notes.jpg")):
         path, reason = line.split(": ", 1)
         assert path == str(tmp_path / name)
         assert 5 < len(reason) < 200 and "[Op:" not in reason
-    found = [found[index] for index in (0, 1, 2, 5)]
-    images = [examples.read_image(record).numpy() for record in found]
+    actual = [actual[index] for index in (0, 1, 2, 5)]
+    images = [examples.read_image(record).numpy() for record in actual]
     assert {image.shape for image in images} == {(40, 60, 3)}
     np.testing.assert_array_equal(images[0], np.asarray(rgb))
     np.testing.assert_array_equal(images[1][..., 0], images[1][..., 2])
@@ -337,9 +337,9 @@ def test_tfrecord_matches_coco(coco_files, tmp_path):
     source = sources.tfrecord(str(tmp_path / "a-*"), written.class_names)
     assert source.num_images == 3 and source.has_labels
     assert source.class_names == written.class_names
-    found = records_of(source)
-    assert len(found) == 3
-    for record, expected in zip(found, records_of(written)):
+    actual = records_of(source)
+    assert len(actual) == 3
+    for record, expected in zip(actual, records_of(written)):
         image, original = examples.read_image(record), examples.read_image(expected)
         np.testing.assert_array_equal(image, original)
         for key in ("id", "boxes", "classes", "scores", "ignore", "areas"):
@@ -422,7 +422,7 @@ def test_tfrecord_needs_an_id_for_every_class(coco_files, tmp_path):
 
 
 def mocked(items):
-    """Let TFDS give these items, in order."""
+    """Mock TFDS to yield these items in order."""
 
     def as_dataset(self, split, decoders=None, read_config=None, **_):
         assert type(decoders["image"]).__name__ == "SkipDecoding"
@@ -450,9 +450,9 @@ def test_tfds_by_hand(name, num_classes, ignore, areas):
         source = sources.tfds(name, "train")
     assert len(source.class_names) == num_classes
     assert source.num_images == 2 and source.has_labels
-    found = records_of(source)
-    assert [record["id"] for record in found] == [0, 1]
-    for record, image in zip(found, images):
+    actual = records_of(source)
+    assert [record["id"] for record in actual] == [0, 1]
+    for record, image in zip(actual, images):
         assert record["encoded"] == image and record["path"] == b""
         np.testing.assert_array_equal(record["boxes"], BOXES)
         np.testing.assert_array_equal(record["classes"], [4, 0])
@@ -477,9 +477,9 @@ def test_tfds_imagenet_is_unlabeled_by_default():
         source = sources.tfds("imagenet2012", "train")
     assert source.class_names == () and not source.has_labels
     assert source.num_images == 3
-    found = records_of(source)
-    assert [record["encoded"] for record in found] == images
-    assert all(record["boxes"].shape == (0, 4) for record in found)
+    actual = records_of(source)
+    assert [record["encoded"] for record in actual] == images
+    assert all(record["boxes"].shape == (0, 4) for record in actual)
     batch = next(
         pipeline.training_batches(source, 3, (16, 16), max_boxes=2).as_numpy_iterator()
     )

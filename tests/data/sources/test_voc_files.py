@@ -1,4 +1,4 @@
-"""Folders laid out as PASCAL VOC's."""
+"""Folders in the layout of PASCAL VOC."""
 
 import numpy as np
 import pytest
