@@ -403,15 +403,15 @@ def read_mask(example, size, num_classes):
         lambda: masks.decode(example["mask"]),
     )
     mask = tf.ensure_shape(tf.cast(mask, tf.int32), (None, None))
-    greatest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
+    largest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
     checks = [
         tf.debugging.Assert(
             tf.reduce_all(tf.shape(mask) == size),
             ["Expected a mask of its image's size", size, "Received:", tf.shape(mask)],
         ),
         tf.debugging.Assert(
-            greatest < num_classes,
-            ["Expected class ids below", num_classes, "or 255. Received:", greatest],
+            largest < num_classes,
+            ["Expected class ids below", num_classes, "or 255. Received:", largest],
         ),
     ]
     with tf.control_dependencies(checks):

@@ -42,8 +42,8 @@ def icons(count=6):
 
 
 def images(count=4):
-    actual = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
-    return actual.astype(np.float32)
+    pixels = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
+    return pixels.astype(np.float32)
 
 
 def test_loss_by_hand():
