@@ -1,4 +1,4 @@
-"""Small data sets that several tests use."""
+"""Small data sets shared by several tests."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ def painted(seed, height=64, width=96):
 
 @pytest.fixture
 def tiny_coco(tmp_path):
-    """Six labeled images as COCO files, four more in a plain folder.
+    """Create six labeled images as COCO files and four more in a plain folder.
 
     Returns a namespace of `annotations` (file), `images` (folder), `unlabeled`
     (folder) and `class_names`. Category ids are 1, 3 and 90.
@@ -76,12 +76,12 @@ def tiny_coco(tmp_path):
 
 @pytest.fixture
 def tiny_voc(tmp_path):
-    """Six images in VOC's folders, four with masks, of odd sizes.
+    """Create six images of odd sizes in VOC's layout, four of them with masks.
 
     Returns a namespace of `root`, `masks` (dict of name to uint8 array) and
-    `class_names`: the background and those of `painted`. The masks of even images
-    have a palette, those of odd ones are gray; a row of each is 255. Lists: `train`
-    (0 to 2), `val` (3), `aug` (4 and 5).
+    `class_names`: the background and those of `painted`. Masks of even images have a
+    palette, those of odd images are gray; a row of each is 255. Lists: `train` (0 to
+    2), `val` (3), `aug` (4 and 5).
     """
     root = tmp_path / "VOC2012"
     folders = ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")

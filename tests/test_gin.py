@@ -484,7 +484,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
 
 def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
-        'validation/sources.voc.split = "vall"': "lists found: .* split='vall'",
+        'validation/sources.voc.split = "vall"': "available lists: .* split='vall'",
         "validation/sources.voc.mask_folder = None": "kind, masks. Received: no label",
         "experiment.Labeling.scales = 1.0": "label_scales, numbers above 0. Received",
         "experiment.Labeling.scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",

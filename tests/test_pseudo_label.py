@@ -168,7 +168,7 @@ def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
         for text in (
             "g_cut.jpg: ", "h_empty.png: Input is empty",
             "i_text.jpg: Unknown image file format",
-            "j_self.jpg: a link that leads to no file",
+            "j_self.jpg: a broken link",
         ):  # fmt: skip
             assert text in result.stdout
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -1,4 +1,4 @@
-"""Toy images, and items as data sets of TFDS have them, that several tests use."""
+"""Toy images and TFDS items shared by several tests."""
 
 import io
 

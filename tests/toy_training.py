@@ -1,4 +1,4 @@
-"""A toy detector, toy scenes and a short training that several tests use."""
+"""A toy detector, toy scenes and a short training shared by several tests."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ def scenes(pool, count=6):
 
 
 def grouped(settings):
-    """Return `fitting.fit`'s arguments: each setting in the group that has it."""
+    """Return `fitting.fit`'s arguments, with each setting in its group."""
     settings, arguments = dict(settings), {}
     groups = {
         "streams": Streams,

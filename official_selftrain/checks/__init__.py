@@ -1,1 +1,1 @@
-"""Checks of arguments: one line that says what was expected and what came."""
+"""Argument checks whose messages state the expected and the received value."""

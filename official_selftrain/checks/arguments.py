@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules make."""
+"""Argument checks that several modules use."""
 
 import difflib
 
@@ -7,19 +7,19 @@ def check_choice(name, value, choices):
     """Check that a value is one of a set.
 
     Args:
-        name: str, what the value is called.
+        name: str, the argument's name.
         value: the value.
-        choices: collection of what is allowed.
+        choices: collection of allowed values.
 
     Raises:
-        ValueError: with all choices and the nearest, if it isn't.
+        ValueError: if it isn't; the message lists all choices and the nearest.
     """
     if value in choices:
         return
     texts = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(value), texts, 1, 0.0)
     raise ValueError(
-        f"Expected {name} out of {', '.join(texts)} (nearest: {near[0]}). "
+        f"Expected {name} to be one of {', '.join(texts)} (nearest: {near[0]}). "
         f"Received: {name}={value!r}"
     )
 

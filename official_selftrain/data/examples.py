@@ -1,24 +1,24 @@
-"""The example: one image with its labels, as every source gives it.
+"""The example: one image with its labels, as every source yields it.
 
 An example is a dict of tensors:
 
 | key | type | meaning |
 |---|---|---|
 | `encoded` | string | the image file's bytes, or empty |
-| `path` | string | where the image file lies, or empty |
+| `path` | string | path of the image file, or empty |
 | `id` | int64 | unique within its source |
-| `boxes` | float32 `[n, 4]` | ymin, xmin, ymax, xmax as shares of height and width |
+| `boxes` | float32 `[n, 4]` | ymin, xmin, ymax, xmax as fractions of height and width |
 | `classes` | int32 `[n]` | from 0, in the order of the source's `class_names` |
-| `scores` | float32 `[n]` | a teacher's confidence, 1.0 for humans |
-| `ignore` | bool `[n]` | neither object nor background: crowds, doubtful boxes |
+| `scores` | float32 `[n]` | a teacher's confidence, 1.0 for human labels |
+| `ignore` | bool `[n]` | neither object nor background: crowds, uncertain boxes |
 | `areas` | float32 `[n]` | area of the object in pixels, 0 if unknown |
 | `mask` | string | class ids of the pixels as a PNG, see `masks`, or empty |
-| `confidence` | string | a teacher's confidence in them as a PNG, or empty |
+| `confidence` | string | a teacher's confidence per pixel as a PNG, or empty |
 
 Exactly one of `encoded` and `path` is not empty. The examples of a source have
 either boxes or masks; the keys of the other kind are empty. In TFRecord files an
-example is a `tf.train.Example` with the feature names of the TF Model Garden, in
-which the classes of boxes count from 1, those of masks from 0.
+example is a `tf.train.Example` with the feature names of the TF Model Garden, where
+box classes start at 1 and mask classes at 0.
 """
 
 import dataclasses
@@ -39,16 +39,16 @@ _NO_LABELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Examples and what is known about them.
+    """Examples and their metadata.
 
     Attributes:
         dataset: `tf.data.Dataset` of examples, one pass in a fixed order.
         class_names: tuple of str; a class is an index into it.
-        num_images: int, how many examples the dataset has.
-        has_labels: bool; False for images that nobody has labeled.
-        has_masks: bool; the labels are masks, in which class 0 is the background,
-            not boxes.
-        skipped: tuple of str, one line for each image that could not be used.
+        num_images: int, number of examples in the dataset.
+        has_labels: bool; False for unlabeled images.
+        has_masks: bool; whether the labels are masks, with class 0 as the background,
+            instead of boxes.
+        skipped: tuple of str, one line per image that could not be used.
     """
 
     dataset: tf.data.Dataset
@@ -60,7 +60,7 @@ class Source:
 
 
 def whole_image(label):
-    """Return an example's labels for an image's own class: a box that covers it."""
+    """Return the labels for an image-level class: one box that covers the image."""
     return {
         "boxes": np.array([[0.0, 0.0, 1.0, 1.0]], np.float32),
         "classes": np.array([label], np.int32),
@@ -71,21 +71,21 @@ def whole_image(label):
 
 
 def from_records(records, class_names=(), has_labels=True, skipped=()):
-    """Make a source of examples held in memory (images may lie in files).
+    """Create a source from examples in memory (images may be in files).
 
     Args:
         records: list of dicts with the keys of an example; `id` and one of
             `encoded` and `path` are required, missing labels mean no object. If
-            one has a `mask`, the labels are masks.
+            any record has a `mask`, the labels are masks.
         class_names: sequence of str.
-        has_labels: bool, whether the labels are the truth about the images.
+        has_labels: bool, whether the labels are ground truth.
         skipped: sequence of str.
 
     Returns:
         `Source`.
 
     Raises:
-        ValueError: if there is no record.
+        ValueError: if `records` is empty.
     """
     if not records:
         raise ValueError(
@@ -130,7 +130,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
 
 
 def from_paths(paths, ids, skipped=()):
-    """Make a source of images in files that nobody has labeled.
+    """Create a source of unlabeled image files.
 
     Args:
         paths: sequence of str.
@@ -152,13 +152,13 @@ def from_paths(paths, ids, skipped=()):
 
 
 def serialize(record, height, width):
-    """Return a record as the bytes of a `tf.train.Example`.
+    """Serialize a record as a `tf.train.Example`.
 
     Args:
-        record: dict with the keys of an example, as NumPy values; those of boxes
-            or those of masks may be missing.
-        height: int, of the image in pixels.
-        width: int, of the image in pixels.
+        record: dict with the keys of an example, as NumPy values; the box keys or
+            the mask keys may be missing.
+        height: int, image height in pixels.
+        width: int, image width in pixels.
 
     Returns:
         bytes.
@@ -222,15 +222,15 @@ _FEATURES = {
 
 
 def parse(serialized, class_ids):
-    """Return the example in the bytes of a `tf.train.Example`.
+    """Parse a serialized `tf.train.Example` into an example.
 
-    Missing scores are 1.0, missing crowd flags 0 and missing areas 0; a source id
-    that isn't a number is hashed to 62 bits.
+    Missing scores default to 1.0, missing crowd flags and areas to 0. A non-numeric
+    source id is hashed to 62 bits.
 
     Args:
         serialized: string tensor.
         class_ids: int list; `class_ids[k]` is the file's label of class k. If it is
-            empty the labels aren't looked at.
+            empty, the labels are ignored.
 
     Returns:
         dict, an example.
@@ -262,7 +262,7 @@ def parse(serialized, class_ids):
         values = tf.cond(tf.size(values) > 0, lambda: values, lambda: missing)
         return tf.cast(values, dtype)
 
-    # A record holds its image, or else says where it lies.
+    # A record holds its image or the image's path.
     encoded = record["image/encoded"]
     path = tf.where(tf.equal(encoded, ""), record["image/filename"], "")
     return {
@@ -286,7 +286,7 @@ def parse(serialized, class_ids):
 
 
 def _integer_id(source_id):
-    """Return a source id as an integer; one that isn't a number is hashed."""
+    """Return a source id as an integer; a non-numeric id is hashed."""
     return tf.cond(
         tf.strings.regex_full_match(source_id, "[0-9]{1,18}"),
         lambda: tf.strings.to_number(source_id, tf.int64),
@@ -299,13 +299,12 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
 
     Args:
         source: `Source`.
-        score_threshold: float in 0…1; boxes that score at least this much stay.
-            Pixels of masks that don't are ignored; images that are ignored
-            altogether are left out.
-        ignore_threshold: float below `score_threshold` or None. Boxes that
-            score from it to `score_threshold` are ignored instead of dropped,
-            so that what the teacher doubts isn't taught as background. Masks
-            ignore it anyway.
+        score_threshold: float in 0…1; boxes with at least this score are kept. Mask
+            pixels below it are ignored; images without any pixel left are dropped.
+        ignore_threshold: float below `score_threshold` or None. Boxes that score
+            from `ignore_threshold` up to `score_threshold` are ignored instead of
+            dropped, so that uncertain objects are not taught as background. It has
+            no effect on masks, whose uncertain pixels are always ignored.
 
     Returns:
         `Source`.
@@ -313,7 +312,7 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
     Raises:
         ValueError: for thresholds out of order, or if no mask has a pixel left.
 
-    Source: paper section 4 (hard labels above 0.5); the band is our own.
+    Source: paper section 4 (hard labels above 0.5); own: the ignored band.
     """
     check_thresholds(score_threshold, ignore_threshold)
     if source.has_masks:
@@ -335,15 +334,15 @@ def _confident_masks(source, score_threshold):
         confidence = read_confidence(example, tf.shape(mask))
         mask = masks.confident(mask, confidence, score_threshold)
         png = tf.io.encode_png(mask[..., None], compression=1)
-        known = tf.reduce_any(mask != masks.IGNORE_CLASS)
-        # What has been used would only fill the buffer that examples are shuffled in.
-        return {**example, "mask": png, "confidence": tf.constant("")}, known
+        has_pixels = tf.reduce_any(mask != masks.IGNORE_CLASS)
+        # The confidence is no longer needed and would only fill the shuffle buffer.
+        return {**example, "mask": png, "confidence": tf.constant("")}, has_pixels
 
-    def with_known_pixels(example, known):
-        return known
+    def with_pixels(example, has_pixels):
+        return has_pixels
 
     kept = source.dataset.map(threshold, tf.data.AUTOTUNE, deterministic=True)
-    kept = kept.filter(with_known_pixels).map(lambda example, known: example)
+    kept = kept.filter(with_pixels).map(lambda example, has_pixels: example)
     count = int(kept.reduce(np.int64(0), lambda total, example: total + 1))
     if count == 0:
         raise ValueError(
@@ -357,7 +356,7 @@ def check_thresholds(score_threshold, ignore_threshold=None):
     """Check the thresholds of `apply_threshold`.
 
     Raises:
-        ValueError: for thresholds that aren't numbers, or out of order.
+        ValueError: for thresholds that are not numbers or are out of order.
     """
     lower = score_threshold if ignore_threshold is None else ignore_threshold
     numbers = all(isinstance(value, (int, float)) for value in (lower, score_threshold))
@@ -379,7 +378,7 @@ def read_contents(example):
 
 
 def read_image(example):
-    """Return an example's image, uint8 `[h, w, 3]` RGB, as `images.decode` does."""
+    """Return an example's image by `images.decode`: uint8 `[h, w, 3]` RGB."""
     return images.decode(read_contents(example))
 
 
@@ -392,11 +391,11 @@ def read_mask(example, size, num_classes):
         num_classes: int K.
 
     Returns:
-        int32 `[h, w]`, 0…K - 1 or 255; 255 throughout if there is no mask.
+        int32 `[h, w]`, 0…K - 1 or 255; all 255 if there is no mask.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it is run, for a mask of another size,
-            unknown ids, or no PNG of one 8-bit channel.
+        tf.errors.InvalidArgumentError: at run time, for a mask of another size,
+            invalid ids, or anything but a PNG with one 8-bit channel.
     """
     mask = tf.cond(
         tf.equal(example["mask"], ""),
@@ -404,15 +403,15 @@ def read_mask(example, size, num_classes):
         lambda: masks.decode(example["mask"]),
     )
     mask = tf.ensure_shape(tf.cast(mask, tf.int32), (None, None))
-    greatest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
+    largest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
     checks = [
         tf.debugging.Assert(
             tf.reduce_all(tf.shape(mask) == size),
             ["Expected a mask of its image's size", size, "Received:", tf.shape(mask)],
         ),
         tf.debugging.Assert(
-            greatest < num_classes,
-            ["Expected class ids below", num_classes, "or 255. Received:", greatest],
+            largest < num_classes,
+            ["Expected class ids below", num_classes, "or 255. Received:", largest],
         ),
     ]
     with tf.control_dependencies(checks):
@@ -420,15 +419,15 @@ def read_mask(example, size, num_classes):
 
 
 def read_confidence(example, size):
-    """Return the confidence in an example's mask.
+    """Return the confidence map of an example's mask.
 
     Args:
         example: dict.
         size: int32 `[2]`, height and width of the mask.
 
     Returns:
-        uint8 `[h, w]`, 255 times a probability; 255 throughout where none is
-        stored, as for masks by humans.
+        uint8 `[h, w]`, 255 times a probability; all 255 if none is stored, as for
+        human-labeled masks.
     """
     confidence = tf.cond(
         tf.equal(example["confidence"], ""),

@@ -1,32 +1,33 @@
 """Image files as pixels: upright, three channels, 8 bits.
 
-JPEG, PNG, BMP and GIF (its first frame). Gray and palette images become RGB, CMYK is
-converted, 16 bits are cut to 8, transparency is left away. A photograph whose EXIF
-data says that the camera was held otherwise is turned upright, as browsers and
-annotation tools show it; its boxes and masks are those of the upright image.
+Supports JPEG, PNG, BMP and GIF (first frame only). Gray, palette and CMYK images are
+converted to RGB, 16 bits are truncated to 8, and transparency is dropped. A photograph
+is rotated upright according to its EXIF orientation, as browsers and annotation tools
+show it; its boxes and masks refer to the upright image.
 """
 
 import tensorflow as tf
 
-# Cameras write their EXIF data in front of the pixels.
+# Cameras write EXIF data before the pixels.
 _HEADER_BYTES = 2**16
 EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 
 
 def decode(contents, max_pixels=None):
-    """Return the pixels of an image file.
+    """Decode an image file.
 
     Args:
         contents: string tensor, the file's bytes.
-        max_pixels: int; a file that says to have more isn't decoded, nor one whose
-            pixels can't be told before: GIF and unknown formats. None: no limit.
+        max_pixels: int; a file whose header states more pixels is rejected before
+            decoding, as is one without a usable header: GIF and unknown formats.
+            None: no limit.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it is run, for anything else.
+        tf.errors.InvalidArgumentError: at run time, for anything else.
     """
     if max_pixels:
         pixels = tf.reduce_prod(tf.cast(size(contents), tf.int64))
@@ -50,21 +51,21 @@ def decode(contents, max_pixels=None):
 
 
 def size(contents):
-    """Return the size that an image file's header states, without decoding it.
+    """Return the size stated in an image file's header, without decoding the file.
 
     Args:
         contents: string tensor, the file's bytes.
 
     Returns:
-        int32 `[2]`, height and width before the image is turned upright; (0, 0) for
-        what is no JPEG, PNG or BMP. (A GIF's frames may be larger than it states.)
+        int32 `[2]`, height and width before the image is rotated upright; (0, 0) for
+        anything but a JPEG, PNG or BMP. (A GIF's frames may exceed its stated size.)
 
     Raises:
-        tf.errors.InvalidArgumentError: when it is run, for a JPEG without a header.
+        tf.errors.InvalidArgumentError: at run time, for a JPEG without a header.
 
     Source: the formats' specifications.
     """
-    # In a shorter file zeros take the place of the header's end.
+    # Zeros complete the header of a shorter file.
     header = tf.strings.join([tf.strings.substr(contents, 0, 26), b"\0" * 26])
     values = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int32)
 
@@ -73,7 +74,7 @@ def size(contents):
                               for m in magics])  # fmt: skip
 
     def numbers(start, weights):
-        """Return two integers, one after the other."""
+        """Return two consecutive integers."""
         count = len(weights)
         parts = tf.reshape(values[start : start + 2 * count], (2, count))
         return tf.reduce_sum(parts * tf.constant(weights), axis=1)
@@ -86,7 +87,7 @@ def size(contents):
                 lambda: tf.io.extract_jpeg_shape(contents)[:2],
             ),
             (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, big)[::-1]),
-            # A BMP of negative height lies the other way up.
+            # A negative height means that a BMP stores its rows from top to bottom.
             (starts_with(b"BM"), lambda: tf.abs(numbers(18, little)[::-1])),
         ],
         default=lambda: tf.zeros(2, tf.int32),
@@ -94,7 +95,7 @@ def size(contents):
 
 
 def orientation(contents):
-    """Return how a JPEG's pixels lie, as its EXIF data says.
+    """Return a JPEG's EXIF orientation.
 
     Args:
         contents: string tensor, the file's bytes.
@@ -108,8 +109,7 @@ def orientation(contents):
     def read():
         header = tf.strings.substr(contents, 0, _HEADER_BYTES)
         parts = tf.strings.split(header, EXIF, maxsplit=1)
-        # The part behind the marker is a TIFF file; zeros take the place of what
-        # is cut off.
+        # The part after the marker is a TIFF file; zeros replace what is truncated.
         tiff = tf.strings.join([parts[-1], b"\0" * 16])
         return tf.cond(
             tf.size(parts) > 1, lambda: _orientation_of_tiff(tiff), lambda: 1
@@ -125,18 +125,18 @@ def _orientation_of_tiff(tiff):
     little = tf.equal(tf.strings.substr(tiff, 0, 2), "II")
 
     def number(positions, width):
-        """Return the unsigned integers of `width` bytes at positions."""
+        """Return the unsigned integers of `width` bytes at the given positions."""
         steps = tf.range(width)
         places = tf.clip_by_value(positions[..., None] + steps, 0, size - 1)
         weights = 256 ** tf.where(little, steps, width - 1 - steps)
         return tf.reduce_sum(tf.gather(values, places) * weights, axis=-1)
 
-    # The offset of the first directory fits into its two lower bytes.
+    # The two lower bytes suffice for the offset of the first directory.
     start = number(tf.where(little, 4, 6), 2)
     count = tf.minimum(number(start, 2), 256)
     entries = start + 2 + 12 * tf.range(count)
-    found = tf.boolean_mask(entries, tf.equal(number(entries, 2), _ORIENTATION_TAG))
-    result = tf.cond(tf.size(found) > 0, lambda: number(found[0] + 8, 2), lambda: 1)
+    tags = tf.boolean_mask(entries, tf.equal(number(entries, 2), _ORIENTATION_TAG))
+    result = tf.cond(tf.size(tags) > 0, lambda: number(tags[0] + 8, 2), lambda: 1)
     return tf.where((result >= 1) & (result <= 8), result, 1)
 
 
@@ -154,7 +154,7 @@ def _upright(image, number):
 
 
 def _is_palette_bmp(contents):
-    """Return whether a file is a BMP whose 8-bit pixels are indices of a palette."""
+    """Return whether a file is a BMP whose 8-bit pixels are palette indices."""
     padded = tf.strings.join([contents, b"\0" * 30])
     is_bmp = tf.equal(tf.strings.substr(padded, 0, 2), "BM")
     return is_bmp & tf.equal(tf.strings.substr(padded, 28, 2), b"\x08\0")
@@ -166,7 +166,7 @@ def _decode_palette_bmp(contents):
     palette = tf.io.decode_raw(
         tf.strings.substr(contents, 14 + size, 4 * 256), tf.uint8
     )
-    # A palette may be shorter than 256 colors of blue, green, red and nothing.
+    # Colors are blue, green, red and an unused byte; a palette may have fewer than 256.
     palette = tf.concat([palette, tf.zeros(1024, tf.uint8)], axis=0)[:1024]
     palette = tf.reshape(palette, (256, 4))
     return tf.gather(palette[:, 2::-1], tf.cast(indices[..., 0], tf.int32))

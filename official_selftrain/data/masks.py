@@ -1,8 +1,8 @@
-"""Masks as PNG files: one class id for every pixel, 255 where nothing is known.
+"""Masks as PNG files: one class id per pixel, 255 where the class is unknown.
 
-In memory, in TFRecord files and between the stages of an experiment a mask is a
-PNG of one 8-bit channel whose values are the class ids. A confidence map is such
-a PNG too: its values are 255 times the probability of the mask's class, rounded.
+In memory, in TFRecord files and between the stages of an experiment, a mask is a
+PNG with one 8-bit channel whose values are class ids. A confidence map is stored the
+same way: its values are 255 times the probability of the mask's class, rounded.
 """
 
 import io
@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-# The class of mask pixels that nothing is known about.
+# The class id of mask pixels whose class is unknown.
 IGNORE_CLASS = 255
 
 
 def encode(values):
-    """Return values as the bytes of a PNG of one 8-bit channel.
+    """Encode values as a PNG with one 8-bit channel.
 
     Args:
         values: uint8 `[h, w]`.
@@ -30,7 +30,7 @@ def encode(values):
 
 
 def decode(png):
-    """Return the values of a PNG of one 8-bit channel.
+    """Decode a PNG with one 8-bit channel.
 
     Args:
         png: string tensor.
@@ -39,10 +39,10 @@ def decode(png):
         uint8 tensor `[h, w]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for anything else. A palette's colors, 16
-            bits or a few bits would be turned into other numbers than the ids.
+        tf.errors.InvalidArgumentError: for anything else. Decoding a palette or
+            another bit depth would change the ids.
     """
-    # Bytes 24 and 25 of a PNG: bits of a channel and kind of color, 0 for gray.
+    # Bytes 24 and 25 of a PNG: bit depth and color type, 0 for gray.
     padded = tf.strings.join([png, b"\0" * 26])
     is_gray = (tf.strings.substr(padded, 1, 3) == b"PNG") & (
         tf.strings.substr(padded, 24, 2) == b"\x08\0"
@@ -55,20 +55,20 @@ def decode(png):
 
 
 def read_file(path, num_classes, image_size):
-    """Read a mask from a file, whose pixels may be indices of a palette.
+    """Read a mask from a file whose pixels may be palette indices.
 
     Args:
-        path: str, PNG with a palette, as PASCAL VOC's are, or one 8-bit channel.
-        num_classes: int K: ids from 0 to K - 1 and 255 are known.
+        path: str, PNG with a palette, as in PASCAL VOC, or with one 8-bit channel.
+        num_classes: int K; valid ids are 0 to K - 1 and 255.
         image_size: (height, width) of the image it belongs to.
 
     Returns:
-        bytes, as of `encode`.
+        bytes, in the format of `encode`.
 
     Raises:
-        FileNotFoundError: if there is no file.
-        ValueError: for another kind of file, a size that isn't the image's, or
-            unknown ids; the text names the file.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for another file type, a size that differs from the image's, or
+            invalid ids; the message names the file.
     """
     try:
         with Image.open(path) as file:
@@ -98,19 +98,18 @@ def read_file(path, num_classes, image_size):
 
 
 def confident(mask, confidence, score_threshold):
-    """Return a mask with `IGNORE_CLASS` where the teacher wasn't sure enough.
+    """Set pixels below the confidence threshold to `IGNORE_CLASS`.
 
     Args:
         mask: uint8 `[h, w]`.
         confidence: uint8 `[h, w]`, 255 times a probability, rounded.
-        score_threshold: float in 0…1. With 0.5 the pixels that stay are exactly
-            those whose probability was at least 0.5; with other thresholds the
-            border lies within 1 / 510 of it.
+        score_threshold: float in 0…1. At 0.5, exactly the pixels with a probability
+            of at least 0.5 are kept; other thresholds are exact to 1 / 510.
 
     Returns:
         uint8 `[h, w]`.
 
     Source: paper section 4 (pixels below 0.5 are ignored).
     """
-    sure = tf.cast(confidence, tf.float32) >= 255.0 * score_threshold
-    return tf.where(sure, mask, tf.constant(IGNORE_CLASS, mask.dtype))
+    is_confident = tf.cast(confidence, tf.float32) >= 255.0 * score_threshold
+    return tf.where(is_confident, mask, tf.constant(IGNORE_CLASS, mask.dtype))

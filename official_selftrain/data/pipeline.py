@@ -1,6 +1,6 @@
-"""From a source to batches.
+"""The input pipeline: from a source to batches.
 
-The labels of a batch are boxes or masks, as the source has them.
+The labels of a batch are boxes or masks, depending on the source.
 
 Letters in shapes: B batch, H W pixels of the frame, M label slots.
 """
@@ -15,24 +15,24 @@ from official_selftrain.geometry import letterbox
 
 _PADDING = {"boxes": 0.0, "classes": -1, "scores": 0.0, "ignore": False, "areas": 0.0}
 
-# Examples in memory while shuffling: enough for a full shuffle of COCO's
-# labels when the images lie in files, and for the embedded data. Images and masks
-# within the examples are what takes room.
+# Size of the shuffle buffer in examples: enough for a full shuffle of COCO's labels
+# if the images are in files, and of the embedded data. Images and masks within the
+# examples take most of the memory.
 _SHUFFLE_BUFFER = 200_000
 _SHUFFLE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Say which part of every training batch a worker makes, and in how many pieces.
+    """Define which part of every training batch a worker prepares.
 
     Args:
         num_replicas: int, pieces of a batch, a multiple of `num_workers`.
-        num_workers: int, workers that share the pieces evenly.
-        worker: int, the index of this one.
+        num_workers: int, workers among which the pieces are divided evenly.
+        worker: int, the index of this worker.
 
     Raises:
-        ValueError: if the pieces can't be shared evenly or there is no such worker.
+        ValueError: if the pieces can't be divided evenly or `worker` is out of range.
     """
 
     num_replicas: int = 1
@@ -63,35 +63,35 @@ def training_batches(
     max_boxes=100,
     share=Share(),
 ):
-    """Make an endless dataset of augmented batches.
+    """Create an infinite dataset of augmented batches.
 
-    The source is shuffled anew in every epoch. Batch n depends only on the
-    source, the seed and n: a dataset started at step n continues where one
-    started at 0 would be. Each of several workers decodes and augments its own part
-    of every batch, and hands it out in one piece for each of its replicas.
+    The source is reshuffled in every epoch. Batch n depends only on the source, the
+    seed and n: a dataset started at step n yields the same batches as one started at
+    0 that has reached step n. With several workers, each decodes and augments its own
+    part of every batch and yields one piece per replica.
 
     Args:
         source: `examples.Source`.
-        batch_size: int, images of a step, a multiple of `share.num_replicas`.
+        batch_size: int, images per step, a multiple of `share.num_replicas`.
         image_size: (height, width) of the frame.
         augment: function as described in `augment`.
         seed: int.
-        start_step: int, the number of batches to leave out.
-        max_boxes: int M; an image keeps its first M boxes.
-        share: `Share`, what this worker makes of every batch; B is
+        start_step: int, the number of batches to skip.
+        max_boxes: int M; only an image's first M boxes are kept.
+        share: `Share`, this worker's part of every batch; B is
             `batch_size / share.num_replicas`.
 
     Returns:
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
         int32 `[B, 2]`, `ids` int64 `[B]` and, in pixels of the frame, either
         `boxes` float32 `[B, M, 4]`, `classes` int32 `[B, M]`, `scores` float32
-        `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, 255 where
-        nothing is known.
+        `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, 255 where the
+        class is unknown.
 
     Source: own.
     """
 
-    # Without AutoGraph a mistake in a setting stays one line.
+    # Without AutoGraph, an invalid setting raises a one-line error.
     @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
         image, labels = _image_and_labels(example, source)
@@ -117,7 +117,7 @@ def training_batches(
 
 
 def evaluation_batches(source, batch_size, image_size, max_boxes=100):
-    """Make one pass over a source, in order, without augmentation.
+    """Create a dataset of one pass over a source, in order, without augmentation.
 
     Args:
         source: `examples.Source`.
@@ -127,9 +127,9 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
 
     Returns:
         `tf.data.Dataset` of batches as in training, with three differences:
-        `boxes` are in pixels of the original images, `sizes` are the original
-        images', and `areas` float32 `[B, M]` (square pixels) is there too. A
-        `mask` is the frame's.
+        `boxes` are in pixels of the original images, `sizes` are those of the
+        original images, and `areas` float32 `[B, M]` (square pixels) is included. A
+        `mask` has the size of the frame.
 
     Source: own.
     """
@@ -149,7 +149,7 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
 
 
 def _shuffled(source, seed, start):
-    """Return the endless stream of shuffled epochs from position `start`."""
+    """Return the infinite stream of shuffled epochs from position `start`."""
     sizes = [
         sum(len(example[key].numpy()) for key in ("encoded", "mask", "confidence"))
         for example in source.dataset.take(16)
@@ -159,7 +159,7 @@ def _shuffled(source, seed, start):
     first_epoch, offset = divmod(start, source.num_images)
 
     def epoch_examples(epoch):
-        # Keeps TensorFlow's global seed out of the order: this graph has its own.
+        # A seed for this graph keeps the order independent of TensorFlow's global seed.
         tf.random.set_seed(1)
         return source.dataset.shuffle(
             buffer, seed=epoch * 2**20 + seed, reshuffle_each_iteration=False

@@ -1,4 +1,4 @@
-"""Which images of a source can't be used, and why."""
+"""Find the images of a source that can't be used, and the reasons."""
 
 import contextlib
 import re
@@ -9,27 +9,27 @@ from official_selftrain.data import examples
 
 
 def unreadable_images(source):
-    """Return a line for each image of a source that can't be used.
+    """Return one line for each image of a source that can't be used.
 
     Args:
         source: `examples.Source`.
 
     Returns:
-        list of str: the file or id, and why.
+        list of str: the file or id, and the reason.
     """
-    found = ((example, problem(example, source)) for example in source.dataset)
-    return [f"{name(example)}: {reason}" for example, reason in found if reason]
+    checked = ((example, problem(example, source)) for example in source.dataset)
+    return [f"{name(example)}: {reason}" for example, reason in checked if reason]
 
 
 @contextlib.contextmanager
 def unreadable_images_named(source):
-    """Turn a decoding error of the pipeline into one that names the image.
+    """Convert a decoding error in the pipeline into one that names the image.
 
     Args:
         source: `examples.Source` that the pipeline reads.
 
     Raises:
-        ValueError: with the first image that can't be used, and how many can't.
+        ValueError: naming the first image that can't be used, and their number.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def unreadable_images_named(source):
 
 
 def name(example):
-    """Return the path of an example's image, or its id where it has none."""
+    """Return the path of an example's image, or its id if it has no path."""
     path = example["path"]
     path = path.numpy() if tf.is_tensor(path) else path
     return path.decode() or f"id {int(example['id'])}"
@@ -53,10 +53,10 @@ def name(example):
 def problem(example, source):
     """Return why an image can't be used, or None if it can.
 
-    Either the image can't be decoded, or its mask isn't one for it.
+    Either the image can't be decoded, or its mask doesn't match it.
 
     Args:
-        example: dict, out of the source.
+        example: dict, an example of the source.
         source: `examples.Source`.
 
     Returns:
@@ -73,7 +73,7 @@ def problem(example, source):
 
 
 def reason(error):
-    """Return the part of a TensorFlow error's text that a person can use.
+    """Return the readable part of a TensorFlow error's message.
 
     Args:
         error: `tf.errors.OpError`.
@@ -82,7 +82,7 @@ def reason(error):
         str.
     """
     text = error.message.split("[Op:")[0]
-    if "Summarized data:" in text:  # a check of ours, as a list of its parts
+    if "Summarized data:" in text:  # one of our own assertions, as a list of parts
         text = text.split("Summarized data:")[1]
         text = re.sub(r"""b(["'])(.*?)\1""", r"\2", text)
     return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"

@@ -1,4 +1,4 @@
-"""Fixed parts of a data set: the 20 % and 50 % of labeled images of a study."""
+"""Fixed subsets of a data set, such as 20 % and 50 % of the labeled images."""
 
 import dataclasses
 import hashlib
@@ -11,23 +11,23 @@ from official_selftrain.files import atomic
 
 
 def fraction(source, share, seed=0, split_file=None):
-    """Return a fixed part of a source.
+    """Return a fixed subset of a source.
 
-    Which images it has follows from their ids, `share` and `seed` alone: those of the
-    smallest hashes. A smaller share is a part of a larger one.
+    The images with the smallest hashes are chosen, so the subset depends only on the
+    ids, `share` and `seed`. A smaller subset is contained in a larger one.
 
     Args:
         source: function () → `examples.Source`.
-        share: float, above 0 and at most 1.
+        share: float, above 0 and at most 1, the fraction of the images.
         seed: int.
-        split_file: str or None, a JSON file that keeps the ids: written if it isn't
-            there; else its ids are taken and checked.
+        split_file: str or None, a JSON file that stores the ids. It is written if it
+            doesn't exist; otherwise its ids are checked and used.
 
     Returns:
         `examples.Source`.
 
     Raises:
-        ValueError: for a share out of range, or a file that isn't of this split.
+        ValueError: for `share` out of range, or a file of another split.
 
     Source: own; the paper doesn't say how its subsets were drawn.
     """
@@ -36,14 +36,14 @@ def fraction(source, share, seed=0, split_file=None):
             f"Expected share above 0 and at most 1. Received: share={share!r}"
         )
     source = source()
-    known = {"images": source.num_images, "share": share, "seed": seed}
+    settings = {"images": source.num_images, "share": share, "seed": seed}
     if split_file and os.path.exists(split_file):
-        ids = _read(split_file, known)
+        ids = _read(split_file, settings)
     else:
         numbers = (example["id"] for example in source.dataset)
         ids = chosen(map(int, numbers), share, seed)
         if split_file:
-            _write(split_file, known, ids)
+            _write(split_file, settings, ids)
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(
             tf.constant(ids, tf.int64), tf.ones(len(ids), tf.int32)
@@ -55,11 +55,11 @@ def fraction(source, share, seed=0, split_file=None):
 
 
 def chosen(ids, share, seed=0):
-    """Return the ids of a part, in ascending order.
+    """Return the ids of a subset in ascending order.
 
     Args:
         ids: iterable of int.
-        share: float in 0…1.
+        share: float in 0…1, the fraction of the ids.
         seed: int.
 
     Returns:
@@ -70,7 +70,7 @@ def chosen(ids, share, seed=0):
 
 
 def ordered(ids, seed=0):
-    """Return ids in the order of their hashes, which hangs on nothing but the seed.
+    """Return ids in the order of their hashes, which depends only on the seed.
 
     Args:
         ids: iterable of int.
@@ -87,25 +87,27 @@ def ordered(ids, seed=0):
 
 
 def sha256(ids):
-    """Return the hash of a list of ids, by which a split file is checked."""
+    """Return the hash of a list of ids, used to check a split file."""
     return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
 
 
-def _write(path, known, ids):
+def _write(path, settings, ids):
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    content = {**known, "sha256": sha256(ids), "ids": ids}
+    content = {**settings, "sha256": sha256(ids), "ids": ids}
     atomic.write_text(path, json.dumps(content))
 
 
-def _read(path, known):
+def _read(path, settings):
     with open(path) as file:
         content = json.load(file)
-    found = {key: content.get(key) for key in known}
-    if found != known:
-        raise ValueError(f"Expected a split of {known}. Received: {path} of {found}")
+    stored = {key: content.get(key) for key in settings}
+    if stored != settings:
+        raise ValueError(
+            f"Expected a split of {settings}. Received: {path} of {stored}"
+        )
     if content["sha256"] != sha256(content["ids"]):
         raise ValueError(
-            f"Expected ids of the hash {content['sha256']}. Received: {path} with "
-            f"{len(content['ids'])} others; remove it to have it made again"
+            f"Expected ids with the hash {content['sha256']}. Received: {path} with "
+            f"{len(content['ids'])} different ids; delete it to create it again"
         )
     return content["ids"]

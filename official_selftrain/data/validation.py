@@ -1,6 +1,6 @@
-"""Find every violation in files of labels: TFRecord shards or a COCO file.
+"""Find every violation in label files: TFRecord shards or a COCO file.
 
-Rules of the TF Model Garden's readers, and of common sense: see `VIOLATIONS`.
+The rules are those of the TF Model Garden's readers and common sense; see `VIOLATIONS`.
 """
 
 import collections
@@ -15,20 +15,20 @@ from official_selftrain.data import images, masks
 from official_selftrain.files.run_folder import LabelFolder
 
 VIOLATIONS = {
-    "file": "the file can't be read to its end",
-    "missing": "a field that readers need is missing",
-    "id": "an image's id is no integer",
-    "duplicate": "an image's id comes twice",
+    "file": "the file is truncated or corrupt",
+    "missing": "a required field is missing",
+    "id": "an image id is not an integer",
+    "duplicate": "an image id occurs more than once",
     "lengths": "an image's boxes, classes and scores differ in number",
-    "number": "a coordinate or score is no finite number",
-    "outside": "a box leaves its image",
+    "number": "a coordinate or score is not finite",
+    "outside": "a box extends beyond its image",
     "area": "a box has no area",
-    "score": "a score isn't in 0…1",
+    "score": "a score is outside 0…1",
     "class": "a class is unknown",
-    "image_id": "an annotation is of no listed image",
+    "image_id": "an annotation refers to an unlisted image",
     "unreadable": "an image can't be read",
-    "size": "an image's size isn't the stored one",
-    "mask": "a mask isn't one for its image",
+    "size": "an image's size differs from the stored size",
+    "mask": "a mask doesn't match its image",
 }
 
 
@@ -38,14 +38,14 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
     Args:
         labels: str: a folder of labels, a path or glob of TFRecord files, or a COCO
             `.json`.
-        class_names: sequence of str, or None for what a folder's manifest or the COCO
-            file says; without any, TFRecord classes are only required to be above 0.
-        image_dir: str, the folder of a COCO file's images; None: the file's own.
-        open_images: bool, decode every image too.
+        class_names: sequence of str, or None for those of the folder's manifest or the
+            COCO file; without any, TFRecord classes are only required to be above 0.
+        image_dir: str, the folder of a COCO file's images; None: the file's folder.
+        open_images: bool, whether to decode every image too.
 
     Returns:
-        dict of a name out of `VIOLATIONS` to a list: the number of violations and the
-        place of the first; and the number of images.
+        dict of a key of `VIOLATIONS` to a list, the number of violations and the
+        location of the first; and the number of images.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -53,7 +53,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
 
     Source: own; field rules of the TF Model Garden.
     """
-    found = _Found()
+    findings = _Findings()
     if os.path.isdir(labels):
         manifest = LabelFolder(labels).manifest
         if class_names is None and os.path.exists(manifest):
@@ -63,17 +63,17 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
     if labels.endswith(".json"):
         if not os.path.isfile(labels):
             raise FileNotFoundError(f"Expected a COCO file. Received: {labels!r}")
-        _check_coco(labels, class_names, image_dir, open_images, found)
+        _check_coco(labels, class_names, image_dir, open_images, findings)
     else:
         paths = sorted(globbing.glob(labels))
         if not paths:
             raise FileNotFoundError(f"Expected TFRecord files. Received: {labels!r}")
         for path in paths:
-            _check_tfrecord(path, class_names, open_images, found)
-    return dict(found.violations), found.num_images
+            _check_tfrecord(path, class_names, open_images, findings)
+    return dict(findings.violations), findings.num_images
 
 
-class _Found:
+class _Findings:
     def __init__(self):
         self.violations = collections.OrderedDict()
         self.num_images = 0
@@ -88,7 +88,7 @@ class _Found:
         self.ids.add(value)
 
 
-def _check_tfrecord(path, class_names, open_images, found):
+def _check_tfrecord(path, class_names, open_images, findings):
     records = iter(tf.data.TFRecordDataset(path))
     index = -1
     while True:
@@ -99,33 +99,35 @@ def _check_tfrecord(path, class_names, open_images, found):
         except StopIteration:
             return
         except tf.errors.DataLossError:
-            found.add("file", place)
+            findings.add("file", place)
             return
-        except Exception as error:  # protobuf's DecodeError has no public base
+        except Exception as error:  # protobuf's DecodeError has no public base class
             if type(error).__name__ != "DecodeError":
                 raise
-            found.add("file", place)
+            findings.add("file", place)
             continue
-        found.num_images += 1
-        _check_example(example.features.feature, place, class_names, open_images, found)
+        findings.num_images += 1
+        _check_example(
+            example.features.feature, place, class_names, open_images, findings
+        )
 
 
-def _check_example(features, place, class_names, open_images, found):
+def _check_example(features, place, class_names, open_images, findings):
     def strings(key):
         return list(features[key].bytes_list.value) if key in features else []
 
     source_id = strings("image/source_id")
     text = source_id[0].decode(errors="replace") if source_id else ""
     if not text.isascii() or not text.isdigit() or int(text) >= 2**63:
-        found.add("id", f"{place}: {text!r}")
+        findings.add("id", f"{place}: {text!r}")
     else:
-        found.add_id(int(text), place)
+        findings.add_id(int(text), place)
     size = []
     for key in ("image/height", "image/width"):
         size += features[key].int64_list.value[:1] if key in features else []
     encoded, path = strings("image/encoded"), strings("image/filename")
     if len(size) < 2 or min(size) < 1 or not any(encoded + path):
-        found.add("missing", f"{place}: height, width, image")
+        findings.add("missing", f"{place}: height, width, image")
         size = None
     sides = [
         np.array(features[f"image/object/bbox/{side}"].float_list.value, np.float64)
@@ -139,77 +141,77 @@ def _check_example(features, place, class_names, open_images, found):
     if len(scores):
         lengths.add(len(scores))
     if len(lengths) > 1:
-        found.add("lengths", place)
+        findings.add("lengths", place)
     else:
         boxes = np.stack(sides, axis=-1)
-        _check_boxes(boxes, scores, (1.0, 1.0), place, found)
+        _check_boxes(boxes, scores, (1.0, 1.0), place, findings)
         highest = len(class_names) if class_names else np.inf
         unknown = (labels < 1) | (labels > highest)
         if unknown.any():
-            found.add("class", f"{place}: {labels[unknown][0]}", unknown.sum())
+            findings.add("class", f"{place}: {labels[unknown][0]}", unknown.sum())
     mask = strings("image/segmentation/class/encoded")
     if mask and mask[0]:
-        _check_mask(mask[0], size, class_names, place, found)
+        _check_mask(mask[0], size, class_names, place, findings)
     if open_images and size:
-        _check_image((encoded + [b""])[0], (path + [b""])[0], size, place, found)
+        _check_image((encoded + [b""])[0], (path + [b""])[0], size, place, findings)
 
 
-def _check_boxes(boxes, scores, limits, place, found):
+def _check_boxes(boxes, scores, limits, place, findings):
     finite = np.isfinite(boxes).all(axis=1)
     if len(scores):
         finite &= np.isfinite(scores)
         wrong = finite & ((scores < 0.0) | (scores > 1.0))
         if wrong.any():
-            found.add("score", f"{place}: {scores[wrong][0]:g}", wrong.sum())
+            findings.add("score", f"{place}: {scores[wrong][0]:g}", wrong.sum())
     if not finite.all():
-        found.add("number", place, (~finite).sum())
+        findings.add("number", place, (~finite).sum())
     outside = (boxes[:, :2] < 0.0).any(axis=1) | (boxes[:, 2:] > limits).any(axis=1)
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     for kind, rows in (("outside", outside & finite), ("area", empty & finite)):
         if rows.any():
             box = ", ".join(f"{value:g}" for value in boxes[rows][0])
-            found.add(kind, f"{place}: {box}", rows.sum())
+            findings.add(kind, f"{place}: {box}", rows.sum())
 
 
-def _check_mask(png, size, class_names, place, found):
+def _check_mask(png, size, class_names, place, findings):
     try:
         mask = masks.decode(tf.constant(png)).numpy()
     except tf.errors.InvalidArgumentError:
-        found.add("mask", place)
+        findings.add("mask", place)
         return
     highest = len(class_names) if class_names else masks.IGNORE_CLASS
     unknown = (mask >= highest) & (mask != masks.IGNORE_CLASS)
     if (size and mask.shape != tuple(size)) or unknown.any():
-        found.add("mask", place)
+        findings.add("mask", place)
 
 
-def _check_image(encoded, path, size, place, found):
+def _check_image(encoded, path, size, place, findings):
     try:
         contents = tf.constant(encoded) if encoded else tf.io.read_file(path)
         shape = tuple(images.decode(contents).shape[:2])
     except tf.errors.OpError:
-        found.add(
+        findings.add(
             "unreadable", f"{place}: {path.decode(errors='replace')}".rstrip(": ")
         )
         return
     if shape != tuple(size):
-        found.add("size", f"{place}: {shape}, stored {tuple(size)}")
+        findings.add("size", f"{place}: {shape}, stored {tuple(size)}")
 
 
-def _check_coco(path, class_names, image_dir, open_images, found):
+def _check_coco(path, class_names, image_dir, open_images, findings):
     content = _read_coco(path)
     for key in ("annotations", "categories"):
         if not isinstance(content.get(key), list):
-            found.add("missing", f"{path}: {key}")
+            findings.add("missing", f"{path}: {key}")
     image_dir = (image_dir or os.path.dirname(path)) if open_images else None
-    sizes = _check_coco_images(content["images"], image_dir, found)
+    sizes = _check_coco_images(content["images"], image_dir, findings)
     names = {
         entry.get("id"): entry.get("name") for entry in content.get("categories", [])
     }
     if class_names:
         names = {key: name for key, name in names.items() if name in class_names}
     for index, annotation in enumerate(content.get("annotations", [])):
-        _check_annotation(annotation, names, sizes, f"annotations[{index}]", found)
+        _check_annotation(annotation, names, sizes, f"annotations[{index}]", findings)
 
 
 def _read_coco(path):
@@ -223,37 +225,37 @@ def _read_coco(path):
     return content
 
 
-def _check_coco_images(entries, image_dir, found):
-    """Check entries of images, and files in a folder unless None; return sizes."""
+def _check_coco_images(entries, image_dir, findings):
+    """Check image entries, and their files unless image_dir is None; return sizes."""
     sizes = {}
     for index, image in enumerate(entries):
         place = f"images[{index}]"
-        found.num_images += 1
+        findings.num_images += 1
         missing = {"id", "file_name", "height", "width"} - set(image)
         if missing:
-            found.add("missing", f"{place}: {', '.join(sorted(missing))}")
+            findings.add("missing", f"{place}: {', '.join(sorted(missing))}")
             continue
         if type(image["id"]) is not int:
-            found.add("id", f"{place}: {image['id']!r}")
-        found.add_id(image["id"], place)
+            findings.add("id", f"{place}: {image['id']!r}")
+        findings.add_id(image["id"], place)
         sizes[image["id"]] = (image["height"], image["width"])
         if image_dir is not None:
             path = os.path.join(image_dir, image["file_name"]).encode()
-            _check_image(b"", path, sizes[image["id"]], place, found)
+            _check_image(b"", path, sizes[image["id"]], place, findings)
     return sizes
 
 
-def _check_annotation(annotation, names, sizes, place, found):
+def _check_annotation(annotation, names, sizes, place, findings):
     missing = {"image_id", "category_id", "bbox"} - set(annotation)
     if missing or len(annotation["bbox"]) != 4:
-        found.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
+        findings.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
         return
     if names.get(annotation["category_id"]) is None:
-        found.add("class", f"{place}: {annotation['category_id']}")
+        findings.add("class", f"{place}: {annotation['category_id']}")
     if annotation["image_id"] not in sizes:
-        found.add("image_id", f"{place}: {annotation['image_id']}")
+        findings.add("image_id", f"{place}: {annotation['image_id']}")
         return
     x, y, width, height = (float(value) for value in annotation["bbox"])
     box = np.array([[y, x, y + height, x + width]])
     scores = np.array([annotation["score"]] if "score" in annotation else [])
-    _check_boxes(box, scores, sizes[annotation["image_id"]], place, found)
+    _check_boxes(box, scores, sizes[annotation["image_id"]], place, findings)

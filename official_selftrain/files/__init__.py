@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Atomic file writing, hashes and the layout of run folders."""

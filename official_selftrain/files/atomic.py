@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writing: a file is written completely or not at all."""
 
 import contextlib
 import json
@@ -8,15 +8,15 @@ import socket
 
 @contextlib.contextmanager
 def replacing(path, ending=""):
-    """Give a name to write to that becomes `path` in the end.
+    """Yield a temporary path that is renamed to `path` on success.
 
-    Each process has its own, so that two that do the same don't meet. An error leaves
-    `path` as it was and nothing else; only a process that is killed leaves a file
-    `*.partial` behind.
+    The temporary path is unique to the process, so that concurrent writers don't
+    collide. An error leaves `path` unchanged and removes the temporary file; only a
+    killed process leaves a `*.partial` file behind.
 
     Args:
         path: str.
-        ending: str, of the name to write to, where what writes looks at it.
+        ending: str, extension of the temporary path, for writers that depend on it.
 
     Raises:
         OSError: if `path` can't be written; it names `path`.
@@ -43,21 +43,21 @@ def _replace(partial, path):
 
 
 def write_text(path, text):
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def write_json(path, content):
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path):
-    """Return the content of a JSON file, None without the file.
+    """Return the content of a JSON file, or None if it doesn't exist.
 
     Raises:
-        ValueError: for another kind of file.
+        ValueError: for a file that isn't JSON.
     """
     if not os.path.exists(path):
         return None

@@ -5,7 +5,7 @@ import os
 
 
 def sha256(path):
-    """Return the hash of a file, or of all files in a folder with their names."""
+    """Return the hash of a file, or of all names and files in a folder."""
     digest = hashlib.sha256()
     if os.path.isdir(path):
         for place, folders, names in os.walk(path):

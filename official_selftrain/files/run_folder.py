@@ -1,10 +1,10 @@
-"""The names of what lies in a run folder: all of them, and only here."""
+"""All file names in a run folder, defined only here."""
 
 import os
 
 
 def _in_folder(name):
-    """Return a property: the path of a name in the folder."""
+    """Return a property that gives the path of a name in the folder."""
     return property(lambda folder: os.path.join(folder.path, name))
 
 
@@ -15,7 +15,7 @@ class StageFolder:
         path: str.
     """
 
-    # Comes last: it marks the training as finished.
+    # Written last: it marks the training as finished.
     model = _in_folder("model.keras")
     average = _in_folder("average.keras")
     best = _in_folder("best.keras")
@@ -34,7 +34,7 @@ class StageFolder:
 
     @property
     def name(self):
-        """The folder's own name: the stage."""
+        """The folder's base name: the stage."""
         return os.path.basename(self.path)
 
     @property
@@ -51,7 +51,7 @@ class LabelFolder:
     """
 
     settings = _in_folder("settings.json")
-    # Comes last: it marks the labels as complete.
+    # Written last: it marks the labels as complete.
     manifest = _in_folder("manifest.json")
     report = _in_folder("report.html")
     report_json = _in_folder("report.json")
@@ -61,12 +61,12 @@ class LabelFolder:
 
     @property
     def is_finished(self):
-        """Whether all labels are there."""
+        """Whether the labels are complete."""
         return os.path.exists(self.manifest)
 
 
 class RunFolder:
-    """A `model_dir`: what an experiment, and a cell of a study, leave there.
+    """A `model_dir`: the output of an experiment or a study's cell.
 
     Args:
         path: str.
@@ -96,13 +96,13 @@ class RunFolder:
         return StageFolder(os.path.join(self.path, name))
 
     def round(self, number):
-        """Return the folder of a round: the first one's is this one."""
+        """Return the folder of a round; the first round uses this folder."""
         if number == 1:
             return self
         return RunFolder(os.path.join(self.path, f"round_{number}"))
 
     def teacher(self, number=1):
-        """Return the teacher's folder in a round: the student's of the one before."""
+        """Return a round's teacher folder: the previous round's student folder."""
         if number == 1:
             return self.stage("teacher")
         return self.round(number - 1).stage("student")

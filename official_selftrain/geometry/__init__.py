@@ -1,1 +1,1 @@
-"""Boxes, the letterbox, suppression, affine moves: no data, no models."""
+"""Boxes, the letterbox, suppression and affine transforms: no data, no models."""

@@ -1,7 +1,7 @@
-"""Affine moves of pixels and of the corners of boxes.
+"""Affine transforms ("moves") of pixels and box corners.
 
-A move is a map from the result back to the source, in (x, y, 1) of pixel centers. A
-product first @ second is the move `first` followed by `second`.
+A move maps the result back to the source, in (x, y, 1) of pixel centers. The product
+first @ second is the move `first` followed by `second`.
 """
 
 import tensorflow as tf
@@ -34,7 +34,7 @@ def shear(level_x, level_y):
 
 
 def rotation(degrees, size):
-    """Return the move that turns content about the image's center.
+    """Return the move that rotates content about the image's center.
 
     Args:
         degrees: float, counter-clockwise.
@@ -57,15 +57,15 @@ def _matrix(*rows):
 
 
 def warp(arrays, matrix, fills):
-    """Move the content of images and masks of one size, to the nearest pixel.
+    """Move the content of images and masks of one size, by nearest neighbor.
 
     Args:
         arrays: sequence of `[h, w, …]`.
         matrix: float32 `[3, 3]`, a move.
-        fills: for each array, the value of what comes from outside.
+        fills: for each array, the value of areas from outside.
 
     Returns:
-        list of `[h, w, …]`, dtypes as they were.
+        list of `[h, w, …]`, of unchanged dtypes.
 
     Source: the authors' operations (nearest neighbor, constant fill).
     """
@@ -79,7 +79,7 @@ def warp(arrays, matrix, fills):
         position = row[0] * x + row[1] * y + row[2]
         size = tf.cast(size, tf.float32)
         within = tf.abs(position - (size - 1.0) / 2.0) < size / 2.0
-        # Just below a half, float32 rounds the sum up.
+        # For a position just below a half, float32 rounds the sum up.
         nearest = tf.clip_by_value(tf.floor(position + 0.5), 0.0, size - 1.0)
         return tf.cast(nearest, tf.int32), within
 

@@ -1,7 +1,7 @@
-"""The overlap of boxes in NumPy, as `boxes` computes it of tensors.
+"""The overlap of boxes in NumPy; `boxes` computes the same for tensors.
 
-Boxes are `(ymin, xmin, ymax, xmax)` as there. For loops over a few boxes at a time,
-in which a call of TensorFlow would cost more than its result.
+Boxes are `(ymin, xmin, ymax, xmax)`. Use it in loops over a few boxes at a time, where
+the overhead of TensorFlow calls would dominate.
 """
 
 import numpy as np
@@ -48,7 +48,7 @@ def iou(boxes, others):
         others: array `[M, 4]`.
 
     Returns:
-        float array `[N, M]` in 0…1; 0 where nothing is shared.
+        float array `[N, M]` in 0…1; 0 without overlap.
 
     Source: own.
     """

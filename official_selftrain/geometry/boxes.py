@@ -12,7 +12,7 @@ from keras import ops
 # Keeps the logarithm of a degenerate size finite.
 _SIZE_EPSILON = 1e-8
 
-# The largest growth exp(d) a decoded box may take over its anchor.
+# The largest logarithm of a decoded box's size relative to its anchor.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 
@@ -60,7 +60,7 @@ def iou(boxes, others):
         others: float `[..., M, 4]`.
 
     Returns:
-        float `[..., N, M]` in 0…1; 0 where nothing is shared.
+        float `[..., N, M]` in 0…1; 0 without overlap.
 
     Source: reference labeler of the authors' detection code.
     """
@@ -72,7 +72,7 @@ def iou(boxes, others):
 
 
 def coverage(boxes, others):
-    """Return the share of each box that lies inside each of the others.
+    """Return the fraction of each box that lies inside each of the others.
 
     Args:
         boxes: float `[..., N, 4]`.

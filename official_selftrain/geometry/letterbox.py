@@ -1,22 +1,22 @@
-"""The letterbox: how images are fitted into a frame, aspect ratio kept.
+"""The letterbox: fitting images into a frame while keeping their aspect ratio.
 
-An image lies in the frame's top left corner. What belongs to models is written with
-`keras.ops`; pixels are moved by TensorFlow, whatever the backend: the input pipeline
-is its own.
+An image is placed in the frame's top left corner. Functions used in models are written
+with `keras.ops`; pixels are resized by TensorFlow on any backend, because the input
+pipeline is TensorFlow's.
 """
 
 import tensorflow as tf
 from keras import ops
 
-# ImageNet's mean color: what padding looks like after normalization is zero.
+# ImageNet's mean color, so that padding is zero after normalization.
 PAD_PIXEL = (123.675, 116.28, 103.53)
 
 
 def letterbox_scale(sizes, image_size):
-    """Return the factors that fit images into a frame, aspect ratio kept.
+    """Return the factors that fit images into a frame, keeping their aspect ratio.
 
-    The scaled image has whole pixels, so the two axes' factors can differ by
-    a rounding.
+    The scaled size is rounded to whole pixels, so the factors of the two axes can
+    differ slightly.
 
     Args:
         sizes: `[B, 2]`, height and width of the images in pixels.
@@ -71,14 +71,14 @@ def fit(images, image_size):
 def resize(images, image_size):
     """Resize images of one size so that they just fit into a frame.
 
-    Pixels are interpolated linearly.
+    The interpolation is bilinear.
 
     Args:
         images: `[..., h, w, c]`, 0…255, of rank 3 or 4.
         image_size: (height, width) of the frame; whole numbers of any type.
 
     Returns:
-        float32 `[..., h', w', c]`, of the size that they cover.
+        float32 `[..., h', w', c]`, of the `covered_size`.
 
     Source: see `letterbox_scale`.
     """
@@ -92,7 +92,7 @@ def pad(images, image_size, value=PAD_PIXEL):
     Args:
         images: float32 `[..., h, w, c]`, not larger than the frame.
         image_size: (height, width) of the frame.
-        value: float, or one for each channel.
+        value: float, or one per channel.
 
     Returns:
         float32 `[..., H, W, c]`.
@@ -102,11 +102,11 @@ def pad(images, image_size, value=PAD_PIXEL):
     value = tf.constant(value, tf.float32)
     channels = images.shape[-1]
     *batch, height, width, _ = tf.unstack(tf.shape(images))
-    # Several times as fast as tf.pad.
+    # Several times faster than tf.pad.
     right = (*batch, height, image_size[1] - width, channels)
     below = (*batch, image_size[0] - height, image_size[1], channels)
     frames = tf.concat([images, tf.broadcast_to(value, right)], axis=-2)
     frames = tf.concat([frames, tf.broadcast_to(value, below)], axis=-3)
-    # TFLite doesn't know tf.ensure_shape.
+    # TFLite doesn't support tf.ensure_shape.
     frames.set_shape((*images.shape[:-3], *image_size, channels))
     return frames

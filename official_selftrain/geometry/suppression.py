@@ -1,4 +1,4 @@
-"""Suppression of boxes that overlap better ones."""
+"""Non-maximum suppression, hard and soft."""
 
 from keras import ops
 
@@ -13,21 +13,21 @@ def non_max_suppression(
     soft_sigma=0.0,
     score_threshold=0.05,
 ):
-    """Pick the best boxes greedily and suppress their neighbors.
+    """Select the highest-scoring boxes greedily and suppress overlapping ones.
 
     Shapes are static and the loop has a fixed length, so the function compiles
-    under XLA. To keep classes apart, shift the boxes of each class by more
-    than the size of the image before the call.
+    under XLA. For per-class suppression, shift the boxes of each class by more than
+    the size of the image before the call.
 
     Args:
         boxes: float `[B, N, 4]`.
         scores: float `[B, N]`, at least 0.
-        max_detections: int D, how many boxes to pick from each image.
-        iou_threshold: boxes that overlap a picked one by more are dropped.
-        soft_sigma: if positive, Soft-NMS: instead of being dropped, scores
-            decay by `exp(-iou² / (2 · soft_sigma))`, TensorFlow's convention
-            (in the original paper's, sigma is twice as large).
-        score_threshold: only scores above it are picked.
+        max_detections: int D, the number of boxes to select from each image.
+        iou_threshold: boxes with a larger IoU with a selected box are dropped.
+        soft_sigma: if positive, Soft-NMS: instead of dropping boxes, their scores
+            decay by `exp(-iou² / (2 · soft_sigma))`, TensorFlow's convention (the
+            original paper's sigma is twice as large).
+        score_threshold: only boxes with a score above it are selected.
 
     Returns:
         `(indices, scores)`: int32 `[B, D]` into N, and float `[B, D]` in
@@ -43,8 +43,8 @@ def non_max_suppression(
     def pick(step, state):
         scores, picked, picked_scores = state
         best_score = ops.max(scores, axis=1)
-        # The first of the best, as argmax; Keras' own uses operations that OpenVINO
-        # doesn't know.
+        # The first maximum, like argmax, whose Keras version uses operations that
+        # OpenVINO doesn't support.
         is_highest = scores == best_score[:, None]
         best = ops.min(ops.where(is_highest, candidates, num_candidates - 1), axis=1)
         best_box = ops.take_along_axis(boxes, best[:, None, None], axis=1)
@@ -53,7 +53,7 @@ def non_max_suppression(
             remaining = scores * ops.exp(-0.5 / soft_sigma * overlap**2)
         else:
             remaining = ops.where(overlap > iou_threshold, 0.0, scores)
-        # A box without area does not overlap even itself.
+        # A box without area has no overlap with itself.
         is_best = candidates[None, :] == ops.cast(best, candidates.dtype)[:, None]
         remaining = ops.where(is_best, 0.0, remaining)
         valid = best_score > score_threshold

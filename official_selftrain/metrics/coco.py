@@ -1,4 +1,4 @@
-"""COCO's box AP, with COCO's own code."""
+"""COCO's box AP, computed by pycocotools."""
 
 import contextlib
 import io
@@ -27,8 +27,8 @@ COCO_METRICS = (
 class CocoMetric:
     """Compute COCO's box AP over a stream of batches.
 
-    Predictions and labels are kept as compact arrays; images are not. Ignored
-    labels count as crowds: detections on them are neither right nor wrong.
+    Predictions and labels are kept as compact arrays; images are not. Ignored labels
+    count as crowds: detections on them are neither true nor false positives.
 
     Args:
         num_classes: int K.
@@ -43,18 +43,18 @@ class CocoMetric:
         self._image_ids = set()
 
     def update(self, predictions, labels):
-        """Take in one batch.
+        """Add one batch.
 
         Args:
             predictions: dict with `boxes` `[B, D, 4]`, `scores` `[B, D]` and
                 `classes` `[B, D]` (-1 in unused slots).
             labels: dict with `ids` `[B]`, `boxes` `[B, M, 4]` in the same
                 pixels, `classes` `[B, M]` (-1 in unused slots), `ignore`
-                `[B, M]` and `areas` `[B, M]` (square pixels; where 0, the area
-                of the box is taken).
+                `[B, M]` and `areas` `[B, M]` (square pixels; if 0, the area of the
+                box is used).
 
         Raises:
-            ValueError: for an image that has been seen before.
+            ValueError: for an image that was already added.
         """
         predictions = {key: np.asarray(predictions[key]) for key in _PREDICTIONS}
         labels = {key: np.asarray(labels[key]) for key in _LABELS}
@@ -63,7 +63,7 @@ class CocoMetric:
                 raise ValueError(
                     f"Expected every image once. Received: id={source_id} twice"
                 )
-            # Images are numbered anew: rows of floats can't hold 64-bit ids.
+            # Images are renumbered because rows of floats can't hold 64-bit ids.
             image_id = len(self._image_ids)
             self._image_ids.add(source_id)
             used = labels["classes"][row] >= 0
@@ -79,19 +79,19 @@ class CocoMetric:
         """Return COCO's twelve figures.
 
         Returns:
-            dict of `COCO_METRICS` to float in 0…100, or None where the figure
-            is undefined because no label is of that size.
+            dict of `COCO_METRICS` to float in 0…100, or None for a figure that is
+            undefined because no label has that size.
 
         Raises:
-            ValueError: if no batch was taken in.
+            ValueError: if no batch was added.
         """
         if not self._image_ids:
             raise ValueError("Expected at least one image. Received: 0 images")
         with contextlib.redirect_stdout(io.StringIO()):
             sizes = (len(self._image_ids), self.num_classes)
             truth = _coco(*sizes, self._annotations())
-            found = _coco(*sizes, self._results())
-            evaluation = COCOeval(truth, found, "bbox")
+            detections = _coco(*sizes, self._results())
+            evaluation = COCOeval(truth, detections, "bbox")
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

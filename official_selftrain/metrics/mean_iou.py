@@ -6,12 +6,12 @@ import numpy as np
 class MeanIoU:
     """Compute the mean intersection over union over a stream of batches.
 
-    Classes that neither the truth nor a prediction holds are left out of the
-    mean.
+    Classes that occur neither in the ground truth nor in the predictions are excluded
+    from the mean.
 
     Args:
         num_classes: int K.
-        ignore_class: int, truth that isn't judged.
+        ignore_class: int, the ground-truth class that isn't evaluated.
 
     Source: PASCAL VOC: TP / (TP + FP + FN) for each class.
     """
@@ -22,7 +22,7 @@ class MeanIoU:
         self._confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def update(self, predictions, labels):
-        """Take in one batch.
+        """Add one batch.
 
         Args:
             predictions: dict with `mask` int `[B, H, W]`.
@@ -31,14 +31,14 @@ class MeanIoU:
         Raises:
             ValueError: for masks of different sizes.
         """
-        found, truth = np.asarray(predictions["mask"]), np.asarray(labels["mask"])
-        if found.shape != truth.shape:
+        predicted, truth = np.asarray(predictions["mask"]), np.asarray(labels["mask"])
+        if predicted.shape != truth.shape:
             raise ValueError(
                 "Expected masks of one size. Received: predicted "
-                f"{found.shape}, true {truth.shape}"
+                f"{predicted.shape}, true {truth.shape}"
             )
-        judged = truth != self.ignore_class
-        pairs = truth[judged].astype(np.int64) * self.num_classes + found[judged]
+        kept = truth != self.ignore_class
+        pairs = truth[kept].astype(np.int64) * self.num_classes + predicted[kept]
         counts = np.bincount(pairs, minlength=self.num_classes**2)
         self._confusion += counts.reshape(self._confusion.shape)
 
@@ -46,9 +46,9 @@ class MeanIoU:
         """Return the figures.
 
         Returns:
-            dict: `mIoU` in percent (None without a judged pixel); `class_IoU`, a
-            list of one figure for each class, None where it is absent;
-            `accuracy`, the share of the judged pixels that are right (or None).
+            dict: `mIoU` in percent (None if no pixel was evaluated); `class_IoU`, a
+            list with one figure per class, None for absent classes; `accuracy`, the
+            fraction of the evaluated pixels that are correct (or None).
         """
         correct = np.diag(self._confusion)
         union = self._confusion.sum(0) + self._confusion.sum(1) - correct
@@ -58,6 +58,6 @@ class MeanIoU:
         ]
         present = [figure for figure in figures if figure is not None]
         mean = sum(present) / len(present) if present else None
-        judged = int(self._confusion.sum())
-        accuracy = float(correct.sum()) / judged if judged else None
+        evaluated = int(self._confusion.sum())
+        accuracy = float(correct.sum()) / evaluated if evaluated else None
         return {"mIoU": mean, "class_IoU": figures, "accuracy": accuracy}

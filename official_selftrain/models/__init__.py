@@ -1,9 +1,9 @@
-"""Models and the contract they obey.
+"""Models and the contract they implement.
 
-A model of this package is a `keras.Model` whose constructor takes keywords,
-with a complete `get_config`, registered for serialization. `SelfTrainer`, the
-labeling and the evaluation ask five things of it, so any Keras model that
-offers them can be trained, can label and can be evaluated here:
+A model of this package is a `keras.Model` whose constructor takes keyword arguments,
+with a complete `get_config`, registered for serialization. `SelfTrainer`, labeling and
+evaluation use five members. Any Keras model with these members can be trained,
+evaluated and used for labeling:
 
 - `model(images, training)`
     float `[B, H, W, 3]`, RGB in 0…255 → outputs. The model normalizes pixels
@@ -13,33 +13,33 @@ offers them can be trained, can label and can be evaluated here:
 - `model.predictions(outputs, sizes)`
     → predictions in pixels of images of the given sizes (int `[B, 2]`).
 - `model.metric()`
-    → fresh metric with `update(predictions, batch)` and `result()`, a dict.
+    → new metric with `update(predictions, batch)` and `result()`, a dict.
 - `model.image_size`
     (height, width) of the frame that images are fitted into.
 
-A model that is trained on several replicas, or with gradient accumulation, should
-offer two things more, so that what a batch's parts add up to is the batch's loss.
-Without them the parts count alike, which is right for losses that are means over
-images:
+A model that is trained on several replicas, or with gradient accumulation, should have
+two more, so that the losses of a batch's parts add up to the loss of the batch.
+Without them, all parts have equal weight, which is correct for losses that are means
+over images:
 
 - `model.loss_sum(outputs, labels)`
-    → `(sum, count)`, float32 scalars: the loss of a part of a batch before it is
-    divided, and the count of what it is a mean over (positive anchors, known pixels).
+    → `(sum, count)`, float32 scalars: the loss of a part of a batch before
+    normalization, and the number of terms (positive anchors, labeled pixels).
 - `model.divisor(count)`
-    → what the sum of a batch with that count is divided by:
+    → the normalizer of a batch with that count:
     `compute_losses(…)["loss"]` is `sum / divisor(count)`.
 
-A model whose labels are masks offers another, for labeling:
+A model with mask labels has another, for labeling:
 
 - `model.multi_scale(scales, flip)`
-    → function from images to probabilities float32 `[B, H, W, K]`.
+    → function that maps images to probabilities, float32 `[B, H, W, K]`.
 
 Detection:
 
 | dict | keys |
 |---|---|
 | batch | `images` float32 `[B, H, W, 3]`, `sizes` int32 `[B, 2]`, `ids` int64 `[B]` and the labels |
-| labels | `boxes` float32 `[B, M, 4]` (ymin, xmin, ymax, xmax); `classes` int32 `[B, M]`, -1 in unused slots; `scores` float32 `[B, M]`, 1.0 for humans; `ignore` bool `[B, M]` |
+| labels | `boxes` float32 `[B, M, 4]` (ymin, xmin, ymax, xmax); `classes` int32 `[B, M]`, -1 in unused slots; `scores` float32 `[B, M]`, 1.0 for human labels; `ignore` bool `[B, M]` |
 | outputs | `class_logits` float32 `[B, A, K]`, `box_deltas` float32 `[B, A, 4]` |
 | predictions | `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]`, `classes` int32 `[B, D]`, `num_detections` int32 `[B]` |
 
@@ -47,17 +47,17 @@ Segmentation:
 
 | dict | keys |
 |---|---|
-| labels | `mask` int32 `[B, H, W]`, 255 where nothing is known |
+| labels | `mask` int32 `[B, H, W]`, 255 where the class is unknown |
 | outputs | `mask_logits` float32 `[B, H / 4, W / 4, K]` |
 | predictions | `mask` int32 `[B, H, W]`, `scores` float32 `[B, H, W]` |
 
-Classification of whole images: an image's class is that of its first box, which covers
-the image; outputs are `image_logits` float32 `[B, K]`, predictions a detector's with one
-box. It is for pre-training a backbone and for joint training (`SelfTrainer`).
+Image classification: an image's class is that of its first box, which covers the image.
+Outputs are `image_logits` float32 `[B, K]`; predictions are those of a detector with one
+box. It is used for pre-training a backbone and for joint training (`SelfTrainer`).
 
-In a training batch, boxes are in pixels of the frame and `sizes` is the part
-of it that the image covers. In an evaluation batch both are those of the
-original image. Masks are always those of the frame.
+In a training batch, boxes are in pixels of the frame and `sizes` is the part of the
+frame that the image covers. In an evaluation batch, both refer to the original image.
+Masks always have the size of the frame.
 """
 
 from official_selftrain.models import backbones

@@ -13,8 +13,8 @@ from official_selftrain.geometry import boxes as box_ops
 NEGATIVE = -1
 IGNORED = -2
 
-# An anchor that lies by more than this share inside a region of unknown
-# content (a crowd, a doubtful pseudo-box) is neither object nor background.
+# An anchor of which more than this fraction lies inside an ignored region (a crowd, an
+# uncertain pseudo-box) is neither object nor background.
 IGNORE_COVERAGE = 0.5
 
 
@@ -51,8 +51,8 @@ def anchor_boxes(
     for level in range(min_level, max_level + 1):
         cells = [math.ceil(side / 2**level) for side in image_size]
         strides = [side / count for side, count in zip(image_size, cells)]
-        # Float32 from here on, as in the authors' code: which of two anchors has
-        # the larger IoU can hang on the last bit.
+        # Float32 from here on, as in the authors' code: the last bit can decide which
+        # of two anchors has the larger IoU.
         y, x = np.meshgrid(
             *(
                 ((np.arange(count) + 0.5) * stride).astype(np.float32)
@@ -82,11 +82,11 @@ def anchor_boxes(
 def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5):
     """Assign a class and a box to every anchor.
 
-    An anchor whose best IoU reaches `match_threshold` takes that box; below
-    `unmatched_threshold` it is negative; between them it is ignored. Each box
-    also takes its best anchor, however small the overlap (the first anchor and
-    the first box win ties). Anchors that are not positive and lie mostly
-    inside an ignored box are ignored. Boxes without area count as padding.
+    An anchor whose best IoU is at least `match_threshold` is assigned that box; below
+    `unmatched_threshold` it is negative, in between it is ignored. Each box is also
+    assigned to its best anchor, however small the overlap (the first anchor and the
+    first box win ties). Non-positive anchors that lie mostly inside an ignored box are
+    ignored. Boxes without area count as padding.
 
     Args:
         anchors: float `[A, 4]`, pixels.
@@ -100,7 +100,7 @@ def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5
         `(classes, deltas)`: int32 `[B, A]`, the class, `NEGATIVE` or `IGNORED`;
         float32 `[B, A, 4]`, encoded boxes, 0 where no class is assigned.
 
-    Source: the authors' anchor labeler; ignored regions are our own addition.
+    Source: the authors' anchor labeler; own: ignored regions.
     """
     anchors = ops.convert_to_tensor(anchors, dtype="float32")
     boxes = ops.cast(labels["boxes"], "float32")
@@ -134,8 +134,7 @@ def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5
         positive, matched_classes, ops.where(uncertain, IGNORED, NEGATIVE)
     )
     matched_boxes = ops.take_along_axis(boxes, match[:, :, None], axis=1)
-    # Padding is encoded as the anchor itself, so that no logarithm of zero
-    # reaches the graph.
+    # Padding is encoded as the anchor itself to avoid logarithms of zero.
     matched_boxes = ops.where(positive[..., None], matched_boxes, anchors[None])
     deltas = box_ops.encode(matched_boxes, anchors)
     deltas = ops.where(positive[..., None], deltas, 0.0)

@@ -1,10 +1,10 @@
 """Backbones: a table for each family and one builder.
 
-Every builder returns a `keras.Model` from normalized images `[B, H, W, 3]` to
-a dict of levels: `"P3"` has the stride 2^3. They build without network access.
-This is the only module that imports KerasCV. Its EfficientNets are corrected by
-wiring their layers anew to a plain functional model, which, unlike KerasCV's
-classes, is saved layer by layer: a saved model keeps the corrections.
+Every builder returns a `keras.Model` that maps normalized images `[B, H, W, 3]` to a
+dict of levels: `"P3"` has stride 2^3. No network access is needed. This is the only
+module that imports KerasCV. Its EfficientNets are corrected by rebuilding them as plain
+functional models. Unlike KerasCV's classes, these are saved layer by layer, so a saved
+model keeps the corrections.
 """
 
 import sys
@@ -15,8 +15,8 @@ import keras_cv
 from official_selftrain.checks.arguments import check_choice
 from official_selftrain.models import blocks as residual
 
-# Keras walks a graph recursively, when it is built and when it is loaded: that of
-# EfficientNet-L2 comes close to Python's limit of 1,000 calls.
+# Keras traverses a graph recursively on building and loading: EfficientNet-L2 gets
+# close to Python's limit of 1,000 calls.
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
 
 # depth: (blocks of each stage, bottleneck blocks?)
@@ -72,27 +72,27 @@ def resnet(
 ):
     """Build a ResNet.
 
-    KerasCV's strides in a bottleneck's first 1x1 convolution and pads "same";
-    this one strides in the 3x3 and pads explicitly, so that the authors' weights
-    give the authors' features. As in their code, basic blocks project the shortcut
-    in the first block of every stage, the first stage included.
+    KerasCV's ResNet strides in a bottleneck's first 1x1 convolution and pads "same";
+    this one strides in the 3x3 convolution and pads explicitly, so that the authors'
+    weights reproduce their features. As in their code, basic blocks project the
+    shortcut in the first block of every stage, including the first stage.
 
     Args:
         depth: int, one of 18, 34, 50, 101, 152; 18 and 34 have basic blocks,
             the others bottlenecks.
-        blocks: blocks of each stage; None takes those of `depth`. Fewer
-            stages or blocks cut the network down.
-        filters: filters of each stage, as many as there are stages (a
-            bottleneck's output has four times as many).
+        blocks: blocks per stage; None uses those of `depth`. Fewer stages or blocks
+            give a smaller network.
+        filters: filters per stage, one entry per stage (a bottleneck's output has
+            four times as many).
         activation: name of an activation.
-        drop_connect_rate: float in 0…1; stage l = 2, 3, … has stochastic depth of
-            this rate times l / 5.
-        bn_momentum: float, momentum of batch normalization's statistics.
+        drop_connect_rate: float in 0…1; stage l = 2, 3, … has a stochastic-depth rate
+            of this times l / 5.
+        bn_momentum: float, momentum of the batch normalization statistics.
         bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn_sync: bool, whether to synchronize batch statistics across replicas.
 
     Returns:
-        `keras.Model`: images to a dict of `"P2"` up to `"P5"`.
+        `keras.Model` that maps images to a dict of `"P2"` up to `"P5"`.
 
     Raises:
         ValueError: for an unknown depth, or if `blocks` and `filters` differ in
@@ -105,7 +105,7 @@ def resnet(
     blocks = default_blocks if blocks is None else tuple(blocks)
     if not blocks or min(blocks) < 1 or len(blocks) != len(filters):
         raise ValueError(
-            "Expected blocks of at least 1 and as many filters, one of each a stage. "
+            "Expected blocks of at least 1 and as many filters, one per stage. "
             f"Received: blocks={blocks}, filters={tuple(filters)}"
         )
     bn = residual.BatchNorm(bn_momentum, bn_epsilon, bn_sync)
@@ -120,8 +120,8 @@ def resnet(
             name,
             bn,
             strides=[1 if level == 2 else 2] + [1] * (repeats - 1),
-            # Bottlenecks of whole depths change the channels in every stage anyway;
-            # cut-down ones of 16 filters keep the identity they were trained with.
+            # Full-size bottlenecks change the channels in every stage anyway; reduced
+            # ones with 16 filters keep the identity they were trained with.
             always_project=not bottleneck,
             activation=activation,
             rate=drop_connect_rate * level / 5,
@@ -139,21 +139,21 @@ def efficientnet(
 ):
     """Build an EfficientNet or EfficientNet-Lite as published.
 
-    KerasCV's final release differs from the paper in three ways that are
-    corrected here: an extra swish after every projection (not in Lite), rates of
-    stochastic depth that grow past the linear rule `rate · block / num_blocks`,
-    and P5 taken after the classification convolution instead of the last block.
+    KerasCV's final release differs from the paper in three ways that are corrected
+    here: an extra swish after every projection (not in Lite), stochastic-depth rates
+    that exceed the linear rule `rate · block / num_blocks`, and P5 taken after the
+    classification convolution instead of the last block.
 
     Args:
         variant: str, `"B0"` to `"B7"`, `"L2"`, or `"Lite0"` to `"Lite4"`.
-        drop_connect_rate: float in 0…1, the rate the last block approaches.
-        bn_momentum: float, momentum of batch normalization's statistics.
+        drop_connect_rate: float in 0…1, the rate that the last block approaches.
+        bn_momentum: float, momentum of the batch normalization statistics.
         bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn_sync: bool, whether to synchronize batch statistics across replicas.
 
     Returns:
-        `keras.Model`: images, sides multiples of 32, to a dict of `"P2"` to
-        `"P5"`.
+        `keras.Model` that maps images, with sides that are multiples of 32, to a dict
+        of `"P2"` to `"P5"`.
 
     Raises:
         ValueError: for an unknown variant.
@@ -176,7 +176,7 @@ def efficientnet(
         input_shape=(None, None, 3),
         **stages,
     )
-    # One depthwise convolution a block: block1a_dwconv, block2a_dwconv, …
+    # One depthwise convolution per block: block1a_dwconv, block2a_dwconv, …
     names = [layer.name for layer in backbone.layers]
     ids = [name.split("_")[0] for name in names if name.endswith("_dwconv")]
 

@@ -1,7 +1,7 @@
-"""What backbones, pyramids and heads are made of: residual blocks and their parts.
+"""Building blocks of backbones, pyramids and heads.
 
-Strided convolutions pad explicitly, `(k - 1) // 2` before and the rest after, as
-the authors do: with "same" padding their weights don't give their features.
+Strided convolutions pad explicitly, `(k - 1) // 2` before and the rest after, as in the
+authors' code: "same" padding would not reproduce their features from their weights.
 """
 
 import collections
@@ -13,12 +13,12 @@ from keras import initializers, layers
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
-    """Set what every batch normalization of a network has in common.
+    """Settings shared by every batch normalization of a network.
 
     Args:
         momentum: float, momentum of the moving statistics.
         epsilon: float.
-        sync: bool, whether replicas share their batch's statistics.
+        sync: bool, whether to synchronize batch statistics across replicas.
     """
 
     momentum: float = 0.997
@@ -26,7 +26,7 @@ class BatchNorm:
     sync: bool = False
 
     def layer(self, name):
-        """Return a new layer of that name."""
+        """Return a new layer with the given name."""
         return layers.BatchNormalization(
             momentum=self.momentum,
             epsilon=self.epsilon,
@@ -39,9 +39,9 @@ class BatchNorm:
 class ResidualAdd(layers.Layer):
     """Add a block's residual branch to its shortcut, with stochastic depth.
 
-    In training each image's branch is dropped with probability `rate`, and
-    divided by `1 - rate` where it is kept. One node in the graph of a model: of
-    a very deep one, Keras' recursion reaches the end.
+    In training, each image's branch is dropped with probability `rate` and otherwise
+    divided by `1 - rate`. It is a single node in a model's graph, which keeps Keras'
+    recursion within limits for very deep models.
 
     Args:
         rate: float of at least 0 and below 1.
@@ -75,7 +75,7 @@ class ResidualAdd(layers.Layer):
         return input_shape[1]
 
     def get_config(self):
-        """Return the constructor's arguments."""
+        """Return the constructor arguments."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -83,12 +83,11 @@ def numbered(scope):
     """Return a function that numbers names: conv2d, conv2d_1, conv2d_2, …
 
     Args:
-        scope: str, put before every name.
+        scope: str, prefix of every name.
 
     Returns:
-        function (kind) → `"{scope}_{kind}"`, from the second call on with a
-        number. The authors' variables are named by the same rule, so that
-        `checkpoints` can find them.
+        function (kind) → `"{scope}_{kind}"`, with a number from the second call on. The
+        authors' variables follow the same scheme, so `checkpoints` can map them.
     """
     counts = collections.Counter()
 
@@ -107,7 +106,7 @@ def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
         tensor: `[B, h, w, c]`.
         filters: int.
         kernel_size: int.
-        name: function as of `numbered`.
+        name: function returned by `numbered`.
         bn: `BatchNorm`.
         strides: int.
         activation: name of an activation, or None.
@@ -141,24 +140,24 @@ def conv_bn(tensor, filters, kernel_size, name, bn, strides=1, activation=None):
 def residual_group(
     tensor, filters, name, bn, *, strides, always_project=False, activation, rate=0.0
 ):
-    """Build residual blocks; those that stride or widen project their shortcut.
+    """Build residual blocks; strided or widening blocks project their shortcut.
 
     Args:
         tensor: `[B, h, w, c]`.
-        filters: ints, of a block's convolutions: two of 3x3, or the 1x1, 3x3, 1x1 of
-            a bottleneck. The first 3x3 strides.
-        name: function as of `numbered`.
+        filters: ints, the filters of a block's convolutions: two 3x3, or the 1x1, 3x3,
+            1x1 of a bottleneck. The first 3x3 has the stride.
+        name: function returned by `numbered`.
         bn: `BatchNorm`.
-        strides: sequence of int, one for each block.
+        strides: sequence of int, one per block.
         always_project: bool, whether the first block projects its shortcut (1x1
-            convolution and batch normalization) where the shapes agree, too.
+            convolution and batch normalization) even if the shapes agree.
         activation: name of an activation.
-        rate: float, of stochastic depth.
+        rate: float, the stochastic-depth rate.
 
     Returns:
         `[B, h / s, w / s, filters[-1]]`, s the product of `strides`.
 
-    Source: He et al. 2016 in the authors' form.
+    Source: He et al. 2016, in the form of the authors' code.
     """
     out = filters[-1]
     for index, stride in enumerate(strides):
@@ -179,11 +178,11 @@ def residual_group(
 
 
 def stem(tensor, name, bn, activation):
-    """Build a 7x7 convolution of 64 filters and a pooling, both of stride 2.
+    """Build a 7x7 convolution with 64 filters and max pooling, both with stride 2.
 
     Args:
         tensor: `[B, h, w, c]`.
-        name: function as of `numbered`.
+        name: function returned by `numbered`.
         bn: `BatchNorm`.
         activation: name of an activation.
 
@@ -197,12 +196,12 @@ def stem(tensor, name, bn, activation):
 
 
 def resize_nearest(tensor, factor, name):
-    """Build an upsampling by a whole factor: every value repeated.
+    """Build nearest-neighbor upsampling by an integer factor.
 
     Args:
         tensor: `[B, h, w, c]`.
         factor: int.
-        name: str, of the layer.
+        name: str, name of the layer.
 
     Returns:
         `[B, h · factor, w · factor, c]`.

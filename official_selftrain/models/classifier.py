@@ -1,4 +1,4 @@
-"""ImageClassifier: a class for a whole image, on a backbone of its own or shared.
+"""ImageClassifier: image classification on a separate or shared backbone.
 
 Letters in shapes: B batch, H W pixels, K classes, M label slots.
 """
@@ -20,10 +20,10 @@ from official_selftrain.models.inputs import (
 class ImageClassifier(keras.Model):
     """Classify images with one dense layer on a backbone's last level.
 
-    A functional Keras model, see `official_selftrain.models` for the contract. Trained
-    on its own it pre-trains a backbone (`checkpoints.pretrained` loads it into
-    another model). On the backbone of a detector or segmenter it is the second task
-    of joint training: `SelfTrainer(model, classifier=ImageClassifier(...,
+    A functional Keras model; see `official_selftrain.models` for the contract. Trained
+    alone, it pre-trains a backbone (`checkpoints.pretrained` loads it into another
+    model). On the backbone of a detector or segmenter, it is the second task of joint
+    training: `SelfTrainer(model, classifier=ImageClassifier(...,
     backbone=model.backbone))`.
 
     Args:
@@ -34,12 +34,12 @@ class ImageClassifier(keras.Model):
             `backbones`.
 
     Raises:
-        TypeError: if `backbone` is no such model.
-        ValueError: if `image_size` doesn't fit the strides, or for less than 2
+        TypeError: if `backbone` isn't such a model.
+        ValueError: if `image_size` doesn't fit the strides, or for fewer than 2
             classes.
 
     Source: paper section 5 (joint training with ImageNet); global average pooling as
-    in the backbones' own papers.
+    in the backbones' papers.
     """
 
     def __init__(self, num_classes, image_size, backbone, name="classifier"):
@@ -65,15 +65,15 @@ class ImageClassifier(keras.Model):
         self._policy = keras.config.dtype_policy().name
 
     def compute_losses(self, outputs, labels):
-        """Return the mean cross-entropy of the images whose class is known.
+        """Return the mean cross-entropy of the classified images.
 
         Args:
             outputs: dict with `image_logits` `[B, K]`.
             labels: dict with `classes` int `[B, M]`: an image's class is its first,
-                -1 where it isn't known.
+                -1 if unknown.
 
         Returns:
-            dict with `loss`, float32 scalar, 0 where no class is known.
+            dict with `loss`, float32 scalar, 0 if no class is known.
 
         Raises:
             ValueError: for classes of another shape.
@@ -82,25 +82,25 @@ class ImageClassifier(keras.Model):
         return {"loss": total / self.divisor(count)}
 
     def loss_sum(self, outputs, labels):
-        """Return the loss of a part of a batch before it is divided.
+        """Return the loss of a part of a batch before normalization.
 
         Args:
-            outputs: as of `compute_losses`.
-            labels: as of `compute_losses`.
+            outputs: as in `compute_losses`.
+            labels: as in `compute_losses`.
 
         Returns:
-            `(sum, count)`, float32 scalars: the cross-entropy of the images whose class
-            is known, and their number.
+            `(sum, count)`, float32 scalars: the cross-entropy of the classified images,
+            and their number.
         """
         classes = _classes(labels)
-        known = ops.cast(classes >= 0, "float32")
-        found = losses.cross_entropy(
+        is_labeled = ops.cast(classes >= 0, "float32")
+        entropy = losses.cross_entropy(
             ops.maximum(classes, 0), ops.cast(outputs["image_logits"], "float32")
         )
-        return ops.sum(found * known), ops.sum(known)
+        return ops.sum(entropy * is_labeled), ops.sum(is_labeled)
 
     def divisor(self, count):
-        """Return what the loss of a batch with `count` known images is divided by."""
+        """Return the normalizer of the loss of a batch with `count` known classes."""
         return ops.maximum(count, 1.0)
 
     def predictions(self, outputs, sizes):
@@ -111,8 +111,8 @@ class ImageClassifier(keras.Model):
             sizes: int `[B, 2]`, height and width of the images.
 
         Returns:
-            dict of a detector's predictions, one of each image: `boxes` float32
-            `[B, 1, 4]`; `scores` float32 `[B, 1]`, the class' probability; `classes`
+            dict of a detector's predictions, one per image: `boxes` float32
+            `[B, 1, 4]`; `scores` float32 `[B, 1]`, the class probability; `classes`
             int32 `[B, 1]`; `num_detections` int32 `[B]`, 1.
         """
         probabilities = ops.softmax(ops.cast(outputs["image_logits"], "float32"))
@@ -125,11 +125,11 @@ class ImageClassifier(keras.Model):
         }
 
     def metric(self):
-        """Return a fresh `metrics.Accuracy`."""
+        """Return a new `metrics.Accuracy`."""
         return metrics.Accuracy()
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialized."""
+        """Return the constructor arguments, with backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,
@@ -149,7 +149,7 @@ def _classes(labels):
     classes = labels["classes"]
     if len(classes.shape) != 2:
         raise ValueError(
-            "Expected classes [B, M], an image's class the first. "
+            "Expected classes [B, M], each image's class first. "
             f"Received: classes of shape {tuple(classes.shape)}"
         )
     return classes[:, 0]

@@ -14,10 +14,10 @@ def fpn(
 ):
     """Build a feature pyramid on the levels of a backbone.
 
-    A 1x1 lateral convolution on each backbone level, a top-down path of
-    nearest upsampling and addition, a 3x3 convolution on each level; levels
-    above the backbone's by strided 3x3 convolutions (a ReLU before each but the
-    first); batch normalization, without activation, on every output.
+    It has a 1x1 lateral convolution on each backbone level, a top-down path of nearest
+    upsampling and addition, and a 3x3 convolution on each level. Levels above the
+    backbone's come from strided 3x3 convolutions (with a ReLU before all but the
+    first). Every output is batch-normalized, without activation.
 
     Args:
         features: dict of level name (`"P3"`) to tensor `[B, h, w, c]`; the

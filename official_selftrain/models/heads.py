@@ -11,13 +11,13 @@ from official_selftrain.models.blocks import BatchNorm
 
 @dataclasses.dataclass(frozen=True)
 class Tower:
-    """Set what both towers of RetinaNet's head have in common.
+    """Settings shared by both towers of RetinaNet's head.
 
     Args:
         num_convs: int, 3x3 convolutions before the prediction.
         num_filters: int, their channels.
         activation: name of an activation.
-        separable: bool, depthwise-separable convolutions, the prediction's too.
+        separable: bool, depthwise-separable convolutions, including the prediction.
         bn: `blocks.BatchNorm`.
     """
 
@@ -31,8 +31,8 @@ class Tower:
 def retinanet_head(features, num_outputs, name, tower, prior=None):
     """Build one tower of RetinaNet's head over all levels.
 
-    Convolutions are shared by the levels; batch normalization is not: each
-    level has its own after every convolution.
+    Convolutions are shared across levels; each level has its own batch normalization
+    after every convolution.
 
     Args:
         features: dict of level name to tensor `[B, h, w, c]`.
@@ -77,11 +77,11 @@ def retinanet_head(features, num_outputs, name, tower, prior=None):
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class ResizeBilinear(layers.Layer):
-    """Enlarge maps by a whole factor, linearly, as TensorFlow 1 did.
+    """Upsample feature maps bilinearly by an integer factor, as TensorFlow 1 did.
 
-    Output i lies at i / factor of the input: corners are aligned at the top left
-    and the last row and column are repeated. Half-pixel centers, today's custom,
-    would give other features than those that the authors' weights were trained on.
+    Output i lies at i / factor of the input: top left corners are aligned, and the last
+    row and column are repeated. The authors' weights were trained with this convention;
+    the half-pixel centers that are now common would give other features.
 
     Args:
         factor: int.
@@ -94,26 +94,26 @@ class ResizeBilinear(layers.Layer):
         self.factor = factor
 
     def call(self, inputs):
-        """Return `[B, h · factor, w · factor, c]` of `[B, h, w, c]`."""
+        """Upsample `[B, h, w, c]` to `[B, h · factor, w · factor, c]`."""
         for axis in (1, 2):
             size = inputs.shape[axis]
             here = ops.repeat(inputs, self.factor, axis)
             following = ops.take(inputs, [*range(1, size), size - 1], axis)
             following = ops.repeat(following, self.factor, axis)
-            share = ops.arange(size * self.factor) % self.factor
-            share = ops.cast(share, inputs.dtype) / self.factor
+            fraction = ops.arange(size * self.factor) % self.factor
+            fraction = ops.cast(fraction, inputs.dtype) / self.factor
             shape = [1, 1, 1, 1]
             shape[axis] = size * self.factor
-            inputs = here + (following - here) * ops.reshape(share, shape)
+            inputs = here + (following - here) * ops.reshape(fraction, shape)
         return inputs
 
     def compute_output_shape(self, input_shape):
-        """Return the enlarged shape."""
+        """Return the upsampled shape."""
         batch, height, width, channels = input_shape
         return (batch, height * self.factor, width * self.factor, channels)
 
     def get_config(self):
-        """Return the constructor's arguments."""
+        """Return the constructor arguments."""
         return {**super().get_config(), "factor": self.factor}
 
 
@@ -129,12 +129,12 @@ def segmentation_head(
 ):
     """Build a head that fuses a pyramid and classifies each cell of one level.
 
-    Every level is enlarged linearly to the target level, their sum passes 3x3
-    convolutions with batch normalization and a 1x1 convolution.
+    Every level is upsampled bilinearly to the target level. Their sum passes 3x3
+    convolutions with batch normalization, then a 1x1 convolution.
 
     Args:
-        features: dict of level name to tensor `[B, h, w, c]`, all of one c, heights
-            and widths known; levels below `level` are not used.
+        features: dict of level name to tensor `[B, h, w, c]`, with the same c and
+            static heights and widths; levels below `level` are not used.
         num_classes: int K.
         level: int, the level of the output: 2 has the stride 4.
         num_convs: int, 3x3 convolutions before the prediction.

@@ -1,4 +1,4 @@
-"""What every model does first: checks, pixels, and in which precision."""
+"""Checks, pixel normalization and precision, shared by all models."""
 
 import contextlib
 
@@ -10,18 +10,18 @@ PIXEL_STDDEV = (58.395, 57.12, 57.375)
 
 
 def normalized_pixels(images):
-    """Build the normalization of RGB in 0…255 by ImageNet's mean and deviation."""
+    """Normalize RGB in 0…255 by ImageNet's mean and standard deviation."""
     return keras.layers.Rescaling(
         scale=[1.0 / stddev for stddev in PIXEL_STDDEV],
         offset=[-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STDDEV)],
         name="normalize_pixels",
-        dtype="float32",  # bfloat16 can't tell all 256 gray levels apart
+        dtype="float32",  # bfloat16 can't distinguish all 256 gray levels
     )(images)
 
 
 @contextlib.contextmanager
 def dtype_policy(name):
-    """Build layers under the policy of a name; None leaves the one that is set."""
+    """Build layers under a dtype policy; None keeps the current one."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name or before)
     try:
@@ -31,11 +31,11 @@ def dtype_policy(name):
 
 
 def from_config(model_class, config):
-    """Build a model from its `get_config`'s result, in the precision it had.
+    """Build a model from its `get_config`'s result, with its original precision.
 
     Args:
         model_class: class of a model with a backbone.
-        config: dict; the backbone serialized, or one that is shared.
+        config: dict; the backbone is serialized or, if shared, a model.
 
     Returns:
         an instance of `model_class`.
@@ -55,14 +55,13 @@ def check_model(image_size, backbone, **counts):
 
     Raises:
         TypeError: if `backbone` isn't a model from images to a dict of levels.
-        ValueError: if the image size isn't two whole numbers or a count is no whole
-            number of at least 1.
+        ValueError: if the image size isn't two whole numbers, or a count isn't an
+            integer of at least 1.
     """
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(
-                f"Expected {name}, a whole number of at least 1. "
-                f"Received: {name}={value!r}"
+                f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
             )
     if not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
         raise TypeError(
@@ -82,7 +81,7 @@ def check_stride(image_size, level):
     """Check that a level's cells fill the frame.
 
     Raises:
-        ValueError: if a side is no multiple of the level's stride.
+        ValueError: if a side isn't a multiple of the level's stride.
     """
     stride = 2**level
     if any(side < stride or side % stride for side in image_size):

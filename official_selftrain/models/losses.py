@@ -56,7 +56,7 @@ def cross_entropy(classes, logits):
     """Return the softmax cross-entropy of each element.
 
     Args:
-        classes: int `[...]`; 0 where a class is none of the logits'.
+        classes: int `[...]`; the loss is 0 for a class outside 0…K - 1.
         logits: float32 `[..., K]`.
 
     Returns:

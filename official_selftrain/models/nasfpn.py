@@ -1,11 +1,11 @@
-"""NAS-FPN: a searched feature pyramid, its cell repeated. One table, one builder."""
+"""NAS-FPN: a searched feature pyramid of repeated cells. One table, one builder."""
 
 from keras import layers
 
 from official_selftrain.models import blocks
 
 # Nodes 5 to 11 of a cell after its inputs 0 to 4 (P3 to P7): (level, how its two
-# parents are joined, parents, is an output?)
+# parents are combined, parents, is an output?)
 _NODES = (
     (4, "attention", (1, 3), False),
     (4, "sum", (1, 5), False),
@@ -29,11 +29,11 @@ def nasfpn(
 ):
     """Build NAS-FPN on the levels of a backbone.
 
-    Levels with another number of channels pass a 1x1 convolution and batch
-    normalization first; levels above the backbone's are pooled. In a cell each
-    node joins two earlier ones, resampled to its level: by a sum, or by adding to
-    the coarser one the finer one times the sigmoid of the coarser one's greatest
-    values. Then activation, 3x3 convolution, batch normalization.
+    Levels with another number of channels first pass a 1x1 convolution and batch
+    normalization; levels above the backbone's are pooled. In a cell, each node combines
+    two earlier nodes, resampled to its level: by a sum, or by global attention, which
+    adds to the coarser node the finer one times the sigmoid of the coarser one's global
+    maximum. Activation, 3x3 convolution and batch normalization follow.
 
     Args:
         features: dict of level name (`"P3"`) to tensor `[B, h, w, c]`, from P3 on.
@@ -78,7 +78,7 @@ def nasfpn(
 
 
 def _cell(pyramid, prefix, activation, conv_bn):
-    """Build a cell's nodes: a tensor for each of `_LEVELS` in and out."""
+    """Build a cell's nodes; takes and returns one tensor for each of `_LEVELS`."""
     nodes = list(zip(_LEVELS, pyramid))
     joined = set()
     outputs = {}
@@ -94,7 +94,7 @@ def _cell(pyramid, prefix, activation, conv_bn):
                 tensors.reverse()
             tensors = _gated(*tensors, name)
         if is_output:
-            # Inputs that nobody has taken join the output of their level.
+            # Unused nodes are added to the output of their level.
             for earlier, (other_level, other) in enumerate(nodes):
                 if earlier not in joined and other_level == level:
                     tensors.append(other)
@@ -109,7 +109,7 @@ def _cell(pyramid, prefix, activation, conv_bn):
 
 
 def _gated(coarse, fine, name):
-    """Gate the finer of two parents by the greatest values of the coarser one."""
+    """Gate the finer of two parents by the global maximum of the coarser one."""
     gate = layers.GlobalMaxPooling2D(keepdims=True, name=f"{name}_max")(coarse)
     gate = layers.Activation("sigmoid", name=f"{name}_gate")(gate)
     return [coarse, layers.Multiply(name=f"{name}_gated")([fine, gate])]

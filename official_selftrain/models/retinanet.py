@@ -1,4 +1,4 @@
-"""RetinaNet: a detector that owns normalization, targets, loss and decoding.
+"""RetinaNet: a detector with its own normalization, targets, loss and decoding.
 
 Letters in shapes: B batch, H W pixels, A anchors, K classes, M label slots,
 D detections.
@@ -23,7 +23,7 @@ from official_selftrain.models.inputs import (
 )
 from official_selftrain.models.nasfpn import nasfpn
 
-# The score every anchor starts with.
+# The initial score of every anchor.
 _CLASS_PRIOR = 0.01
 
 # Candidates that enter non-maximum suppression.
@@ -34,27 +34,26 @@ _MAX_CANDIDATES = 5000
 class RetinaNet(keras.Model):
     """Detect objects with one dense head over a feature pyramid.
 
-    A functional Keras model from images to raw outputs, with the loss and the
-    decoding that belong to them; see `official_selftrain.models` for the
-    contract.
+    A functional Keras model from images to raw outputs, with their loss and decoding;
+    see `official_selftrain.models` for the contract.
 
     Args:
         num_classes: int K; there is no background class.
-        image_size: (height, width) of the input in pixels, multiples of the
-            stride of the backbone's last level: 32 at most with FPN, 128 with
-            NAS-FPN and SpineNet.
+        image_size: (height, width) of the input in pixels, multiples of the stride of
+            the backbone's last level: at most 32 with FPN, 128 with NAS-FPN and
+            SpineNet.
         backbone: `keras.Model` from normalized images to a dict of levels,
             see `backbones`.
         min_level: int, first level of the pyramid.
         max_level: int, last level of the pyramid.
         decoder: `"fpn"`; `"nasfpn"`, for levels 3 to 7; or `"none"` for a backbone
-            that is a pyramid itself, as SpineNet is.
+            that is itself a pyramid, such as SpineNet.
         num_repeats: int, cells of NAS-FPN.
         separable_decoder: bool, depthwise-separable convolutions in the decoder.
         num_filters: int, channels of the pyramid and the head.
         num_head_convs: int, convolutions of each of the head's two towers.
         separable_head: bool, depthwise-separable convolutions in the head.
-        activation: name of the decoder's and the head's activation.
+        activation: name of the activation of decoder and head.
         anchor_size: float, side of an anchor in strides.
         num_scales: int, anchor scales per octave.
         aspect_ratios: anchors' width over height.
@@ -66,13 +65,13 @@ class RetinaNet(keras.Model):
         box_weight: float, weight of the box loss.
         bn_momentum: float, for pyramid and head.
         bn_epsilon: float, for pyramid and head.
-        bn_sync: bool, whether replicas share their batch's statistics.
-        score_threshold: float, detections have a score above it.
-        nms_threshold: float, IoU above which NMS suppresses.
+        bn_sync: bool, whether to synchronize batch statistics across replicas.
+        score_threshold: float, minimum score of detections, exclusive.
+        nms_threshold: float, IoU above which NMS suppresses a box.
         soft_nms_sigma: float; above 0, scores of overlapping boxes decay instead
-            (Soft-NMS, 0.3 in the paper's SpineNet rows), and the threshold is
-            without effect.
-        max_detections: int D, detections per image.
+            (Soft-NMS, 0.3 in the paper's SpineNet rows), and `nms_threshold` has no
+            effect.
+        max_detections: int D, maximum number of detections per image.
 
     Raises:
         ValueError: if `image_size` doesn't fit the strides, or a count is
@@ -124,7 +123,7 @@ class RetinaNet(keras.Model):
             num_repeats=num_repeats,
             num_head_convs=num_head_convs,
         )
-        # Beyond the backbone's last level, FPN's strided convolutions take any size.
+        # Above the backbone's last level, FPN's strided convolutions take any size.
         last_level = max(int(name[1:]) for name in backbone.output)
         check_stride(image_size, 7 if decoder == "nasfpn" else last_level)
         if min_level > max_level:
@@ -206,11 +205,10 @@ class RetinaNet(keras.Model):
     def compute_losses(self, outputs, labels):
         """Return the loss of a batch and its terms.
 
-        The class loss is the focal loss summed over all anchors that aren't
-        ignored; the box loss is the Huber loss summed over the positives and
-        divided by 4; both are divided by the number of positives in the batch
-        plus 1. `loss = class_loss + box_weight · box_loss`. Without a single
-        box everything stays finite.
+        The class loss is the focal loss summed over all anchors that aren't ignored;
+        the box loss is the Huber loss summed over the positives and divided by 4. Both
+        are divided by the number of positives in the batch plus 1.
+        `loss = class_loss + box_weight · box_loss`. All are finite even without boxes.
 
         Args:
             outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
@@ -223,9 +221,9 @@ class RetinaNet(keras.Model):
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
 
         Raises:
-            ValueError: for labels without boxes, or without a slot for one.
+            ValueError: for labels without boxes, or without label slots.
 
-        Source: Lin et al. 2017; normalization of the authors' detection code.
+        Source: Lin et al. 2017; normalization as in the authors' detection code.
         """
         class_sum, box_sum, count = self._sums(outputs, labels)
         class_loss = class_sum / self.divisor(count)
@@ -237,27 +235,27 @@ class RetinaNet(keras.Model):
         }
 
     def loss_sum(self, outputs, labels):
-        """Return the loss of a part of a batch before it is divided.
+        """Return the loss of a part of a batch before normalization.
 
         Args:
-            outputs: as of `compute_losses`.
-            labels: as of `compute_losses`.
+            outputs: as in `compute_losses`.
+            labels: as in `compute_losses`.
 
         Returns:
-            `(sum, count)`, float32 scalars: the loss, and the positive anchors.
+            `(sum, count)`, float32 scalars: the loss, and the number of positives.
         """
         class_sum, box_sum, count = self._sums(outputs, labels)
         return class_sum + self.box_weight * box_sum / 4.0, count
 
     def divisor(self, count):
-        """Return what the losses of a batch with `count` positives are divided by."""
+        """Return the normalizer of the losses of a batch with `count` positives."""
         return count + 1.0
 
     def _sums(self, outputs, labels):
         """Return the summed class and box losses and the number of positives."""
         class_targets, box_targets = self._targets(labels)
         positive = ops.cast(class_targets >= 0, "float32")
-        counted = ops.cast(class_targets != anchors.IGNORED, "float32")
+        included = ops.cast(class_targets != anchors.IGNORED, "float32")
 
         one_hot = ops.one_hot(class_targets, self.num_classes, dtype="float32")
         class_loss = losses.focal_loss(
@@ -269,7 +267,7 @@ class RetinaNet(keras.Model):
         errors = ops.cast(outputs["box_deltas"], "float32") - box_targets
         box_loss = losses.huber_loss(errors, self.huber_delta) * positive[..., None]
         return (
-            ops.sum(class_loss * counted[..., None]),
+            ops.sum(class_loss * included[..., None]),
             ops.sum(box_loss),
             ops.sum(positive),
         )
@@ -290,14 +288,13 @@ class RetinaNet(keras.Model):
     def predictions(self, outputs, sizes):
         """Decode outputs into detections.
 
-        The images must have been fitted into the input's frame as
-        `letterbox.letterbox_scale` says, content in the top left corner.
+        The images must have been fitted into the input frame by `letterbox.fit`.
 
         Args:
             outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
                 `[B, A, 4]`.
-            sizes: int `[B, 2]`, height and width of the images in whose pixels
-                the boxes are wanted.
+            sizes: int `[B, 2]`, height and width of the images whose pixels are the
+                unit of the returned boxes.
 
         Returns:
             dict with `boxes` float32 `[B, D, 4]` in pixels, clipped to the
@@ -307,16 +304,16 @@ class RetinaNet(keras.Model):
         Raises:
             ValueError: for sizes of another shape.
 
-        Source: Lin et al. 2017; limits of the authors' detection code, but 5,000
-            candidates over all classes, not for each.
+        Source: Lin et al. 2017; limits of the authors' detection code, except that the
+            5,000 candidates are over all classes, not per class.
         """
         scores = ops.sigmoid(ops.cast(outputs["class_logits"], "float32"))
         sizes = ops.convert_to_tensor(sizes)
         batch, shape = scores.shape[0], tuple(sizes.shape)
-        known = batch is not None and shape[:1] != (None,)
-        if shape[1:] != (2,) or (known and shape[0] != batch):
+        is_static = batch is not None and shape[:1] != (None,)
+        if shape[1:] != (2,) or (is_static and shape[0] != batch):
             raise ValueError(f"Expected sizes [{batch}, 2]. Received: shape={shape}")
-        # A model that has diverged finds nothing.
+        # A diverged model returns no detections.
         deltas = ops.cast(outputs["box_deltas"], "float32")
         finite = ops.all(ops.isfinite(deltas), axis=-1, keepdims=True)
         scores = ops.where(finite & ~ops.isnan(scores), scores, 0.0)
@@ -333,9 +330,9 @@ class RetinaNet(keras.Model):
         top_classes = ops.cast(top % self.num_classes, "int32")
         top_boxes = ops.take_along_axis(boxes, (top // self.num_classes)[..., None], 1)
 
-        # Boxes of different classes are moved apart, so that one pass of NMS
-        # treats every class alone. In pixels of the frame the distances stay small
-        # enough for float32.
+        # Boxes of different classes are shifted apart, so that one pass of NMS treats
+        # every class separately. In frame pixels the offsets are small enough for
+        # float32.
         shift = ops.cast(top_classes, "float32") * (max(self.image_size) + 1.0)
         picked, picked_scores = suppression.non_max_suppression(
             top_boxes * scale + shift[..., None],
@@ -356,11 +353,11 @@ class RetinaNet(keras.Model):
         }
 
     def metric(self):
-        """Return a fresh `metrics.CocoMetric`."""
+        """Return a new `metrics.CocoMetric`."""
         return metrics.CocoMetric(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialized."""
+        """Return the constructor arguments, with backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,
@@ -413,7 +410,7 @@ def _decode_features(
     missing = [name for name in names if name not in features]
     if missing:
         raise ValueError(
-            f"Expected levels {names[0]} to {names[-1]} of decoder={decoder!r}. "
+            f"Expected levels {names[0]} to {names[-1]} from decoder={decoder!r}. "
             f"Received: features={sorted(features)}"
         )
     return {name: features[name] for name in names}
@@ -425,7 +422,7 @@ def _join_levels(tensors, depth, name):
         keras.layers.Reshape((-1, depth), name=f"{name}_{level.lower()}")(tensor)
         for level, tensor in tensors.items()
     ]
-    # Losses and scores are computed in float32 whatever the model's precision.
+    # Losses and scores are computed in float32 for any precision of the model.
     if len(flat) == 1:
         return keras.layers.Identity(name=name, dtype="float32")(flat[0])
     return keras.layers.Concatenate(axis=1, name=name, dtype="float32")(flat)

@@ -1,4 +1,4 @@
-"""SemanticSegmenter: a class for every pixel, on a fused NAS-FPN.
+"""SemanticSegmenter: per-pixel classification on a fused NAS-FPN.
 
 Letters in shapes: B batch, H W pixels, K classes.
 """
@@ -19,13 +19,13 @@ from official_selftrain.models.inputs import (
 )
 from official_selftrain.models.nasfpn import nasfpn
 
-# The mask's class of pixels that are neither taught nor judged.
+# The class id of pixels that are excluded from training and evaluation.
 IGNORE_CLASS = 255
 
 _LAST_LEVEL = 7
 _STRIDE = 2**_LAST_LEVEL
 
-# Of the logits.
+# The stride of the logits.
 _LABEL_STRIDE = 4
 
 
@@ -33,12 +33,11 @@ _LABEL_STRIDE = 4
 class SemanticSegmenter(keras.Model):
     """Classify every pixel with one head on a fused feature pyramid.
 
-    A functional Keras model from images to raw outputs, with the loss and the
-    decoding that belong to them; see `official_selftrain.models` for the
-    contract.
+    A functional Keras model from images to raw outputs, with their loss and decoding;
+    see `official_selftrain.models` for the contract.
 
     Args:
-        num_classes: int K, the background counted.
+        num_classes: int K, including the background.
         image_size: (height, width) of the input in pixels, multiples of 128.
         backbone: `keras.Model` from normalized images to a dict of levels, see
             `backbones`.
@@ -48,10 +47,10 @@ class SemanticSegmenter(keras.Model):
         num_head_convs: int, convolutions of the head.
         bn_momentum: float, for pyramid and head.
         bn_epsilon: float, for pyramid and head.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn_sync: bool, whether to synchronize batch statistics across replicas.
 
     Raises:
-        ValueError: if `image_size` doesn't fit the strides, or for less than 2 or
+        ValueError: if `image_size` doesn't fit the strides, or for fewer than 2 or
             more than 255 classes.
 
     Source: paper section 3; constants of the authors' segmentation code.
@@ -116,18 +115,18 @@ class SemanticSegmenter(keras.Model):
         self._policy = keras.config.dtype_policy().name
 
     def compute_losses(self, outputs, labels):
-        """Return the mean cross-entropy of the pixels that are known.
+        """Return the mean cross-entropy of the labeled pixels.
 
         The label of an output cell is that of the mask's pixel in its top left
         corner, as in the authors' code: classes are never blended.
 
         Args:
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
-            labels: dict with `mask` int `[B, H, W]`; what isn't in 0…K - 1, such as
-                `IGNORE_CLASS`, isn't known.
+            labels: dict with `mask` int `[B, H, W]`; pixels outside 0…K - 1, such as
+                `IGNORE_CLASS`, are unlabeled.
 
         Returns:
-            dict of a float32 scalar: `loss`, 0 where no pixel is known.
+            dict of a float32 scalar: `loss`, 0 if no pixel is labeled.
 
         Raises:
             ValueError: for labels without a mask, or of another shape.
@@ -138,27 +137,27 @@ class SemanticSegmenter(keras.Model):
         return {"loss": total / self.divisor(count)}
 
     def loss_sum(self, outputs, labels):
-        """Return the loss of a part of a batch before it is divided.
+        """Return the loss of a part of a batch before normalization.
 
         Args:
-            outputs: as of `compute_losses`.
-            labels: as of `compute_losses`.
+            outputs: as in `compute_losses`.
+            labels: as in `compute_losses`.
 
         Returns:
-            `(sum, count)`, float32 scalars: the cross-entropy of the known cells, and
+            `(sum, count)`, float32 scalars: the cross-entropy of the labeled cells, and
             their number.
         """
-        mask, known = self._targets(labels)
+        mask, is_labeled = self._targets(labels)
         logits = ops.cast(outputs["mask_logits"], "float32")
         entropy = losses.cross_entropy(mask, logits)
-        return ops.sum(entropy * known), ops.sum(known)
+        return ops.sum(entropy * is_labeled), ops.sum(is_labeled)
 
     def divisor(self, count):
-        """Return what the loss of a batch with `count` known cells is divided by."""
+        """Return the normalizer of the loss of a batch with `count` labeled cells."""
         return ops.maximum(count, 1.0)
 
     def _targets(self, labels):
-        """Return each output cell's label and, as 0 or 1, whether it is known."""
+        """Return each output cell's label and, as 0 or 1, whether it is labeled."""
         if "mask" not in labels:
             raise ValueError(
                 "Expected labels with a mask for a SemanticSegmenter. Received: "
@@ -178,14 +177,14 @@ class SemanticSegmenter(keras.Model):
 
         Args:
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
-            sizes: int `[B, 2]`, unused: masks are those of the model's frame.
+            sizes: int `[B, 2]`, unused: masks have the size of the model's frame.
 
         Returns:
             dict with `mask` int32 `[B, H, W]` and `scores` float32 `[B, H, W]`,
-            the probability of the class chosen.
+            the probability of the predicted class.
 
-        Source: the authors' segmentation code: logits are enlarged linearly, the
-            corners aligned as the labels' are.
+        Source: the authors' segmentation code: logits are upsampled bilinearly, with
+            corners aligned like the labels'.
         """
         probabilities = _probabilities(outputs)
         return {
@@ -196,14 +195,14 @@ class SemanticSegmenter(keras.Model):
     def multi_scale(self, scales=(1.0,), flip=False):
         """Return a function that averages probabilities over scaled images.
 
-        The frame is enlarged or reduced linearly and padded at the bottom and right
-        to multiples of the stride; what the model makes of the padding is cut off.
-        The weights are the model's own, not copies.
+        The frame is resized bilinearly and padded at the bottom and right to multiples
+        of the stride; the outputs for the padding are cropped. The weights are shared
+        with the model, not copied.
 
         Args:
             scales: floats above 0; `(1.0,)` without `flip` gives exactly the
                 probabilities behind `predictions`.
-            flip: bool, average over mirror images too.
+            flip: bool, whether to average over flipped images too.
 
         Returns:
             function images `[B, H, W, 3]` → float32 `[B, H, W, K]`; the sum over K
@@ -212,7 +211,7 @@ class SemanticSegmenter(keras.Model):
         Raises:
             ValueError: for no scale, or one that isn't above 0.
 
-        Source: paper section 3 (0.5 to 1.75 for pseudo-labels, averages our own).
+        Source: paper section 3 (0.5 to 1.75 for pseudo-labels); own: averaging.
         """
         scales = tuple(scales)
         if not scales or not all(isinstance(s, (int, float)) and s > 0 for s in scales):
@@ -238,24 +237,24 @@ class SemanticSegmenter(keras.Model):
                 )
                 images = ops.concatenate([rows, padding[:, size[0] :]], axis=1)
             outputs = model(images, training=False)
-            found = _probabilities(outputs)[:, : size[0], : size[1]]
+            scaled = _probabilities(outputs)[:, : size[0], : size[1]]
             if size != self.image_size:
-                found = ops.image.resize(found, self.image_size, "bilinear")
-            return found
+                scaled = ops.image.resize(scaled, self.image_size, "bilinear")
+            return scaled
 
         def probabilities(images):
-            found = []
+            results = []
             for size, model in zip(sizes, models):
-                found.append(at_one_scale(images, size, model))
+                results.append(at_one_scale(images, size, model))
                 if flip:
-                    mirrored = at_one_scale(ops.flip(images, axis=2), size, model)
-                    found.append(ops.flip(mirrored, axis=2))
-            return sum(found) / len(found)
+                    flipped = at_one_scale(ops.flip(images, axis=2), size, model)
+                    results.append(ops.flip(flipped, axis=2))
+            return sum(results) / len(results)
 
         return probabilities
 
     def _at_size(self, image_size):
-        """Return a model of the same layers for frames of another size."""
+        """Return a model with the same layers for frames of another size."""
         if image_size == self.image_size:
             return self
         return keras.models.clone_model(
@@ -265,11 +264,11 @@ class SemanticSegmenter(keras.Model):
         )
 
     def metric(self):
-        """Return a fresh `metrics.MeanIoU`."""
+        """Return a new `metrics.MeanIoU`."""
         return metrics.MeanIoU(self.num_classes)
 
     def get_config(self):
-        """Return the constructor's arguments, backbone and precision serialized."""
+        """Return the constructor arguments, with backbone and precision serialized."""
         return {
             "num_classes": self.num_classes,
             "image_size": self.image_size,

@@ -1,4 +1,4 @@
-"""How large a model is: parameters and multiply-adds of its parts."""
+"""Model sizes: the parameters and multiply-adds of each part."""
 
 import math
 
@@ -11,21 +11,20 @@ def sizes(model):
     """Count the parameters and multiply-adds of a model's parts.
 
     Multiply-adds are those of convolutions and dense layers for one image of the
-    model's size, as the field counts "FLOPs"; normalizations, activations,
-    additions and resizing are left out (well below 1 %).
+    model's size, often reported as "FLOPs"; normalization, activations, additions and
+    resizing are excluded (well below 1 %).
 
     Args:
         model: `RetinaNet` or `SemanticSegmenter`.
 
     Returns:
-        dict of part (`"backbone"`, `"decoder"`, `"head"`, those that there are,
-        and `"total"`) to a dict of ints: `trainable`, `parameters` and
-        `multiply_adds`.
+        dict of part (those present of `"backbone"`, `"decoder"` and `"head"`, and
+        `"total"`) to a dict of ints: `trainable`, `parameters` and `multiply_adds`.
 
     Raises:
-        ValueError: for a model without a known image size.
+        ValueError: for a model without an `image_size`.
 
-    Source: own; it agrees with the figures of the authors' profiler.
+    Source: own; agrees with the authors' profiler.
     """
     if not hasattr(model, "image_size"):
         raise ValueError(
@@ -34,16 +33,16 @@ def sizes(model):
         )
     counts = {}
     _count(model, model.input, counts)
-    found = {part: counts[part] for part in PARTS if part in counts}
-    found["total"] = {
-        key: sum(part[key] for part in found.values())
+    totals = {part: counts[part] for part in PARTS if part in counts}
+    totals["total"] = {
+        key: sum(part[key] for part in totals.values())
         for key in ("trainable", "parameters", "multiply_adds")
     }
-    return found
+    return totals
 
 
 def table(model):
-    """Return a table of the `sizes` of a model's parts, as text."""
+    """Return the `sizes` of a model's parts as a text table."""
     lines = [f"{'':10}{'trainable':>14}{'parameters':>14}{'multiply-adds':>18}"]
     for part, row in sizes(model).items():
         trainable, parameters = row["trainable"], row["parameters"]
@@ -64,7 +63,7 @@ def _count(model, inputs, counts):
             entry = counts.setdefault(
                 part_of(layer), {"trainable": 0, "parameters": 0, "multiply_adds": 0}
             )
-            # The weights of a layer that is shared by levels count once.
+            # Weights shared across levels count once.
             if layer not in seen:
                 entry["trainable"] += _numbers(layer.trainable_weights)
                 entry["parameters"] += _numbers(layer.weights)

@@ -1,7 +1,7 @@
-"""SpineNet: a backbone whose scales are permuted and joined across; no decoder.
+"""SpineNet: a scale-permuted backbone with cross-scale connections; no decoder.
 
-One table of nodes, one of sizes, one builder. A node joins two earlier ones,
-each resampled to its level, and runs residual blocks at that level.
+One table of nodes, one of sizes, one builder. A node adds two earlier nodes, each
+resampled to its level, and runs residual blocks at that level.
 """
 
 from keras import Input, Model, layers
@@ -31,8 +31,8 @@ _NODES = (
 
 _FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
 
-# variant: (scale of the filters, share of channels that resampling keeps, blocks
-# of a node, channels of the outputs)
+# variant: (scale of the filters, fraction of channels kept in resampling, blocks per
+# node, channels of the outputs)
 _SPINENETS = {
     "49S": (0.65, 0.5, 1, 128),
     "49": (1.0, 0.5, 1, 256),
@@ -56,18 +56,18 @@ def spinenet(
 
     Args:
         variant: str, `"49S"`, `"49"`, `"96"`, `"143"` or `"190"`.
-        filter_scale: float, factor of all filters; None takes the variant's.
-        num_filters: int, channels of the outputs; None takes the variant's.
+        filter_scale: float, multiplier of all filters; None uses the variant's.
+        num_filters: int, channels of the outputs; None uses the variant's.
         activation: name of an activation.
-        drop_connect_rate: float in 0…1, rate of stochastic depth of the last
-            node; earlier ones have less in proportion. The authors' settings:
-            0.16 for 143, 0.2 for the others.
-        bn_momentum: float, momentum of batch normalization's statistics.
+        drop_connect_rate: float in 0…1, stochastic-depth rate of the last node; the
+            rate grows linearly with depth. The authors use 0.16 for 143 and 0.2 for
+            the others.
+        bn_momentum: float, momentum of the batch normalization statistics.
         bn_epsilon: float.
-        bn_sync: bool, whether replicas share their batch's statistics.
+        bn_sync: bool, whether to synchronize batch statistics across replicas.
 
     Returns:
-        `keras.Model`: normalized images `[B, H, W, 3]`, H and W multiples of
+        `keras.Model` that maps normalized images `[B, H, W, 3]`, H and W multiples of
         128, to a dict of `"P3"` to `"P7"`, `[B, H / 2^l, W / 2^l, num_filters]`.
 
     Raises:
@@ -114,7 +114,7 @@ def spinenet(
         ]
         joined.update(parents)
         if is_output:
-            # What nobody has taken yet joins the first output of its shape.
+            # An unused node is added to the first output of its shape.
             for earlier, (other_level, _, other) in enumerate(nodes):
                 if earlier not in joined and other_level == level:
                     if other.shape[-1] == target:
@@ -151,7 +151,7 @@ def spinenet(
 
 
 def _resample(node, level, target, alpha, name, bn, activation):
-    """Bring a node's output to another level and number of channels."""
+    """Resample a node's output to another level and number of channels."""
     source, bottleneck, tensor = node
     channels = tensor.shape[-1] // 4 if bottleneck else tensor.shape[-1]
     channels = int(channels * alpha)

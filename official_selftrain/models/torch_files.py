@@ -1,4 +1,4 @@
-"""Reading PyTorch's files of weights without PyTorch, and without trusting them."""
+"""Safe reading of PyTorch weight files without PyTorch."""
 
 import collections
 import math
@@ -12,7 +12,7 @@ _TORCH_STORAGES = {"FloatStorage": np.float32, "LongStorage": np.int64}
 
 
 class _StateDictUnpickler(pickle.Unpickler):
-    """Read nothing but arrays: any other global is refused."""
+    """Unpickle only arrays and reject any other global."""
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
@@ -27,7 +27,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         if module == "torch" and name in _TORCH_STORAGES:
             return name
         raise ValueError(
-            "Expected a file of weights alone. Received: a reference to "
+            "Expected a file with only weights. Received: a reference to "
             f"{module}.{name}"
         )
 
@@ -46,8 +46,8 @@ def read_torch(path):
         dict of name to NumPy array.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file or holds more than weights.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for a file in another format or with more than weights.
 
     Source: PyTorch's legacy format: four pickles, then the storages.
     """
@@ -89,7 +89,7 @@ def _read(path):
             data[key] = np.fromfile(file, _TORCH_STORAGES[name], min(count, size))
             if not count == size == len(data[key]):
                 raise ValueError(
-                    f"Expected {size} numbers of storage {key}. Received: {path!r} "
+                    f"Expected {size} numbers in storage {key}. Received: {path!r} "
                     f"with {len(data[key])}"
                 )
     arrays = {}
@@ -99,7 +99,7 @@ def _read(path):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
         shape_ok = len(size) == len(stride) and min(size, default=0) >= 0
         within = min((offset, *stride)) >= 0 and last < max(len(numbers), 1)
-        # A stride of 0 would make much of little.
+        # A stride of 0 could expand a small storage into a huge array.
         if not (shape_ok and within and math.prod(size) <= len(numbers)):
             raise ValueError(
                 f"Expected {name} within its {len(numbers)} numbers. Received: {path!r}"

@@ -1,4 +1,4 @@
-"""What the authors call the variables of a model: one rule from layers to scopes."""
+"""The authors' variable names: one mapping from layers to scopes."""
 
 import re
 
@@ -6,8 +6,8 @@ import keras
 
 PARTS = ("backbone", "decoder", "head")
 
-# Layers of ours to the authors' scopes; what needs more than a pattern is left to
-# `_scope`.
+# Our layer names to the authors' scopes; `_scope` handles what needs more than a
+# pattern.
 _RULES = (
     (r"spinenet_(.+)", r"spinenet/\1"),
     (
@@ -30,7 +30,7 @@ _RULES = (
 
 
 def part_of(layer):
-    """Return which of `PARTS` a layer belongs to, by its name."""
+    """Return the part, out of `PARTS`, to which a layer belongs by its name."""
     if re.match(r"(fpn|nasfpn)_", layer.name):
         return "decoder"
     if re.match(r"(class|box|segmentation|classification)_", layer.name):
@@ -39,7 +39,7 @@ def part_of(layer):
 
 
 def source_names(model):
-    """Return what the authors call the variables of a model.
+    """Return the authors' names of a model's variables.
 
     Args:
         model: `RetinaNet`, `SemanticSegmenter` or a backbone of this package.
@@ -51,10 +51,10 @@ def source_names(model):
     Source: names of the authors' released models.
     """
     names = {}
-    found = leaves(model)
-    blocks = [layer.name for layer in found if layer.name.endswith("_dwconv")]
+    layers = leaves(model)
+    blocks = [layer.name for layer in layers if layer.name.endswith("_dwconv")]
     blocks = [name.split("_")[0] for name in blocks]
-    for layer in found:
+    for layer in layers:
         scope = _scope(layer, blocks)
         for variable in layer.weights:
             kind = variable.name
@@ -65,14 +65,14 @@ def source_names(model):
 
 
 def leaves(model):
-    """Return the layers of a model and of the models within it that have weights."""
-    found = []
+    """Return the layers with weights of a model and its nested models."""
+    layers = []
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found += leaves(layer)
+            layers += leaves(layer)
         elif layer.weights:
-            found.append(layer)
-    return found
+            layers.append(layer)
+    return layers
 
 
 def _scope(layer, blocks):
@@ -108,7 +108,7 @@ def _efficientnet_scope(block, kind, blocks):
     norm = "tpu_batch_normalization"
     if block == "stem":
         return "stem/" + {"conv": "conv2d", "bn": norm}[kind]
-    # The first block doesn't expand, which shifts the numbers of what follows.
+    # The first block doesn't expand, which shifts the numbers of the later layers.
     expands = not block.startswith("block1")
     scopes = {
         "expand_conv": "conv2d",

@@ -45,7 +45,7 @@ def assert_same(example, expected):
 
 
 def example_with(features):
-    """Return the bytes of a record with one box, or with the given features."""
+    """Serialize a record with one box, or with the given features."""
     floats = {f"image/object/bbox/{s}": [0.5] for s in ("ymin", "xmin", "ymax", "xmax")}
     ints = {"image/object/class/label": [1]}
     strings = {"image/source_id": b"1", "image/encoded": b"x"}
@@ -75,24 +75,24 @@ def test_from_records_looks_up_every_record():
     source = examples.from_records(
         [first, second, third], ["a", "b", "c"], skipped=["d.png: broken"]
     )
-    found = [values_of(example) for example in source.dataset]
-    assert_same(found[0], {**first, "path": b"", **NO_MASK})
+    actual = [values_of(example) for example in source.dataset]
+    assert_same(actual[0], {**first, "path": b"", **NO_MASK})
     empty = {
         "boxes": np.zeros((0, 4)),
         **{key: [] for key in ("classes", "scores", "ignore", "areas")},
         **NO_MASK,
     }
-    assert_same(found[1], {"encoded": b"", "path": b"b.png", "id": 7, **empty})
-    assert found[2]["path"] == b"c.png" and found[2]["id"] == -3
-    np.testing.assert_array_equal(found[2]["boxes"], np.float32(third["boxes"]))
-    np.testing.assert_array_equal(found[2]["classes"], [1])
-    np.testing.assert_array_equal(found[2]["areas"], [2.0])
+    assert_same(actual[1], {"encoded": b"", "path": b"b.png", "id": 7, **empty})
+    assert actual[2]["path"] == b"c.png" and actual[2]["id"] == -3
+    np.testing.assert_array_equal(actual[2]["boxes"], np.float32(third["boxes"]))
+    np.testing.assert_array_equal(actual[2]["classes"], [1])
+    np.testing.assert_array_equal(actual[2]["areas"], [2.0])
     assert source.class_names == ("a", "b", "c")
     assert (source.num_images, source.has_labels) == (3, True)
     assert source.skipped == ("d.png: broken",)
 
 
-def test_from_records_has_the_documented_types():
+def test_from_records_dtypes():
     source = examples.from_records([full_record()])
     assert source.dataset.element_spec == {
         "encoded": tf.TensorSpec((), tf.string),
@@ -109,13 +109,13 @@ def test_from_records_has_the_documented_types():
     assert not source.has_masks
 
 
-def test_from_records_refuses_nothing():
+def test_from_records_without_records_raises():
     with pytest.raises(ValueError, match="at least one image.* 0 images, 2 skipped"):
         examples.from_records([], skipped=["a", "b"])
 
 
 @pytest.mark.parametrize("num_boxes", [2, 0])
-def test_what_is_serialized_is_parsed(num_boxes):
+def test_serialization_round_trip(num_boxes):
     record = full_record()
     for key in ("boxes", "classes", "scores", "ignore", "areas"):
         record[key] = record[key][:num_boxes]
@@ -134,7 +134,7 @@ def test_a_path_is_serialized_instead_of_an_image():
     assert parsed["path"] == "photos/a.jpg" and parsed["encoded"] == ""
 
 
-def test_an_image_in_the_record_hides_its_file_name():
+def test_an_encoded_image_takes_precedence_over_its_path():
     name = tf.train.Feature(bytes_list={"value": [b"000.jpg"]})
     parsed = examples.parse(example_with({"image/filename": name}), [1])
     assert parsed["encoded"] == "x" and parsed["path"] == ""
@@ -144,11 +144,11 @@ def test_serialized_features_are_those_of_the_model_garden():
     record = full_record()
     example = tf.train.Example.FromString(examples.serialize(record, 4, 6))
     feature = example.features.feature
-    found = {
+    actual = {
         key: list(getattr(value, value.WhichOneof("kind")).value)
         for key, value in feature.items()
     }
-    assert found == {
+    assert actual == {
         "image/encoded": [record["encoded"]],
         "image/source_id": [b"42"],
         "image/height": [4],
@@ -164,22 +164,22 @@ def test_serialized_features_are_those_of_the_model_garden():
     }
 
 
-def test_masks_have_features_of_their_own():
+def test_features_of_masks():
     record = {"path": "a.jpg", "id": 1, "mask": b"m", "confidence": b"c"}
     example = tf.train.Example.FromString(examples.serialize(record, 4, 6))
-    found = {
+    actual = {
         key: value.bytes_list.value[:]
         for key, value in example.features.feature.items()
         if "segmentation" in key
     }
-    assert found == {
+    assert actual == {
         "image/segmentation/class/encoded": [b"m"],
         "image/segmentation/class/format": [b"png"],
         "image/segmentation/class/confidence": [b"c"],
     }
 
 
-def test_serialize_gives_the_same_bytes_again():
+def test_serialization_is_deterministic():
     assert examples.serialize(full_record(), 4, 6) == examples.serialize(
         full_record(), 4, 6
     )
@@ -206,7 +206,7 @@ def test_label_ids_may_have_gaps():
     np.testing.assert_array_equal(parsed["classes"], [2, 0, 1, 2])
 
 
-def test_an_unknown_label_is_refused_with_its_number():
+def test_an_unknown_label_raises_and_is_named():
     label = tf.train.Feature(int64_list={"value": [17]})
     serialized = example_with({"image/object/class/label": label})
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
@@ -230,7 +230,7 @@ def thresholded(*thresholds):
     return next(source.dataset.as_numpy_iterator())
 
 
-def test_a_threshold_keeps_the_confident_boxes():
+def test_threshold_keeps_confident_boxes():
     kept = thresholded(0.5)
     np.testing.assert_array_equal(kept["scores"], [0.5, 0.75])
     np.testing.assert_array_equal(kept["classes"], [1, 2])
@@ -240,7 +240,7 @@ def test_a_threshold_keeps_the_confident_boxes():
     assert set(kept) == KEYS
 
 
-def test_doubtful_boxes_between_two_thresholds_are_ignored():
+def test_boxes_between_the_thresholds_are_ignored():
     kept = thresholded(0.5, 0.25)
     np.testing.assert_array_equal(kept["scores"], [0.25, 0.5, 0.75])
     np.testing.assert_array_equal(kept["ignore"], [True, True, False])
@@ -255,7 +255,7 @@ def test_extreme_thresholds():
 @pytest.mark.parametrize(
     "score, ignore", [(1.5, None), (-0.5, None), (0.5, 0.625), (0.5, -0.25)]
 )
-def test_thresholds_out_of_order_are_refused(score, ignore):
+def test_thresholds_out_of_order_raise(score, ignore):
     source = examples.from_records([full_record()])
     with pytest.raises(ValueError) as error:
         examples.apply_threshold(source, score, ignore)
@@ -294,13 +294,13 @@ def test_images_are_read_from_bytes_and_files(tmp_path):
         np.testing.assert_array_equal(image, pixels)
 
 
-def test_a_gray_image_gets_three_channels():
+def test_gray_images_get_three_channels():
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = examples.read_image({"path": tf.constant(""), "encoded": png(gray)})
     np.testing.assert_array_equal(image, np.repeat(gray[..., None], 3, axis=2))
 
 
-def test_of_a_moving_image_the_first_frame_is_read():
+def test_the_first_frame_of_an_animation_is_read():
     frames = [Image.new("RGB", (4, 3), color) for color in ("red", "blue")]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
@@ -313,7 +313,7 @@ def test_integer_ids_are_kept(source_id):
     assert int(examples._integer_id(tf.constant(source_id))) == int(source_id)
 
 
-def test_other_ids_are_hashed():
+def test_non_numeric_ids_are_hashed():
     ids = [int(examples._integer_id(tf.constant(t))) for t in ("a1f", "a1e", "a1f", "")]
     assert ids[0] == ids[2] and len(set(ids)) == 3
     assert all(0 <= value < 2**62 for value in ids)

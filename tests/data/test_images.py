@@ -32,13 +32,13 @@ def exif(number, order):
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("number", range(10))
-def test_turned_photographs_are_upright(number, order):
-    """As Pillow turns them; numbers beyond 1 to 8 mean nothing."""
+def test_rotated_photographs_become_upright(number, order):
+    """As Pillow rotates them; numbers outside 1 to 8 are ignored."""
     contents = saved(Image.fromarray(PIXELS), "JPEG", exif=exif(number, order))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
     assert expected.shape[:2] == ((96, 64) if number in (5, 6, 7, 8) else (64, 96))
-    found = images.decode(tf.constant(contents)).numpy().astype(int)
-    assert np.abs(found - expected).max() <= 3  # two decoders of JPEG
+    actual = images.decode(tf.constant(contents)).numpy().astype(int)
+    assert np.abs(actual - expected).max() <= 3  # two decoders of JPEG
     is_known = 1 <= number <= 8
     assert int(images.orientation(tf.constant(contents))) == (number if is_known else 1)
 
@@ -47,8 +47,8 @@ def test_turned_photographs_are_upright(number, order):
 @pytest.mark.parametrize("kind", ["BMP", "PNG"])
 def test_palettes_gray_and_transparency(mode, kind):
     image = Image.fromarray(PIXELS).convert(mode)
-    found = images.decode(tf.constant(saved(image, kind)))
-    np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
+    actual = images.decode(tf.constant(saved(image, kind)))
+    np.testing.assert_array_equal(actual, np.asarray(image.convert("RGB")))
 
 
 def test_cmyk_and_sixteen_bits():
@@ -56,8 +56,8 @@ def test_cmyk_and_sixteen_bits():
     difference = images.decode(tf.constant(cmyk)).numpy().astype(int) - PIXELS
     assert np.abs(difference).mean() < 8.0
     deep = PIXELS[..., 0].astype(np.uint16) * 256 + 77
-    found = images.decode(tf.constant(saved(Image.fromarray(deep), "PNG"))).numpy()
-    np.testing.assert_array_equal(found, np.repeat(PIXELS[..., :1], 3, axis=2))
+    actual = images.decode(tf.constant(saved(Image.fromarray(deep), "PNG"))).numpy()
+    np.testing.assert_array_equal(actual, np.repeat(PIXELS[..., :1], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,6 @@ def test_cmyk_and_sixteen_bits():
         saved(Image.fromarray(PIXELS), "PNG")[:60],
     ],
 )
-def test_what_is_no_image_is_an_error_of_its_own_kind(contents):
+def test_other_files_raise(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
         images.decode(tf.constant(contents))

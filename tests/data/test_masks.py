@@ -22,7 +22,7 @@ def png_of(image, **options):
 
 
 def source_of(*pairs, size=(3, 4), names=("background", "a", "b")):
-    """Return a source of masks, and confidences where there are some."""
+    """Return a source of masks, with confidences if given."""
     image = masks.encode(np.zeros(size, np.uint8))
     return examples.from_records(
         [
@@ -39,7 +39,7 @@ def source_of(*pairs, size=(3, 4), names=("background", "a", "b")):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 13), (64, 3)])
-def test_a_mask_survives_encoding_and_tfrecord(size, tmp_path):
+def test_round_trip_through_png_and_tfrecord(size, tmp_path):
     mask = RNG.integers(0, 256, size).astype(np.uint8)
     sure = RNG.integers(0, 256, size).astype(np.uint8)
     np.testing.assert_array_equal(masks.decode(masks.encode(mask)), mask)
@@ -68,13 +68,13 @@ def test_a_mask_survives_encoding_and_tfrecord(size, tmp_path):
     ],
     ids=["palette", "colors", "16 bits", "1 bit", "empty", "text"],
 )
-def test_pngs_that_would_be_misread_are_refused(png):
+def test_unsupported_pngs_raise(png):
     with pytest.raises(tf.errors.InvalidArgumentError, match="one 8-bit gray channel"):
         masks.decode(tf.constant(png))
 
 
 def test_threshold_by_hand():
-    """127.5 lies between 127 and 128: at 0.5 exactly what rounds from 0.5 stays."""
+    """127.5 lies between 127 and 128, so a threshold of 0.5 is exact."""
     mask = np.array([[0, 1, 2, 1]], np.uint8)
     probabilities = np.array([[0.4999, 0.5, 0.7, 0.2]])
     sure = np.round(255 * probabilities).astype(np.uint8)
@@ -87,7 +87,7 @@ def test_threshold_by_hand():
     }
 
 
-def test_a_source_below_the_threshold_loses_pixels_and_whole_images():
+def test_threshold_drops_pixels_and_images():
     mask = np.array([[1, 1, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]], np.uint8)
     sure = np.full((3, 4), 255, np.uint8)
     sure[0] = 100
@@ -96,11 +96,11 @@ def test_a_source_below_the_threshold_loses_pixels_and_whole_images():
     assert kept.num_images == 2 and kept.has_masks
     expected = mask.copy()
     expected[0] = 255
-    found = list(kept.dataset)
-    assert [int(example["id"]) for example in found] == [0, 2]
-    for example in found:
+    actual = list(kept.dataset)
+    assert [int(example["id"]) for example in actual] == [0, 2]
+    for example in actual:
         np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
-    # Masks without a confidence, by humans, stay as they are.
+    # Human-labeled masks, without a confidence, are unchanged.
     human = source_of((expected, None))
     (example,) = examples.apply_threshold(human, 1.0).dataset
     np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
@@ -133,7 +133,7 @@ def test_files_are_read_as_class_ids(ending, tmp_path):
         (None, "Expected a mask. Received: .*a.png"),
     ],
 )
-def test_files_that_are_no_masks_are_named(image, text, tmp_path):
+def test_invalid_mask_files_are_named(image, text, tmp_path):
     path = tmp_path / "a.png"
     if image is None:
         path.write_bytes(b"text")
@@ -145,8 +145,8 @@ def test_files_that_are_no_masks_are_named(image, text, tmp_path):
         masks.read_file(tmp_path / "b.png", 3, (4, 6))
 
 
-def test_batches_hold_the_masks_of_the_frame():
-    """A 2 x 4 image in a 8 x 8 frame: doubled, the lower half padded."""
+def test_batches_contain_masks_of_frame_size():
+    """A 2 x 4 image in an 8 x 8 frame: doubled, with the lower half padded."""
     mask = np.array([[0, 1, 2, 255], [1, 1, 2, 0]], np.uint8)
     source = source_of((mask, None), size=(2, 4))
     (batch,) = pipeline.evaluation_batches(source, 2, (8, 8))
@@ -164,7 +164,7 @@ def test_batches_hold_the_masks_of_the_frame():
 
 
 @pytest.mark.parametrize("name", ["s1", "s2", "s3", "s4"])
-def test_augmented_masks_hold_known_classes_and_move_with_the_image(name):
+def test_augmented_masks_move_with_the_image(name):
     """Ink is paler than its surroundings, before and after."""
     source = digits.scenes("labeled", 4, 0, (64, 64), has_masks=True)
     batches = pipeline.training_batches(source, 4, (64, 64), getattr(augment, name))
@@ -178,7 +178,7 @@ def test_augmented_masks_hold_known_classes_and_move_with_the_image(name):
         assert brightness[ink].mean() > brightness[mask == 0].mean() + 30
 
 
-def test_scenes_have_the_masks_of_their_ink():
+def test_scenes_have_masks_of_their_ink():
     source = digits.scenes("test", 2, 3, (32, 48), has_masks=True)
     assert source.has_masks and source.class_names == ("background", *"01234")
     for example, (_, _, classes, mask) in zip(
@@ -188,7 +188,7 @@ def test_scenes_have_the_masks_of_their_ink():
         assert set(np.unique(mask)) == {0, *(classes + 1)}
 
 
-def test_masks_that_do_not_fit_are_named():
+def test_mismatched_masks_are_named():
     good = np.zeros((3, 4), np.uint8)
     wrong_size = source_of((good, None), (good.T, None))
     (line,) = problems.unreadable_images(wrong_size)
@@ -198,7 +198,7 @@ def test_masks_that_do_not_fit_are_named():
     assert problems.unreadable_images(source_of((good + 255, None))) == []
 
 
-def test_an_image_without_a_mask_is_ignored_altogether():
+def test_an_image_without_a_mask_is_fully_ignored():
     record = {"encoded": masks.encode(np.zeros((3, 4), np.uint8)), "id": 0}
     source = dataclasses.replace(examples.from_records([record], "ab"), has_masks=True)
     (batch,) = pipeline.evaluation_batches(source, 1, (4, 4))

@@ -57,7 +57,7 @@ def assert_equal(batches, expected):
 # Training
 
 
-def test_training_batches_have_the_documented_form():
+def test_training_batch_shapes_and_dtypes():
     assert training(source_of(3), batch_size=5).element_spec == {
         "images": tf.TensorSpec((5, 32, 48, 3), tf.float32),
         "sizes": tf.TensorSpec((5, 2), tf.int32),
@@ -69,7 +69,7 @@ def test_training_batches_have_the_documented_form():
     }
 
 
-def test_workers_share_every_batch_evenly():
+def test_workers_divide_every_batch_evenly():
     whole = taken(training(source_of(6), batch_size=4, seed=3), 3)
     pieces = []
     for worker in range(2):
@@ -91,7 +91,7 @@ def test_workers_share_every_batch_evenly():
         ((2, 2, 2), r"worker in 0\.\.\.1. Received: worker=2"),
     ],
 )
-def test_shares_that_are_none(share, reason):
+def test_invalid_shares(share, reason):
     with pytest.raises(ValueError, match=reason):
         pipeline.Share(*share)
 
@@ -116,14 +116,14 @@ def test_training_batches_by_hand():
             np.testing.assert_array_equal(batch[key][row], value)
 
 
-def test_sizes_are_what_the_image_covers():
+def test_sizes_are_the_covered_part_of_the_frame():
     dataset = training(source_of(1), augment=augment.fit, image_size=(40, 48))
     batch = taken(dataset, 1)[0]
     np.testing.assert_array_equal(batch["sizes"], [[32, 48]] * 2)
     np.testing.assert_allclose(batch["images"][:, 32:, :, 0], 123.675, rtol=1e-5)
 
 
-def test_an_image_keeps_its_first_boxes():
+def test_only_the_first_boxes_are_kept():
     dataset = training(
         source_of(1, lambda _: 5), max_boxes=3, batch_size=1, augment=augment.fit
     )
@@ -134,7 +134,7 @@ def test_an_image_keeps_its_first_boxes():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_epoch_has_every_image_once(seed):
+def test_every_epoch_contains_every_image_once(seed):
     # 7 images in batches of 3: epochs end within batches.
     batches = taken(training(source_of(7), batch_size=3, seed=seed), 14)
     epochs = np.concatenate([batch["ids"] for batch in batches]).reshape(6, 7)
@@ -150,7 +150,7 @@ def test_a_batch_may_be_larger_than_the_source():
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 7, 9])
-def test_a_run_continues_where_it_was_stopped(start):
+def test_a_run_resumes_where_it_stopped(start):
     # 5 images in batches of 3: epochs end in steps 2, 4, 5, 7, 9 …
     source = source_of(5)
     whole = taken(training(source, batch_size=3, seed=8), start + 4)
@@ -158,13 +158,13 @@ def test_a_run_continues_where_it_was_stopped(start):
     assert_equal(rest, whole[start:])
 
 
-def test_images_in_files_continue_too(tiny_coco):
+def test_a_run_on_image_files_resumes(tiny_coco):
     source = sources.coco(tiny_coco.annotations, tiny_coco.images)
     whole = taken(training(source, batch_size=4), 5)
     assert_equal(taken(training(source, batch_size=4, start_step=2), 3), whole[2:])
 
 
-def test_global_seeds_change_nothing():
+def test_global_seeds_have_no_effect():
     source = digits.scenes("labeled", 6)
     tf.random.set_seed(1)
     expected = taken(training(source, seed=3), 5)
@@ -175,7 +175,7 @@ def test_global_seeds_change_nothing():
     assert_equal(taken(training(source, seed=3), 5), expected)
 
 
-def test_another_seed_gives_another_order_and_augmentation():
+def test_the_seed_changes_order_and_augmentation():
     source = source_of(12)
     first, second = (
         np.concatenate([batch["ids"] for batch in taken(training(source, seed=s), 6)])
@@ -185,7 +185,7 @@ def test_another_seed_gives_another_order_and_augmentation():
     scene = digits.scenes("labeled", 1)
     images = [taken(training(scene, seed=s), 2) for s in (0, 1)]
     assert (images[0][0]["images"] != images[1][0]["images"]).any()
-    # An image looks different whenever it is seen.
+    # An image looks different in every epoch.
     assert (images[0][0]["images"] != images[0][1]["images"]).any()
 
 
@@ -232,7 +232,7 @@ def test_evaluation_is_one_pass_in_order():
     np.testing.assert_array_equal(third["areas"], [7.0, 8.0, 0.0, 0.0])
 
 
-def test_evaluation_batches_have_the_documented_form():
+def test_evaluation_batch_shapes_and_dtypes():
     dataset = pipeline.evaluation_batches(source_of(1), 2, FRAME, max_boxes=6)
     assert dataset.element_spec == {
         "images": tf.TensorSpec((None, 32, 48, 3), tf.float32),
@@ -246,7 +246,7 @@ def test_evaluation_batches_have_the_documented_form():
     }
 
 
-def test_evaluation_cuts_boxes_and_keeps_empty_images():
+def test_evaluation_truncates_boxes_and_keeps_empty_images():
     source = source_of(2, lambda index: 5 * index)
     dataset = pipeline.evaluation_batches(source, 2, FRAME, max_boxes=3)
     batch = next(dataset.as_numpy_iterator())
@@ -277,6 +277,6 @@ def test_unreadable_images_are_named(tmp_path):
     assert "[Op:" not in " ".join(lines)
 
 
-def test_readable_images_leave_nothing_to_name(tiny_coco):
+def test_readable_images_are_not_named(tiny_coco):
     source = sources.coco(tiny_coco.annotations, tiny_coco.images)
     assert problems.unreadable_images(source) == []

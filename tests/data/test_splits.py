@@ -1,4 +1,4 @@
-"""Fixed parts of a data set: nested, the same everywhere, checked."""
+"""Fixed subsets of a data set: nested, reproducible and checked."""
 
 import json
 
@@ -8,8 +8,8 @@ from official_selftrain.data import splits
 from official_selftrain.data.sources import digits
 
 
-def test_parts_are_nested_and_the_same_on_every_machine():
-    """COCO's 118,287 training images; the hashes are those of this split for good."""
+def test_subsets_are_nested_and_reproducible():
+    """COCO's 118,287 training images; the hashes of this split must never change."""
     ids = range(118287)
     parts = {share: splits.chosen(ids, share) for share in (0.2, 0.5, 1.0)}
     assert [len(part) for part in parts.values()] == [23657, 59144, 118287]
@@ -28,7 +28,7 @@ def scenes():
     return digits.scenes("labeled", 10, 0, (32, 32), num_classes=2)
 
 
-def test_a_part_of_a_source(tmp_path):
+def test_subset_of_a_source(tmp_path):
     path = tmp_path / "splits" / "part.json"
     part = splits.fraction(scenes, 0.3, split_file=str(path))
     ids = [int(example["id"]) for example in part.dataset]
@@ -43,11 +43,11 @@ def test_a_part_of_a_source(tmp_path):
         splits.fraction(scenes, 0.5, split_file=str(path))
     content["ids"][0] += 100
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="Expected ids of the hash .* with 3 others"):
+    with pytest.raises(ValueError, match="Expected ids with the hash .* with 3 diff"):
         splits.fraction(scenes, 0.3, split_file=str(path))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.5, "half"])
-def test_shares_that_are_none(share):
+def test_invalid_shares(share):
     with pytest.raises(ValueError, match=f"share={share!r}"):
         splits.fraction(scenes, share)

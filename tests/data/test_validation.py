@@ -1,4 +1,4 @@
-"""Every kind of violation is found, counted and placed."""
+"""Every kind of violation is detected, counted and located."""
 
 import json
 import subprocess
@@ -94,7 +94,7 @@ def test_violations_of_tfrecord_files(tmp_path):
     )
 
 
-def test_a_file_that_is_cut_off(tmp_path):
+def test_truncated_file(tmp_path):
     path = tmp_path / "a.tfrecord"
     written(path, *(examples.serialize(record(n), 20, 30) for n in range(2)))
     path.write_bytes(path.read_bytes()[:-5])
@@ -146,7 +146,7 @@ def test_violations_of_a_coco_file(tmp_path):
     }
 
 
-def test_what_is_no_file_of_labels(tmp_path):
+def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected TFRecord files. Received: "):
         validation.validate(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="Expected a COCO file. Received: "):
@@ -156,7 +156,7 @@ def test_what_is_no_file_of_labels(tmp_path):
         validation.validate(str(tmp_path / "a.json"))
 
 
-def test_the_command_line(tmp_path):
+def test_command_line(tmp_path):
     path = written(
         tmp_path / "a.tfrecord", examples.serialize(record(0, classes=[2]), 20, 30)
     )

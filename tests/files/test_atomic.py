@@ -1,4 +1,4 @@
-"""Files are there whole or not at all."""
+"""Files are written completely or not at all."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from official_selftrain.files import atomic
 
 
-def test_content_comes_back(tmp_path):
+def test_round_trip(tmp_path):
     path = tmp_path / "a.json"
     assert atomic.read_json(str(path)) is None
     for content in ({"a": [1, None, "é"]}, []):
@@ -21,7 +21,7 @@ def test_content_comes_back(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, KeyboardInterrupt])
 @pytest.mark.parametrize("old", [None, "old"])
-def test_an_error_leaves_what_was_there(tmp_path, error, old):
+def test_an_error_keeps_the_previous_file(tmp_path, error, old):
     path = tmp_path / "a.txt"
     if old:
         path.write_text(old)
@@ -33,7 +33,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error, old):
     assert not old or path.read_text() == old
 
 
-def test_content_that_is_no_json_leaves_what_was_there(tmp_path):
+def test_unserializable_content_keeps_the_previous_file(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_json(str(path), {"a": 1})
     with pytest.raises(TypeError, match="set is not JSON"):
@@ -42,7 +42,7 @@ def test_content_that_is_no_json_leaves_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_nobody_sees_a_half(tmp_path):
+def test_readers_never_see_a_partial_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic.replacing(str(path)) as partial:
@@ -54,7 +54,7 @@ def test_nobody_sees_a_half(tmp_path):
     assert path.read_text() == "new"
 
 
-def test_two_writers_do_not_meet(tmp_path, monkeypatch):
+def test_two_writers_do_not_collide(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     with atomic.replacing(str(path)) as first, open(first, "w") as file:
         file.write("first, ")
@@ -66,8 +66,8 @@ def test_two_writers_do_not_meet(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_partial_file_that_another_process_has_cleaned_up(tmp_path):
-    """It does so when everything is done: the file is there."""
+def test_a_partial_file_removed_by_another_process(tmp_path):
+    """The other process has finished, so the file exists."""
     path = tmp_path / "a.txt"
     with atomic.replacing(str(path)) as partial:
         path.write_text("of the other")

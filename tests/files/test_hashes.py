@@ -7,16 +7,16 @@ import pytest
 from official_selftrain.files import hashes
 
 
-def test_a_file_by_its_bytes(tmp_path):
+def test_hash_of_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"abc")
     # The first example of FIPS 180-2.
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert hashes.sha256(str(tmp_path / "a")) == known
-    assert hashes.sha256(str(tmp_path / "b")) == known
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashes.sha256(str(tmp_path / "a")) == digest
+    assert hashes.sha256(str(tmp_path / "b")) == digest
 
 
-def test_a_folder_by_names_and_bytes(tmp_path):
+def test_hash_of_a_folder(tmp_path):
     for name in ("first", "second"):  # made in another order
         folder = tmp_path / name
         names = ["a", "b/c", "d"]
@@ -38,6 +38,6 @@ def test_a_folder_by_names_and_bytes(tmp_path):
     assert hashes.sha256(str(tmp_path / "second")) != first
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         hashes.sha256(str(tmp_path / "nowhere"))

@@ -1,4 +1,4 @@
-"""Boxes in NumPy: numbers by hand, and the same as those of tensors."""
+"""Boxes in NumPy: values by hand, and compared with those of tensors."""
 
 import hypothesis
 import numpy as np
@@ -51,7 +51,7 @@ def any_boxes(draw):
 
 @hypothesis.given(any_boxes(), any_boxes())
 @hypothesis.settings(deadline=None)
-def test_arrays_and_tensors_overlap_alike(a, b):
+def test_arrays_match_tensors(a, b):
     others = np.concatenate([b, a])
     for name in ("intersection", "iou"):
         of_arrays = getattr(array_boxes, name)(a, others)

@@ -1,4 +1,4 @@
-"""Boxes: hand-made numbers, the authors' coder, TensorFlow's own suppression."""
+"""Boxes: by hand, and compared with the authors' coder and TensorFlow's NMS."""
 
 import pathlib
 
@@ -57,7 +57,7 @@ def test_decoded_size_is_capped():
     np.testing.assert_allclose(got, [[-492, -492, 508, 508]], rtol=1e-5)
 
 
-def test_coding_equals_the_authors():
+def test_coding_matches_the_authors():
     golden = np.load(GOLDEN / "boxcoder.npz")
     code = boxes.encode(golden["boxes"], golden["anchors"])
     np.testing.assert_allclose(code, golden["encode_target"], rtol=1e-5, atol=1e-5)
@@ -85,14 +85,14 @@ def test_coding_equals_the_authors():
 def random_boxes(seed, count):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (count, 2))
-    found = np.concatenate([corner, corner + rng.uniform(0, 40, (count, 2))], axis=1)
-    found[:3, 2:] = found[:3, :2]  # without area
-    return found.astype(np.float32), rng.uniform(0, 1, count).astype(np.float32)
+    actual = np.concatenate([corner, corner + rng.uniform(0, 40, (count, 2))], axis=1)
+    actual[:3, 2:] = actual[:3, :2]  # without area
+    return actual.astype(np.float32), rng.uniform(0, 1, count).astype(np.float32)
 
 
 @pytest.mark.parametrize("soft_sigma", [0.0, 0.3])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_suppression_equals_tensorflow_s(soft_sigma, jit_compile):
+def test_suppression_matches_tensorflow(soft_sigma, jit_compile):
     data = [random_boxes(seed, 80) for seed in range(2)]
     batch_boxes = np.stack([b for b, _ in data])
     batch_scores = np.stack([s for _, s in data])
@@ -116,7 +116,7 @@ def test_suppression_equals_tensorflow_s(soft_sigma, jit_compile):
 
 
 def test_suppression_by_hand():
-    """Three boxes: the second overlaps the first by 2/3, the third by none."""
+    """Three boxes: the second overlaps the first by 2/3, the third not at all."""
     b = array([0, 0, 4, 5], [0, 0, 4, 3.3333], [0, 6, 4, 9])[None]
     s = array([0.9, 0.8, 0.3])
     picked, scores = suppression.non_max_suppression(b, s, 4, 0.5)
@@ -128,7 +128,7 @@ def test_suppression_by_hand():
 
 
 def test_suppression_at_its_thresholds():
-    """An IoU of the threshold is kept, a score of the threshold is not picked."""
+    """A box with an IoU at the threshold is kept; a score at the threshold isn't."""
     b = array([0, 0, 2, 2], [0, 0, 2, 1], [5, 5, 6, 6])[None]
     s = array([0.9, 0.8, 0.5])
     picked, scores = suppression.non_max_suppression(b, s, 3, 0.5, score_threshold=0.5)
@@ -138,7 +138,7 @@ def test_suppression_at_its_thresholds():
 
 @pytest.mark.parametrize("soft_sigma", [0.0, 0.3])
 def test_more_slots_than_candidates(soft_sigma):
-    """Boxes apart are all picked once; a box without area among them too."""
+    """Disjoint boxes are all selected once, including one without area."""
     b = array([0, 0, 2, 2], [4, 4, 4, 4], [6, 6, 8, 8])[None]
     s = array([0.3, 0.9, 0.6])
     picked, scores = suppression.non_max_suppression(b, s, 7, soft_sigma=soft_sigma)

@@ -1,4 +1,4 @@
-"""The letterbox: numbers by hand, and pixels that agree with them."""
+"""The letterbox: scales by hand, and pixels that agree with them."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ def test_letterbox_scale_by_hand(size, scaled):
     np.testing.assert_allclose(got * size, scaled, rtol=1e-6)
 
 
-def test_the_part_of_a_frame_that_images_cover():
+def test_covered_size_by_hand():
     """By hand: 50 x 70 into 64 x 64 is 45.7 x 64; 200 x 30 is 64 x 9.6."""
-    found = letterbox.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
-    np.testing.assert_array_equal(found, [[46, 64], [64, 10], [1, 64]])
+    actual = letterbox.covered_size(np.array([[50, 70], [200, 30], [1, 999]]), (64, 64))
+    np.testing.assert_array_equal(actual, [[46, 64], [64, 10], [1, 64]])
 
 
 @pytest.mark.parametrize("size", [(50, 70), (64, 96), (200, 30), (1, 999), (7, 5)])
@@ -63,7 +63,7 @@ def test_frames_have_a_static_shape(batch):
 
 
 def test_pixels_do_not_need_keras(monkeypatch):
-    """The input pipeline is TensorFlow's under every backend."""
+    """The input pipeline uses TensorFlow with any Keras backend."""
     expected = letterbox.fit(noise(20, 30, 3), (16, 24))
     monkeypatch.setattr(letterbox, "ops", None)
     np.testing.assert_array_equal(letterbox.fit(noise(20, 30, 3), (16, 24)), expected)

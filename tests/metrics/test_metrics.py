@@ -1,4 +1,4 @@
-"""COCO's figures: by hand, and as pycocotools gives them for files."""
+"""COCO's figures: by hand, and compared with pycocotools on files."""
 
 import json
 
@@ -10,8 +10,8 @@ from pycocotools.cocoeval import COCOeval
 from official_selftrain.metrics import COCO_METRICS, CocoMetric
 
 
-def batch(ids, truth, found, slots=8):
-    """Make labels and predictions from lists of (box, class, …) for each image."""
+def batch(ids, truth, detections, slots=8):
+    """Create labels and predictions from lists of (box, class, …) per image."""
     labels = {
         "ids": np.array(ids),
         "boxes": np.zeros((len(ids), slots, 4), np.float32),
@@ -29,7 +29,7 @@ def batch(ids, truth, found, slots=8):
             labels["boxes"][row, slot] = box
             labels["classes"][row, slot] = label
             labels["ignore"][row, slot] = ignore
-    for row, objects in enumerate(found):
+    for row, objects in enumerate(detections):
         for slot, (box, label, score) in enumerate(objects):
             predictions["boxes"][row, slot] = box
             predictions["classes"][row, slot] = label
@@ -40,9 +40,9 @@ def batch(ids, truth, found, slots=8):
 SMALL, LARGE = [0, 0, 20, 20], [0, 0, 100, 100]
 
 
-def result(ids, truth, found, num_classes=2):
+def result(ids, truth, detections, num_classes=2):
     metric = CocoMetric(num_classes)
-    metric.update(*batch(ids, truth, found))
+    metric.update(*batch(ids, truth, detections))
     return metric.result()
 
 
@@ -63,12 +63,12 @@ def test_perfect_detections(capsys):
 def test_average_precision_by_hand():
     """Found, wrong, missed: precision 1 up to recall 1/2, nothing after it.
 
-    COCO samples 101 recalls: those from 0 to 0.50 are 51 of them. The box found
+    COCO samples 101 recalls: those from 0 to 0.50 are 51 of them. The detected box
     overlaps by 0.8, so it counts at 7 of the 10 thresholds from 0.5 to 0.95.
     """
     truth = [[(LARGE, 0, False)], [(LARGE, 0, False)]]
-    found = [[([0, 0, 100, 80], 0, 0.9)], [([300, 300, 310, 310], 0, 0.5)]]
-    got = result([1, 2], truth, found, 1)
+    detections = [[([0, 0, 100, 80], 0, 0.9)], [([300, 300, 310, 310], 0, 0.5)]]
+    got = result([1, 2], truth, detections, 1)
     assert got["AP50"] == pytest.approx(100 * 51 / 101)
     assert got["AP75"] == pytest.approx(100 * 51 / 101)
     assert got["AP"] == pytest.approx(0.7 * 100 * 51 / 101)
@@ -81,25 +81,25 @@ def test_images_without_detections_count():
     assert got["AR100"] == pytest.approx(100 / 3)
 
 
-def test_no_detection_at_all_is_zero():
+def test_no_detections_give_zero():
     got = result([1], [[(LARGE, 0, False)]], [[]], 1)
     assert got["AP"] == 0.0 and got["AR100"] == 0.0
 
 
-def test_detections_on_images_without_labels_are_wrong():
-    found = [[(LARGE, 0, 0.5)], [(LARGE, 0, 0.9)]]
-    got = result([1, 2], [[(LARGE, 0, False)], []], found, 1)
+def test_detections_on_images_without_labels_are_false_positives():
+    detections = [[(LARGE, 0, 0.5)], [(LARGE, 0, 0.9)]]
+    got = result([1, 2], [[(LARGE, 0, False)], []], detections, 1)
     assert got["AP50"] == pytest.approx(50.0)
 
 
-def test_crowds_are_left_out():
-    """A detection inside a crowd is neither right nor wrong."""
+def test_crowds_are_ignored():
+    """A detection inside a crowd is neither a true nor a false positive."""
     truth = [[(LARGE, 0, False), ([200, 200, 400, 400], 0, True)]]
-    found = [[([250, 250, 300, 300], 0, 0.95), (LARGE, 0, 0.9)]]
-    assert result([1], truth, found, 1)["AP"] == pytest.approx(100.0)
+    detections = [[([250, 250, 300, 300], 0, 0.95), (LARGE, 0, 0.9)]]
+    assert result([1], truth, detections, 1)["AP"] == pytest.approx(100.0)
 
 
-def test_areas_decide_the_size():
+def test_areas_determine_the_size():
     """A large box whose mask is small counts as small, as in COCO's files."""
     predictions, labels = batch([1], [[(LARGE, 0, False)]], [[(LARGE, 0, 0.9)]])
     labels["areas"][0, 0] = 500.0
@@ -109,9 +109,9 @@ def test_areas_decide_the_size():
     assert got["AP_small"] == pytest.approx(100.0) and got["AP_large"] is None
 
 
-def test_equals_pycocotools_on_files(tmp_path, capsys):
+def test_matches_pycocotools_on_files(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    truth, found = [], []
+    truth, detections = [], []
     for _ in range(20):
         objects = []
         for _ in range(rng.integers(0, 6)):
@@ -125,11 +125,11 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
             for box, label, _ in objects
             if rng.uniform() < 0.8
         ]
-        found.append([*moved, ([5, 5, 60, 60], rng.integers(3), rng.uniform())])
+        detections.append([*moved, ([5, 5, 60, 60], rng.integers(3), rng.uniform())])
     metric = CocoMetric(3)
     for start in range(0, 20, 6):
         part = slice(start, start + 6)
-        metric.update(*batch(list(range(20))[part], truth[part], found[part]))
+        metric.update(*batch(list(range(20))[part], truth[part], detections[part]))
     got = metric.result()
 
     def xywh(box):
@@ -163,7 +163,7 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
             "bbox": xywh(box),
             "score": float(np.float32(score)),
         }
-        for index, objects in enumerate(found)
+        for index, objects in enumerate(detections)
         for box, label, score in objects
     ]
     evaluation = COCOeval(reference, reference.loadRes(detections), "bbox")
@@ -179,8 +179,8 @@ def test_equals_pycocotools_on_files(tmp_path, capsys):
     assert 10 < got["AP"] < 90
 
 
-def test_nothing_to_find_is_undefined():
-    """Neither without labels nor with a crowd alone is there a recall."""
+def test_figures_without_labels_are_undefined():
+    """Recall is undefined without labels and with only a crowd."""
     for truth in ([], [(LARGE, 0, True)]):
         got = result([1], [truth], [[(SMALL, 0, 0.9)]], 1)
         assert got == dict.fromkeys(COCO_METRICS)
@@ -193,7 +193,7 @@ def test_ids_may_have_64_bits():
     assert result(ids, truth, [[(LARGE, 0, 0.9)], []], 1)["AR100"] == pytest.approx(50)
 
 
-def test_an_image_twice():
+def test_a_duplicate_image_raises():
     metric = CocoMetric(1)
     metric.update(*batch([4], [[]], [[]]))
     with pytest.raises(ValueError, match="Received: id=4 twice"):
@@ -202,6 +202,6 @@ def test_an_image_twice():
         metric.update(*batch([5, 5], [[], []], [[], []]))
 
 
-def test_no_image():
+def test_no_images_raise():
     with pytest.raises(ValueError, match="Received: 0 images"):
         CocoMetric(1).result()

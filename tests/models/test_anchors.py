@@ -1,4 +1,4 @@
-"""Anchors and targets against the authors' arrays and by hand."""
+"""Anchors and targets, by hand and compared with the authors' arrays."""
 
 import pathlib
 
@@ -24,7 +24,7 @@ SETS = sorted({k.split("/")[0] for k in LABELER.files if "m50u50" in k})
         ("128", (128, 128), 4.0),
     ],
 )
-def test_anchors_equal_the_authors(name, image_size, anchor_size):
+def test_anchors_match_the_authors(name, image_size, anchor_size):
     golden = np.load(GOLDEN / "anchors.npz")
     got = anchors.anchor_boxes(image_size, anchor_size=anchor_size)
     assert len(got) == golden[f"{name}/count_per_level"].sum()
@@ -32,7 +32,7 @@ def test_anchors_equal_the_authors(name, image_size, anchor_size):
     np.testing.assert_array_equal(got[rows], golden[f"{name}/anchors"])
 
 
-def test_cells_of_a_size_that_does_not_divide():
+def test_image_size_not_divisible_by_the_stride():
     """24 pixels at stride 16 are 2 cells of 12 pixels."""
     got = anchors.anchor_boxes((24, 32), 4, 4, 1.0, 1, (1.0,))
     centers = (got[:, :2] + got[:, 2:]) / 2
@@ -40,21 +40,21 @@ def test_cells_of_a_size_that_does_not_divide():
     np.testing.assert_allclose(got[:, 2:] - got[:, :2], 16)
 
 
-def labels_of(found, classes, ignore=None, slots=None):
-    slots = slots or max(1, len(found))
+def labels_of(actual, classes, ignore=None, slots=None):
+    slots = slots or max(1, len(actual))
     padded = np.zeros((1, slots, 4), np.float32)
     padded_classes = np.full((1, slots), -1)
     padded_ignore = np.zeros((1, slots), bool)
-    if len(found):
-        padded[0, : len(found)] = found
-        padded_classes[0, : len(found)] = classes
-        padded_ignore[0, : len(found)] = False if ignore is None else ignore
+    if len(actual):
+        padded[0, : len(actual)] = actual
+        padded_classes[0, : len(actual)] = classes
+        padded_ignore[0, : len(actual)] = False if ignore is None else ignore
     return {"boxes": padded, "classes": padded_classes, "ignore": padded_ignore}
 
 
 @pytest.mark.parametrize("unmatched", [0.5, 0.4])
 @pytest.mark.parametrize("name", SETS)
-def test_targets_equal_the_authors(name, unmatched):
+def test_targets_match_the_authors(name, unmatched):
     key = f"{name}/m50u{round(unmatched * 100)}"
     grid = anchors.anchor_boxes((256, 256))
     # Their classes count from 1.
@@ -94,7 +94,7 @@ def assigned(*args, **kwargs):
     return np.array(classes)[0].tolist(), np.array(deltas)[0]
 
 
-def test_a_box_takes_its_best_anchor_however_small_the_overlap():
+def test_a_box_is_assigned_its_best_anchor_at_any_overlap():
     """IoU of 4 / (100 + 4 - 4) with the third anchor: forced."""
     classes, deltas = assigned([[0, 22, 2, 24]], [7])
     assert classes == [-1, -1, 7, -1]
@@ -104,7 +104,7 @@ def test_a_box_takes_its_best_anchor_however_small_the_overlap():
     assert not deltas[[0, 1, 3]].any()
 
 
-def test_an_overlap_of_a_threshold_reaches_it():
+def test_thresholds_are_inclusive():
     """The box covers two anchors, each with an IoU of 1/2."""
     labels = labels_of([[0, 0, 10, 20]], [4])
     for thresholds, expected in (
@@ -122,7 +122,7 @@ def test_the_first_box_wins_a_shared_anchor():
 
 
 def test_a_crowd_is_neither_object_nor_background():
-    """The crowd covers anchors 1 to 3; the object at anchor 2 stays one."""
+    """The crowd covers anchors 1 to 3; the object at anchor 2 is kept."""
     classes, deltas = assigned(
         [[0, 10, 10, 40], [0, 20, 10, 30]], [0, 3], ignore=[True, False]
     )
@@ -153,9 +153,9 @@ def test_boxes_without_area_count_as_padding():
 )
 def test_padding_changes_nothing(corners, extra):
     grid = anchors.anchor_boxes((32, 32), 3, 4, 2.0)
-    found = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
-    plain = labels_of(found, range(len(found)))
-    padded = labels_of(found, range(len(found)), slots=max(1, len(found)) + extra)
+    actual = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
+    plain = labels_of(actual, range(len(actual)))
+    padded = labels_of(actual, range(len(actual)), slots=max(1, len(actual)) + extra)
     for a, b in zip(
         anchors.assign_targets(grid, plain),
         anchors.assign_targets(grid, padded),
@@ -163,9 +163,9 @@ def test_padding_changes_nothing(corners, extra):
     ):
         np.testing.assert_array_equal(a, b)
     classes = np.array(anchors.assign_targets(grid, plain)[0])[0]
-    if len(found):
+    if len(actual):
         # Every box has an anchor, or shares its best one with an earlier box.
-        best = {int(np.argmax(row)) for row in np.array(boxes.iou(found, grid))}
+        best = {int(np.argmax(row)) for row in np.array(boxes.iou(actual, grid))}
         assert all(classes[index] >= 0 for index in best)
     else:
         assert (classes == -1).all()

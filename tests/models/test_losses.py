@@ -1,4 +1,4 @@
-"""Element-wise losses, by hand and against the authors' arrays."""
+"""Element-wise losses, by hand and compared with the authors' arrays."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ def golden(kind, level):
 
 
 def one_hot(classes):
-    """Their classes count from 0, the background; -1 and -2 are no class."""
+    """The authors' class 0 is the background; -1 and -2 are not classes."""
     return (
         np.eye(5, dtype=np.float32)[np.maximum(classes, 0)] * (classes >= 0)[..., None]
     )
@@ -33,7 +33,7 @@ def test_focal_loss_by_hand():
     np.testing.assert_allclose(got, [0.5 * 0.1**2 * -np.log(0.9)], rtol=1e-5)
 
 
-def test_gamma_zero_is_weighted_cross_entropy():
+def test_gamma_zero_gives_weighted_cross_entropy():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=20).astype(np.float32)
     targets = (rng.uniform(size=20) < 0.5).astype(np.float32)
@@ -55,7 +55,7 @@ def test_huber_loss_by_hand():
 
 
 @pytest.mark.parametrize(("gamma", "key"), [(1.5, "g15"), (2.0, "g20")])
-def test_focal_loss_equals_the_authors(gamma, key):
+def test_focal_loss_matches_the_authors(gamma, key):
     logits = golden("cls", 4).reshape(2, 4, 4, 9, 5)
     targets = one_hot(golden("clst", 4))
     got = losses.focal_loss(targets, logits, 0.25, gamma)
@@ -64,7 +64,7 @@ def test_focal_loss_equals_the_authors(gamma, key):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_focal_gradient_equals_the_authors():
+def test_focal_gradient_matches_the_authors():
     logits = tf.constant(golden("cls", 4).reshape(2, 4, 4, 9, 5))
     with tf.GradientTape() as tape:
         tape.watch(logits)

@@ -39,15 +39,15 @@ def images(count=2, size=(64, 96)):
 
 
 def labels(count=2, objects=1, ignore=False):
-    found = {
+    actual = {
         "boxes": np.zeros((count, 4, 4), np.float32),
         "classes": np.full((count, 4), -1),
         "ignore": np.zeros((count, 4), bool),
     }
-    found["boxes"][:, :objects] = [8, 10, 44, 50]
-    found["classes"][:, :objects] = 1
-    found["ignore"][:, :objects] = ignore
-    return found
+    actual["boxes"][:, :objects] = [8, 10, 44, 50]
+    actual["classes"][:, :objects] = 1
+    actual["ignore"][:, :objects] = ignore
+    return actual
 
 
 def gradients(model, batch_labels):
@@ -80,12 +80,12 @@ def test_every_weight_gets_a_gradient(separable):
             weight.assign(keras.random.normal(weight.shape, 0.0, 0.1, seed=1))
     every_level = labels(objects=3)
     every_level["boxes"][:, :3] = [[0, 0, 32, 32], [64, 64, 128, 128], [0, 0, 128, 128]]
-    losses, found = gradients(model, every_level)
+    losses, actual = gradients(model, every_level)
     assert all(np.isfinite(float(value)) for value in losses.values())
     assert float(losses["loss"]) == pytest.approx(
         float(losses["class_loss"]) + 50.0 * float(losses["box_loss"]), rel=1e-6
     )
-    for weight, gradient in zip(model.trainable_variables, found, strict=True):
+    for weight, gradient in zip(model.trainable_variables, actual, strict=True):
         assert gradient is not None, weight.path
         assert np.isfinite(gradient).all(), weight.path
         # A bias before batch normalization has none by construction.
@@ -94,7 +94,7 @@ def test_every_weight_gets_a_gradient(separable):
 
 
 @pytest.mark.parametrize("case", ["no objects", "padding only", "all ignored"])
-def test_nothing_to_find_stays_finite(case):
+def test_loss_without_boxes_is_finite(case):
     batch_labels = {
         "no objects": labels(objects=0),
         "padding only": labels(objects=0),
@@ -102,14 +102,14 @@ def test_nothing_to_find_stays_finite(case):
     }[case]
     if case == "padding only":
         batch_labels["boxes"][:] = -1.0
-    losses, found = gradients(small_model(), batch_labels)
+    losses, actual = gradients(small_model(), batch_labels)
     assert float(losses["box_loss"]) == 0.0
     assert 0.0 < float(losses["class_loss"]) < 100.0
-    assert all(np.isfinite(g).all() for g in found)
+    assert all(np.isfinite(g).all() for g in actual)
 
 
-def test_loss_equals_the_authors():
-    """Their batch of targets, fed in the place of assigned ones."""
+def test_loss_matches_the_authors():
+    """The authors' batch of targets replaces the assigned ones."""
     golden = np.load(GOLDEN / "losses.npz")
 
     def joined(kind, depth):
@@ -136,8 +136,8 @@ def test_loss_equals_the_authors():
     assert float(losses["loss"]) == pytest.approx(golden["out/total_w50"], rel=1e-5)
 
 
-def test_loss_without_objects_equals_the_authors():
-    """Their batch of logits with our own targets: every anchor is negative."""
+def test_loss_without_objects_matches_the_authors():
+    """The authors' batch of logits with our targets: every anchor is negative."""
     golden = np.load(GOLDEN / "losses.npz")
     logits = [golden[f"in/cls/{level}"].reshape(2, -1, 5) for level in (3, 4, 5)]
     deltas = [golden[f"in/box/{level}"].reshape(2, -1, 4) for level in (3, 4, 5)]
@@ -152,8 +152,8 @@ def test_loss_without_objects_equals_the_authors():
     assert float(losses["box_loss"]) == golden["out/box_loss_empty"] == 0.0
 
 
-def test_loss_settings_reach_the_loss():
-    """Every constant away from its default, against the formulas in NumPy."""
+def test_loss_settings_take_effect():
+    """Every constant differs from its default; compared with formulas in NumPy."""
     model = small_model(
         match_threshold=0.6,
         unmatched_threshold=0.3,
@@ -199,7 +199,7 @@ def level_inputs(golden, levels):
 
 
 def set_golden_weights(model, golden, names):
-    """Set the weights of layers by the names that the golden file gives them."""
+    """Set the weights of layers by their names in the golden file."""
     for layer_name, golden_name in names.items():
         layer = model.get_layer(layer_name)
         layer.set_weights([golden[f"{golden_name}/{w.name}"] for w in layer.weights])
@@ -208,7 +208,7 @@ def set_golden_weights(model, golden, names):
 @pytest.mark.parametrize(
     ("tower", "depth", "prior"), [("class", 5, 0.01), ("box", 4, None)]
 )
-def test_head_equals_the_authors(tower, depth, prior):
+def test_head_matches_the_authors(tower, depth, prior):
     golden = np.load(GOLDEN / "head.npz")
     inputs = level_inputs(golden, range(3, 8))
     settings = Tower(2, 16, "swish", bn=BatchNorm(epsilon=1e-3))
@@ -234,7 +234,7 @@ def test_head_equals_the_authors(tower, depth, prior):
 
 
 def golden_outputs(golden):
-    """Raw outputs of the golden head, without their background class."""
+    """Return raw outputs of the golden head, without the background class."""
 
     def joined(kind, depth):
         return np.concatenate(
@@ -244,7 +244,7 @@ def golden_outputs(golden):
     return {"class_logits": joined("cls", 6)[..., 1:], "box_deltas": joined("box", 4)}
 
 
-def test_decoding_equals_the_authors():
+def test_decoding_matches_the_authors():
     """Their decoder counts the last pixel as inside and clips to h - 1, w - 1."""
     golden = np.load(GOLDEN / "postprocess.npz")
     outputs = golden_outputs(golden)
@@ -261,7 +261,7 @@ def test_decoding_equals_the_authors():
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_detections_equal_the_authors(threshold, monkeypatch):
+def test_detections_match_the_authors(threshold, monkeypatch):
     """Suppression and ranking on their decoded boxes."""
     golden = np.load(GOLDEN / "postprocess.npz")
     model = small_model(
@@ -271,22 +271,22 @@ def test_detections_equal_the_authors(threshold, monkeypatch):
         boxes, "decode", lambda *_: golden["out/none_iou50/raw_boxes"][:, :, 0]
     )
     sizes = np.array([[128, 128], [128, 128]])
-    found = model.predictions(golden_outputs(golden), sizes)
+    actual = model.predictions(golden_outputs(golden), sizes)
     key = f"out/v1_iou{round(100 * threshold)}"
     for row, count in enumerate(golden[f"{key}/num_detections"]):
         used = slice(0, count)
-        assert int(found["num_detections"][row]) == count
+        assert int(actual["num_detections"][row]) == count
         np.testing.assert_allclose(
-            found["scores"][row][used],
+            actual["scores"][row][used],
             golden[f"{key}/detection_scores"][row][used],
             atol=1e-5,
         )
         np.testing.assert_array_equal(
-            found["classes"][row][used] + 1,
+            actual["classes"][row][used] + 1,
             golden[f"{key}/detection_classes"][row][used],
         )
         np.testing.assert_allclose(
-            found["boxes"][row][used],
+            actual["boxes"][row][used],
             golden[f"{key}/detection_boxes"][row][used],
             atol=1e-3,
         )
@@ -303,19 +303,19 @@ def test_predictions_are_in_pixels_of_the_given_sizes():
         "box_deltas": np.zeros((1, len(model.anchors), 4), np.float32),
     }
     for factor in (1, 2):
-        found = model.predictions(outputs, np.array([[64 * factor, 96 * factor]]))
-        assert int(found["num_detections"][0]) == 1
-        assert int(found["classes"][0, 0]) == 2
-        assert float(found["scores"][0, 0]) == pytest.approx(1 / (1 + np.exp(-3)))
+        actual = model.predictions(outputs, np.array([[64 * factor, 96 * factor]]))
+        assert int(actual["num_detections"][0]) == 1
+        assert int(actual["classes"][0, 0]) == 2
+        assert float(actual["scores"][0, 0]) == pytest.approx(1 / (1 + np.exp(-3)))
         np.testing.assert_allclose(
-            found["boxes"][0, 0], model.anchors[anchor] * factor, rtol=1e-5
+            actual["boxes"][0, 0], model.anchors[anchor] * factor, rtol=1e-5
         )
-        assert (np.array(found["classes"])[0, 1:] == -1).all()
-        assert not np.array(found["boxes"])[0, 1:].any()
+        assert (np.array(actual["classes"])[0, 1:] == -1).all()
+        assert not np.array(actual["boxes"])[0, 1:].any()
 
 
 def test_each_image_of_a_batch_has_its_own_scale_and_border():
-    """A box beyond the frame is cut at the border of its own image."""
+    """A box beyond the frame is clipped at the border of its own image."""
     model = small_model(max_detections=3)
     logits = np.full((2, len(model.anchors), 3), -9.0, np.float32)
     logits[:, 0, 1] = 2.0
@@ -323,22 +323,22 @@ def test_each_image_of_a_batch_has_its_own_scale_and_border():
     # The corner's anchor is centered on (4, 4); the box is far larger than the frame.
     deltas[:, 0, 2:] = 4.0
     outputs = {"class_logits": logits, "box_deltas": deltas}
-    found = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
+    actual = model.predictions(outputs, np.array([[128, 150], [30, 96]]))
     np.testing.assert_allclose(
-        np.array(found["boxes"])[:, 0], [[0, 0, 128, 150], [0, 0, 30, 96]]
+        np.array(actual["boxes"])[:, 0], [[0, 0, 128, 150], [0, 0, 30, 96]]
     )
     # The first image was halved, the second one kept.
     deltas[:, 0, 2:] = -2.0
-    found = model.predictions(outputs, np.array([[128, 192], [30, 96]]))
+    actual = model.predictions(outputs, np.array([[128, 192], [30, 96]]))
     half = 16 * np.exp(-2)
     near, far = 4 - half, 4 + half
     expected = np.array([[near, near, far, far]])
     np.testing.assert_allclose(
-        np.array(found["boxes"])[:, 0], expected * [[2], [1]], rtol=1e-5
+        np.array(actual["boxes"])[:, 0], expected * [[2], [1]], rtol=1e-5
     )
 
 
-def test_settings_of_detection_reach_the_detections():
+def test_detection_settings_take_effect():
     """Seven anchors far apart with scores from 0.2 to 0.8."""
     outputs = {
         "class_logits": np.full((1, 126 * 9, 3), -9.0, np.float32),
@@ -353,11 +353,11 @@ def test_settings_of_detection_reach_the_detections():
         ({"score_threshold": 0.45}, [0.8, 0.7, 0.6, 0.5]),
         ({"max_detections": 2}, [0.8, 0.7]),
     ):
-        found = small_model(**settings).predictions(outputs, sizes)
-        assert found["scores"].shape == (1, settings.get("max_detections", 100))
-        assert int(found["num_detections"][0]) == len(expected)
+        actual = small_model(**settings).predictions(outputs, sizes)
+        assert actual["scores"].shape == (1, settings.get("max_detections", 100))
+        assert int(actual["num_detections"][0]) == len(expected)
         np.testing.assert_allclose(
-            found["scores"][0, : len(expected)], expected, rtol=1e-5
+            actual["scores"][0, : len(expected)], expected, rtol=1e-5
         )
 
 
@@ -375,7 +375,7 @@ def test_predictions_compile_under_xla():
 
 
 def test_save_and_load(tmp_path):
-    """Every argument away from its default comes back, and so do the outputs."""
+    """Non-default arguments and the outputs survive a round trip."""
     settings = {
         "num_classes": 2,
         "image_size": (64, 96),
@@ -420,7 +420,7 @@ def test_save_and_load(tmp_path):
     for key, value in model(images()).items():
         np.testing.assert_array_equal(value, loaded(images())[key])
     np.testing.assert_array_equal(model.anchors, loaded.anchors)
-    # The arguments of the layers have reached them.
+    # The layers have received their arguments.
     norms = [x for x in loaded.layers if "_bn" in x.name]
     assert {(x.momentum, x.epsilon) for x in norms} == {(0.9, 1e-3)}
     convs = [x for x in loaded.layers if x.name.startswith(("class_conv", "box_conv"))]
@@ -439,7 +439,7 @@ def test_mixed_precision():
         assert {keras.backend.standardize_dtype(v.dtype) for v in outputs.values()} == {
             "float32"
         }
-        losses, found = gradients(model, labels())
+        losses, actual = gradients(model, labels())
         assert np.isfinite(float(losses["loss"]))
     finally:
         keras.config.set_dtype_policy(policy)
@@ -454,7 +454,7 @@ def test_pixels_are_normalized_inside_the_model():
     np.testing.assert_allclose(got[0, 0, 0], expected, rtol=1e-4)
 
 
-def test_efficientnet_equals_keras_applications():
+def test_efficientnet_matches_keras_applications():
     """B0 with the same weights, up to the last block."""
     ours = backbones.efficientnet("B0")
     reference = keras.applications.EfficientNetB0(
@@ -485,8 +485,8 @@ def test_efficientnet_equals_keras_applications():
         np.testing.assert_allclose(got[level], expected[level], rtol=1e-4, atol=1e-4)
 
 
-def test_efficientnet_survives_saving_and_trains_every_weight(tmp_path):
-    """The corrections of KerasCV's layers must come back with the file."""
+def test_efficientnet_saving_and_gradients(tmp_path):
+    """A saved file must keep the corrections of KerasCV's layers."""
     keras.utils.set_random_seed(0)
     backbone = backbones.efficientnet("B0", drop_connect_rate=0.1)
     path = tmp_path / "backbone.keras"
@@ -530,12 +530,12 @@ def test_efficientnet_b7_facts():
 @pytest.mark.parametrize(
     ("depth", "trainable"), [(50, 34_091_159), (101, 53_083_287), (152, 68_726_935)]
 )
-def test_resnet_sizes_are_the_published_ones(depth, trainable):
+def test_resnet_sizes_match_the_published_ones(depth, trainable):
     model = RetinaNet(91, (128, 128), backbones.resnet(depth))
     assert sum(int(np.prod(w.shape)) for w in model.trainable_variables) == trainable
 
 
-def test_batch_normalization_s_momentum_is_an_argument():
+def test_batch_normalization_momentum_is_an_argument():
     model = small_model(backbone=backbones.resnet(18, bn_momentum=0.9), bn_momentum=0.8)
     layers = [x for x in model.backbone.layers if "momentum" in x.get_config()]
     assert {layer.momentum for layer in layers} == {0.9}
@@ -574,19 +574,19 @@ def test_batch_normalization_s_momentum_is_an_argument():
         ),
     ],
 )
-def test_errors_say_what_came(text, make):
+def test_errors_name_the_received_value(text, make):
     with pytest.raises(ValueError, match=text):
         make()
 
 
-def test_a_diverged_model_finds_nothing():
+def test_a_diverged_model_returns_no_detections():
     model = small_model()
     outputs = {
         key: np.full_like(value, np.nan) for key, value in model(images()).items()
     }
-    found = model.predictions(outputs, np.array([[64, 96]] * 2))
-    assert np.array(found["num_detections"]).tolist() == [0, 0]
-    assert not np.array(found["boxes"]).any()
+    actual = model.predictions(outputs, np.array([[64, 96]] * 2))
+    assert np.array(actual["num_detections"]).tolist() == [0, 0]
+    assert not np.array(actual["boxes"]).any()
     for wrong in ([64, 96], [[64, 96]], [[64, 96, 3]] * 2):
         with pytest.raises(ValueError, match=r"sizes \[2, 2\]. Received: shape="):
             model.predictions(outputs, np.array(wrong))
@@ -594,7 +594,7 @@ def test_a_diverged_model_finds_nothing():
     outputs["class_logits"] = np.full_like(outputs["class_logits"], 5.0)
     outputs["box_deltas"] = np.zeros_like(outputs["box_deltas"])
     outputs["box_deltas"][0] = np.nan
-    found = model.predictions(outputs, np.array([[64, 96]] * 2))
-    detections = np.array(found["num_detections"])
+    actual = model.predictions(outputs, np.array([[64, 96]] * 2))
+    detections = np.array(actual["num_detections"])
     assert detections[0] == 0 and detections[1] > 0
-    assert np.isfinite(found["boxes"]).all()
+    assert np.isfinite(actual["boxes"]).all()

@@ -1,4 +1,4 @@
-"""The segmenter: ignored pixels, where masks lie, and inference at several scales."""
+"""The segmenter: ignored pixels, mask alignment and multi-scale inference."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def model():
     made = SemanticSegmenter(
         4, (128, 256), backbone, num_filters=16, num_repeats=1, num_head_convs=1
     )
-    # Logits of a fresh model are all alike: make them differ.
+    # The logits of a new model are all equal: make them differ.
     made.layers[-2].kernel.assign(RNG.normal(size=(1, 1, 16, 4)))
     return made
 
@@ -38,18 +38,18 @@ def test_ignored_pixels_get_no_gradient(model):
     with tf.GradientTape() as tape:
         loss = loss_of(model, logits, mask)
     gradient = tape.gradient(loss, logits).numpy()
-    known = mask[:, ::4, ::4] != 255
-    assert (gradient[~known] == 0.0).all()
-    assert (np.abs(gradient[known]).sum(-1) > 0.0).all()
+    labeled = mask[:, ::4, ::4] != 255
+    assert (gradient[~labeled] == 0.0).all()
+    assert (np.abs(gradient[labeled]).sum(-1) > 0.0).all()
     # What is predicted there doesn't matter, nor what the mask says in between.
     changed = logits.numpy()
-    changed[~known] += 100.0
+    changed[~labeled] += 100.0
     between = mask.copy()
     between[:, 1::4] = 3
     assert float(loss_of(model, changed, between)) == float(loss)
 
 
-def test_a_batch_without_a_known_pixel_has_a_loss_of_zero(model):
+def test_a_batch_without_labeled_pixels_has_zero_loss(model):
     logits = tf.Variable(RNG.normal(size=(2, 32, 64, 4)).astype(np.float32))
     with tf.GradientTape() as tape:
         loss = loss_of(model, logits, np.full((2, 128, 256), 255))
@@ -57,20 +57,20 @@ def test_a_batch_without_a_known_pixel_has_a_loss_of_zero(model):
     assert (tape.gradient(loss, logits).numpy() == 0.0).all()
 
 
-def test_masks_lie_where_the_labels_were(model):
-    """Logits that know every label exactly give back a disc at its place."""
+def test_masks_align_with_the_labels(model):
+    """Logits that encode every label exactly reproduce a disc in its place."""
     rows, columns = np.indices((128, 256))
     disc = (rows - 60) ** 2 + (columns - 101) ** 2 <= 40**2
     logits = 10.0 * np.eye(4, dtype=np.float32)[disc[None, ::4, ::4].astype(int)]
-    found = np.asarray(model.predictions({"mask_logits": logits}, None)["mask"][0])
+    actual = np.asarray(model.predictions({"mask_logits": logits}, None)["mask"][0])
     # Half a cell of enlarging is the error left, not one and a half pixels more.
-    center = np.array([axis[found == 1].mean() for axis in (rows, columns)])
+    center = np.array([axis[actual == 1].mean() for axis in (rows, columns)])
     np.testing.assert_allclose(center, [60, 101], atol=0.6)
-    overlap = ((found == 1) & disc).sum() / ((found == 1) | disc).sum()
+    overlap = ((actual == 1) & disc).sum() / ((actual == 1) | disc).sum()
     assert overlap > 0.95
 
 
-def test_one_scale_is_plain_inference(model, images):
+def test_a_single_scale_equals_plain_inference(model, images):
     outputs = model(images, training=False)
     plain = model.predictions(outputs, None)
     probabilities = np.asarray(model.multi_scale((1.0,))(images))
@@ -78,16 +78,16 @@ def test_one_scale_is_plain_inference(model, images):
     np.testing.assert_array_equal(probabilities.max(-1), plain["scores"])
 
 
-def test_probabilities_are_averaged_over_scales_and_mirror_images(model, images):
+def test_probabilities_are_averaged_over_scales_and_flips(model, images):
     scales = (0.5, 1.0, 1.3)
     alone = [np.asarray(model.multi_scale((scale,))(images)) for scale in scales]
     mirrored = [
         np.asarray(model.multi_scale((scale,))(images[:, :, ::-1]))[:, :, ::-1]
         for scale in scales
     ]
-    for found in (*alone, *mirrored):
-        assert found.shape == (2, 128, 256, 4)
-        np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)
+    for actual in (*alone, *mirrored):
+        assert actual.shape == (2, 128, 256, 4)
+        np.testing.assert_allclose(actual.sum(-1), 1.0, atol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.01
     np.testing.assert_allclose(
         model.multi_scale(scales)(images), np.mean(alone, 0), atol=1e-5
@@ -99,18 +99,18 @@ def test_probabilities_are_averaged_over_scales_and_mirror_images(model, images)
     )
 
 
-def test_a_scale_is_the_model_on_the_scaled_frame(model, images):
-    """1.5 makes 192 x 384: padded to 256 x 384 by the mean color."""
+def test_a_scale_runs_the_model_on_the_scaled_frame(model, images):
+    """A scale of 1.5 gives 192 x 384, padded to 256 x 384 with the mean color."""
     large = SemanticSegmenter.from_config(
         {**model.get_config(), "image_size": (256, 384)}
     )
     large.set_weights(model.get_weights())
     frame = np.full((2, 256, 384, 3), [123.675, 116.28, 103.53], np.float32)
     frame[:, :192] = tf.image.resize(images, (192, 384))
-    found = np.asarray(large.multi_scale((1.0,))(frame))[:, :192]
+    actual = np.asarray(large.multi_scale((1.0,))(frame))[:, :192]
     np.testing.assert_allclose(
         model.multi_scale((1.5,))(images),
-        tf.image.resize(found, (128, 256)),
+        tf.image.resize(actual, (128, 256)),
         atol=1e-5,
     )
 
@@ -127,12 +127,12 @@ def test_scaled_models_share_the_weights(model, images):
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), ("1",)])
-def test_bad_scales_are_refused(model, scales):
+def test_invalid_scales_raise(model, scales):
     with pytest.raises(ValueError, match="Expected scales, numbers above 0. Received"):
         model.multi_scale(scales)
 
 
-def test_bad_labels_are_refused(model):
+def test_invalid_labels_raise(model):
     logits = np.zeros((1, 32, 64, 4), np.float32)
     with pytest.raises(ValueError, match=r"with a mask .* Received: keys=\['boxes'\]"):
         model.compute_losses({"mask_logits": logits}, {"boxes": 0})

@@ -8,8 +8,8 @@ int32 `[2]` come out. Labels are a dict of
 - `boxes` float32 `[n, 4]` and any other tensors with n rows, and, or,
 - `mask` `[h, w]`, integer class ids.
 
-Boxes that lie outside the frame are dropped; mask pixels that nothing is known
-about are `placement.IGNORE_CLASS`.
+Boxes outside the frame are dropped; mask pixels of unknown class are
+`placement.IGNORE_CLASS`.
 
 `s1` to `s4` are the paper's Augment-S1 to S4, for detection and segmentation.
 """
@@ -26,10 +26,10 @@ def s1(image, labels, image_size, seed, scale_range=(0.8, 1.2), flip_probability
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: `[2]`, see `geometry`.
-        scale_range: the least and greatest scale.
-        flip_probability: float in 0…1; 0 where mirror images mean another
-            class, as digits do.
+        seed: `[2]`, see `placement`.
+        scale_range: the minimum and maximum scale.
+        flip_probability: float in 0…1; 0 if a mirrored object changes its class, as
+            a digit does.
 
     Returns:
         `(image, labels, size)`.
@@ -57,13 +57,13 @@ def s2(
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: `[2]`, see `geometry`.
-        scale_range: the least and greatest scale.
+        seed: `[2]`, see `placement`.
+        scale_range: the minimum and maximum scale.
         flip_probability: float in 0…1.
-        policy: as in `policies.auto_augment`. The paper names none; v0 is that
-            of the AutoAugment-detection paper it cites.
-        reference_size: as in `policies.auto_augment`: 640 makes the policy as
-            strong, relative to images of any size, as it is on COCO's.
+        policy: as in `policies.auto_augment`. The paper doesn't name one; v0 is from
+            the AutoAugment-detection paper it cites.
+        reference_size: as in `policies.auto_augment`; with 640, the policy is as
+            strong, relative to the image size, as on COCO.
 
     Returns:
         `(image, labels, size)`.
@@ -92,7 +92,7 @@ def s3(
 ):
     """Apply AutoAugment, then flip, scale widely and crop at random: Augment-S3.
 
-    Args and returns are those of `s2`, but for the scale's default.
+    Same arguments and return values as `s2`, except for the default scale range.
 
     Source: paper section 3 (AutoAugment with jitter 0.5 to 2.0).
     """
@@ -126,12 +126,11 @@ def s4(  # noqa: PLR0913 -- gin binds every setting under its own name
         image: uint8 `[h, w, 3]`.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: `[2]`, see `geometry`.
-        scale_range: the least and greatest scale.
+        seed: `[2]`, see `placement`.
+        scale_range: the minimum and maximum scale.
         flip_probability: float in 0…1.
         num_operations: as in `policies.rand_augment`.
-        magnitude: as in `policies.rand_augment`; the paper takes 15 for
-            ResNet-101.
+        magnitude: as in `policies.rand_augment`; the paper uses 15 for ResNet-101.
         operations: as in `policies.rand_augment`.
         reference_size: as in `policies.auto_augment`.
 
@@ -169,20 +168,20 @@ def flip_and_jitter(
 
     Args:
         image: uint8 `[h, w, 3]`.
-        labels: dict, see the module; `corners` (see `geometry`) may stand in
-            the place of `boxes`.
+        labels: dict, see the module; may contain `corners` (see `placement`) instead
+            of `boxes`.
         image_size: (height, width) of the frame.
-        seed: `[2]`, see `geometry`.
-        scale_range: the least and greatest scale.
-        flip_probability: float in 0…1; 0 where mirror images mean another
-            class, as digits do.
-        color_strength: float in 0…1; above 0, contrast and brightness vary by
-            that share and the color channels change places.
+        seed: `[2]`, see `placement`.
+        scale_range: the minimum and maximum scale.
+        flip_probability: float in 0…1; 0 if a mirrored object changes its class, as
+            a digit does.
+        color_strength: float in 0…1; above 0, contrast and brightness vary by that
+            fraction and the color channels are permuted.
 
     Returns:
         `(image, labels, size)`.
 
-    Source: paper section 3, but for the colors.
+    Source: paper section 3; own: the color changes.
     """
     _check(scale_range, flip_probability)
     seeds = tf.unstack(tf.random.split(seed, 5))
@@ -203,7 +202,7 @@ def flip_and_jitter(
 
 
 def fit(image, labels, image_size, seed=(0, 0)):
-    """Fit an image into the frame without any randomness.
+    """Fit an image into the frame deterministically.
 
     Args:
         image: uint8 `[h, w, 3]`.
@@ -225,7 +224,7 @@ def _check(scale_range, flip_probability):
     low, high = scale_range
     if not 0.0 < low <= high:
         raise ValueError(
-            "Expected scale_range (least, greatest) above 0. Received: "
+            "Expected scale_range (minimum, maximum) above 0. Received: "
             f"scale_range={scale_range!r}"
         )
     if not 0.0 <= flip_probability <= 1.0:

@@ -1,9 +1,9 @@
 """Color operations on images `[h, w, 3]`, 0…255.
 
-An image of uint8 gives uint8, fractions cut off as in the authors' operations;
-a float image gives float32. The boxes and masks of an image stay as they are.
-Operations of AutoAugment and RandAugment follow the authors' code but for
-`solarize` and `contrast`, which say how.
+A uint8 image gives uint8, with fractions truncated as in the authors' operations; a
+float image gives float32. The boxes and masks of an image are unaffected. Operations
+of AutoAugment and RandAugment follow the authors' code except for `solarize` and
+`contrast`, which document the differences.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ import tensorflow as tf
 
 
 def autocontrast(image):
-    """Stretch each channel so that it reaches from 0 to 255.
+    """Stretch each channel to the range from 0 to 255.
 
     Args:
         image: uint8 `[h, w, 3]`.
 
     Returns:
-        uint8 `[h, w, 3]`; a channel of one value stays.
+        uint8 `[h, w, 3]`; a constant channel is unchanged.
 
     Source: the authors' operations.
     """
@@ -32,22 +32,22 @@ def autocontrast(image):
 
 
 def equalize(image):
-    """Give each channel an even histogram.
+    """Equalize the histogram of each channel.
 
     Args:
         image: uint8 `[h, w, 3]`.
 
     Returns:
-        uint8 `[h, w, 3]`; a channel of one value stays.
+        uint8 `[h, w, 3]`; a constant channel is unchanged.
 
-    Source: the authors' operations, which are those of Pillow.
+    Source: the authors' operations, which match Pillow's.
     """
     # One histogram of 3 x 256 bins.
     values = _rows(tf.cast(image, tf.int32))
     values += tf.tile([0, 256, 512], tf.shape(image)[1:2])
     counts = tf.math.bincount(tf.reshape(values, [-1]), None, 768, 768)
     counts = tf.reshape(counts, (3, 256))
-    # The step is what a value may hold, the topmost value left out.
+    # The step is the pixel count per output value, without the topmost value.
     top = tf.cast(tf.reduce_max(image, axis=(0, 1)), tf.int32)
     topmost = tf.gather(counts, top, batch_dims=1)
     step = (tf.reduce_sum(counts, axis=1) - topmost)[:, None] // 255
@@ -69,7 +69,7 @@ def posterize(image, bits):
 
     Args:
         image: uint8 `[h, w, 3]`.
-        bits: int; taken for 1 if it is less, as in the authors' operation.
+        bits: int; clamped to at least 1, as in the authors' operation.
 
     Returns:
         uint8 `[h, w, 3]`.
@@ -81,20 +81,19 @@ def posterize(image, bits):
 
 
 def solarize(image, threshold):
-    """Invert the values from a threshold on.
+    """Invert all values at or above a threshold.
 
-    Where it differs: the authors compare in uint8, so that the threshold 256 of
-    the greatest magnitude becomes 0 and inverts every value; here it leaves the
-    image as it is.
+    Difference: the authors compare in uint8, so the threshold of 256 at the largest
+    magnitude becomes 0 and inverts every value; here it leaves the image unchanged.
 
     Args:
         image: uint8 `[h, w, 3]`.
-        threshold: int from 0.
+        threshold: int, at least 0.
 
     Returns:
         uint8 `[h, w, 3]`.
 
-    Source: the authors' operations, mended.
+    Source: the authors' operations, corrected.
     """
     inverted = image >= tf.cast(tf.minimum(threshold, 255), tf.uint8)
     inverted &= threshold <= 255
@@ -106,11 +105,11 @@ def solarize_add(image, addition, threshold=128):
 
     Args:
         image: uint8 `[h, w, 3]`.
-        addition: int from 0.
+        addition: int, at least 0.
         threshold: int in 0…255.
 
     Returns:
-        uint8 `[h, w, 3]`, sums cut at 255.
+        uint8 `[h, w, 3]`, sums clipped at 255.
 
     Source: the authors' operations.
     """
@@ -125,31 +124,31 @@ def color(image, factor):
 
     Args:
         image: `[h, w, 3]`, 0…255.
-        factor: float from 0; 0 gives gray, 1 the image.
+        factor: float, at least 0; 0 gives gray, 1 the image.
 
     Returns:
         `[h, w, 3]`, uint8 or float32.
 
     Source: the authors' operations.
     """
-    # Tiled, because TensorFlow is slow to broadcast along the last axis.
+    # Tiled because TensorFlow broadcasts slowly along the last axis.
     return _blend(tf.tile(_gray(image), [1, 1, 3]), image, factor)
 
 
 def contrast(image, factor):
     """Scale the distance of every pixel from the image's mean gray.
 
-    Where it differs: the authors take the number of pixels over 256 (at most
-    255) for the mean gray, so that a factor below 1 whitens any larger image.
+    Difference: the authors use the number of pixels divided by 256 (at most 255) as
+    the mean gray, so a factor below 1 whitens any larger image.
 
     Args:
         image: `[h, w, 3]`, 0…255.
-        factor: float from 0; 0 gives the mean gray, 1 the image.
+        factor: float, at least 0; 0 gives the mean gray, 1 the image.
 
     Returns:
         `[h, w, 3]`, uint8 or float32.
 
-    Source: the authors' operations, mended; Pillow's.
+    Source: the authors' operations, corrected to match Pillow's.
     """
     mean = tf.reduce_mean(tf.cast(_gray(image), tf.float32))
     if image.dtype == tf.uint8:
@@ -162,7 +161,7 @@ def brightness(image, factor):
 
     Args:
         image: `[h, w, 3]`, 0…255.
-        factor: float from 0; 0 gives black, 1 the image.
+        factor: float, at least 0; 0 gives black, 1 the image.
 
     Returns:
         `[h, w, 3]`, uint8 or float32.
@@ -177,12 +176,12 @@ def sharpness(image, factor):
 
     Args:
         image: uint8 `[h, w, 3]`.
-        factor: float from 0; 0 gives the smoothed image, 1 the image.
+        factor: float, at least 0; 0 gives the smoothed image, 1 the image.
 
     Returns:
-        uint8 `[h, w, 3]`; the pixels at the border stay.
+        uint8 `[h, w, 3]`; border pixels are unchanged.
 
-    Source: the authors' operations (weights 1, but 5 at the center).
+    Source: the authors' operations (weight 5 at the center, 1 elsewhere).
     """
     values = tf.cast(image, tf.float32)
     height, width = tf.unstack(tf.maximum(tf.shape(image)[:2] - 2, 0))
@@ -198,11 +197,11 @@ def sharpness(image, factor):
 
 
 def channel_order(image, seed):
-    """Put the color channels in a random order.
+    """Permute the color channels at random.
 
     Args:
         image: `[h, w, 3]`, any dtype.
-        seed: `[2]`, see `geometry`.
+        seed: `[2]`, see `placement`.
 
     Returns:
         `[h, w, 3]`, dtype of `image`.
@@ -214,11 +213,11 @@ def channel_order(image, seed):
 
 
 def paste(image, patch, top, left):
-    """Return an image with a patch laid over it.
+    """Return an image with a patch pasted onto it.
 
     Args:
         image: `[h, w, …]`.
-        patch: `[a, b, …]`, which lies within the image; possibly empty.
+        patch: `[a, b, …]`, within the image; may be empty.
         top: int, first row of the patch.
         left: int, first column of the patch.
 
@@ -233,7 +232,7 @@ def paste(image, patch, top, left):
 
 
 def _gray(image):
-    """Return `[h, w, 1]`, rounded as tf.image.rgb_to_grayscale does if it is uint8."""
+    """Return `[h, w, 1]`; uint8 is rounded as in tf.image.rgb_to_grayscale."""
     weights = np.float32([[0.2989], [0.587], [0.114]])
     if image.dtype == tf.uint8:
         weights *= np.float32(255.5 / 255.0)
@@ -243,7 +242,7 @@ def _gray(image):
 
 
 def _blend(other, image, factor):
-    """Return other + factor · (image - other) within 0…255, in the image's kind."""
+    """Return other + factor · (image - other) within 0…255, uint8 or float32."""
     other = tf.cast(other, tf.float32)
     result = other + factor * (tf.cast(image, tf.float32) - other)
     if image.dtype == tf.uint8:
@@ -252,7 +251,7 @@ def _blend(other, image, factor):
 
 
 def _rows(image):
-    """Return `[h, w * 3]`, where a row vector broadcasts several times as fast."""
+    """Return `[h, w * 3]`, where a row vector broadcasts several times faster."""
     return tf.reshape(image, (-1, tf.shape(image)[1] * 3))
 
 

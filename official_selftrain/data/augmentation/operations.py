@@ -1,6 +1,6 @@
 """The operations of AutoAugment and RandAugment, for images, boxes and masks.
 
-Magnitudes count from 0 to 10 and go on above it:
+Magnitudes usually range from 0 to 10; larger values are allowed:
 
 | operation | argument at magnitude m |
 |---|---|
@@ -15,20 +15,20 @@ Magnitudes count from 0 to 10 and go on above it:
 | BBox_Cutout | 0.075 m of a box's sides |
 | AutoContrast, Equalize, Invert, Identity | none |
 
-The signs of rotations, shears and translations are drawn anew each time. What
-comes from outside is `placement.FILL_PIXEL` in images and `placement.IGNORE_CLASS`
-in masks. Operations on pixels leave masks as they are; cut-outs as well.
+The sign of each rotation, shear and translation is random. Areas from outside the
+image are filled with `placement.FILL_PIXEL` in images and `placement.IGNORE_CLASS` in
+masks. Pixel operations, including cutouts, leave masks unchanged.
 
-An operation with the suffix `_Only_BBoxes` changes the content of each box
-separately, with a third of its probability, boxes in random order; boxes stay
-where they are. Without boxes it changes nothing.
+An operation with the suffix `_Only_BBoxes` changes the content of each box separately,
+with a third of its probability and in random order; the boxes themselves don't move.
+Without boxes it has no effect.
 
-Above magnitude 10, and at it, Solarize changes nothing; Posterize is weaker at 15
-than at 10; a shift of 375 pixels at 15 moves most objects out of an image of 640.
+From magnitude 10 on, Solarize has no effect; Posterize is weaker at 15 than at 10; at
+15, a shift of 375 pixels moves most objects out of an image of 640.
 
-Source: the authors' AutoAugment code, its pixels for RandAugment too (EfficientDet's
-RandAugment for detection has the same); their names `Rotate_BBox`, `ShearX_BBox`
-and so on are `Rotate`, `ShearX` here, because no operation leaves boxes behind.
+Source: the authors' AutoAugment code, whose pixel values are also used for RandAugment
+(as in EfficientDet's RandAugment for detection). Their `Rotate_BBox`, `ShearX_BBox` and
+so on are called `Rotate`, `ShearX` here, because every operation moves the boxes too.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ import tensorflow as tf
 from official_selftrain.data.augmentation import color, placement
 from official_selftrain.geometry import affine
 
-# Operations on pixels: function (image, magnitude).
+# Pixel operations: function (image, magnitude).
 PIXELS = {
     "Identity": lambda image, m: image,
     "AutoContrast": lambda image, m: color.autocontrast(image),
@@ -54,7 +54,7 @@ PIXELS = {
     "Sharpness": lambda image, m: color.sharpness(image, _factor(m)),
 }
 
-# Moves: function (magnitude with its sign, (height, width), pixels per 10).
+# Moves: function (signed magnitude, (height, width), pixels at magnitude 10).
 MOVES = {
     "Rotate": lambda m, size, pixels: affine.rotation(3.0 * m, size),
     "ShearX": lambda m, size, pixels: affine.shear(0.03 * m, 0.0),
@@ -70,7 +70,7 @@ MOVES = {
 _ONLY = "_Only_BBoxes"
 WITHIN_BOXES = ("Cutout", "Equalize", "Flip", "Solarize", *MOVES)
 
-# Pixels at magnitude 10, of the image and within boxes.
+# Pixels at magnitude 10, for the whole image and within boxes.
 _TRANSLATE, _TRANSLATE_ONLY = 250.0, 120.0
 _CUTOUT, _CUTOUT_ONLY = 100.0, 50.0
 
@@ -84,24 +84,24 @@ OPERATIONS = (
 
 
 def execute(image, labels, seed, names, steps, reference_size=None):
-    """Execute operations one after the other.
+    """Execute operations in sequence.
 
     Args:
-        image: `[h, w, 3]`; what is not uint8 is rounded to it.
-        labels: dict with, or without, `corners` and `mask` (see `geometry`) and
-            `ignore` bool `[n]`; ignored boxes aren't changed within.
-        seed: `[2]`, see `geometry`.
-        names: sequence of names out of `OPERATIONS`.
+        image: `[h, w, 3]`; other dtypes are rounded to uint8.
+        labels: dict, optionally with `corners` and `mask` (see `placement`) and
+            `ignore` bool `[n]`; the content of ignored boxes isn't changed.
+        seed: `[2]`, see `placement`.
+        names: sequence of names from `OPERATIONS`.
         steps: list of (index into names, probability, magnitude), numbers or
             scalar tensors.
-        reference_size: int or None, the longer side of the images that pixels
-            are meant for; they are scaled to the longer side of `image`.
+        reference_size: int or None, the longer side of the images for which the pixel
+            values are meant; they are scaled to the longer side of `image`.
 
     Returns:
         `(image, labels)`: uint8, of the same sizes; corners may lie outside.
 
     Raises:
-        ValueError: for a reference_size that is not above 0.
+        ValueError: if `reference_size` is not above 0.
     """
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8:
@@ -125,7 +125,7 @@ def execute(image, labels, seed, names, steps, reference_size=None):
     matrix = tf.eye(3)
 
     for index, probability, magnitude in steps:
-        # In double precision arguments are those of the authors' Python numbers.
+        # Double precision matches the authors' Python floats.
         magnitude = tf.cast(magnitude, tf.float64)
         seeds = tf.random.split(seed, 3)
         seed = seeds[0]
@@ -151,7 +151,7 @@ def execute(image, labels, seed, names, steps, reference_size=None):
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """What no operation changes: size, boxes, pixels per unit, fill of each array."""
+    """State shared by all operations: size, boxes, pixels per unit, fill per array."""
 
     size: tf.Tensor
     boxes: tf.Tensor
@@ -163,7 +163,7 @@ def _step(name, arrays, matrix, frame, probability, magnitude, seeds):
     """Run one operation: arrays and move → [*arrays, move]."""
     chance_seed, seed = seeds[0], seeds[1]
     if name.endswith(_ONLY):
-        # Decides on its own for every box.
+        # Decides separately for every box.
         inside = functools.partial(_inside, name[: -len(_ONLY)], frame, magnitude)
         arrays = within_boxes(arrays, frame.boxes, inside, seed, probability / 3.0)
         return [*arrays, matrix]
@@ -204,15 +204,15 @@ def _inside(name, frame, magnitude, arrays, seed):
 
 
 def within_boxes(arrays, boxes, operation, seed, probability):
-    """Run an operation on the content of some boxes, in random order.
+    """Run an operation on the content of randomly chosen boxes, in random order.
 
     Args:
         arrays: list of `[h, w, …]`, an image and possibly a mask.
         boxes: int32 `[n, 4]`, first and last row and column: ymin, xmin, ymax,
             xmax, all within the image.
         operation: function (list of contents, seed) → list of contents.
-        seed: `[2]`, see `geometry`.
-        probability: float in 0…1, of each box.
+        seed: `[2]`, see `placement`.
+        probability: float in 0…1, for each box.
 
     Returns:
         list of `[h, w, …]`.
@@ -246,8 +246,8 @@ def cutout(image, center, half):
     Args:
         image: `[h, w, c]`.
         center: int32 `[2]`, row and column.
-        half: int or int32 `[2]`, half of the sides; the square covers the rows
-            from `center - half` up to, not including, `center + half`.
+        half: int or int32 `[2]`, half of each side; the square covers the rows from
+            `center - half` up to, but not including, `center + half`.
 
     Returns:
         `[h, w, c]`.
@@ -262,8 +262,8 @@ def cutout(image, center, half):
     return color.paste(image, patch, start[0], start[1])
 
 
-def _box_cutout(image, boxes, seed, share):
-    """Cut a share of one box's sides, around a pixel of it."""
+def _box_cutout(image, boxes, seed, fraction):
+    """Fill a fraction of a random box's sides, around a random pixel in it."""
 
     def cut():
         seeds = tf.unstack(tf.random.split(seed, 2))
@@ -272,7 +272,7 @@ def _box_cutout(image, boxes, seed, share):
         box = tf.gather(boxes, chosen)
         sides = tf.cast(box[2:] - box[:2] + 1, tf.float32)
         center = box[:2] + _pixel(seeds[1], sides)
-        return cutout(image, center, _int(share * tf.cast(sides, tf.float64) / 2.0))
+        return cutout(image, center, _int(fraction * tf.cast(sides, tf.float64) / 2.0))
 
     return tf.cond(tf.shape(boxes)[0] > 0, cut, lambda: image)
 
@@ -280,8 +280,8 @@ def _box_cutout(image, boxes, seed, share):
 def _pixel_boxes(labels, size):
     """Return the pixels of boxes: int32 first and last row and column.
 
-    As in the authors' code the last ones are those that the lower and right edges
-    fall into, even where an edge only touches them.
+    As in the authors' code, the last ones are those that contain the lower and right
+    edges, even if an edge only touches them.
     """
     if "corners" not in labels:
         return tf.zeros((0, 4), tf.int32)
@@ -295,8 +295,8 @@ def _pixel_boxes(labels, size):
 
 
 def _pixel(seed, size):
-    share = tf.random.stateless_uniform((2,), seed)
-    return tf.cast(tf.floor(share * tf.floor(size)), tf.int32)
+    position = tf.random.stateless_uniform((2,), seed)
+    return tf.cast(tf.floor(position * tf.floor(size)), tf.int32)
 
 
 def _sign(seed):

@@ -1,19 +1,19 @@
-"""Geometry of images, boxes and masks together.
+"""Joint geometry of images, boxes and masks.
 
 A function takes and returns `(image, labels)`. `image` is `[h, w, c]`, uint8 or
-float. Of `labels` it moves two entries, if they are there, and passes the rest:
+float. Two entries of `labels` are transformed if present; the rest is passed through:
 
 - `corners`: float32 `[n, k, 2]`, corners of the n boxes as (y, x) in pixels: all
-  four in order around the box, or two opposite ones where nothing turns;
+  four in order around the box, or two opposite ones if there is no rotation or shear;
 - `mask`: `[h, w]`, integer class ids.
 
-Boxes travel as corners because the box around a turned box around a turned box
-is too large: `with_corners` takes boxes apart first, `with_boxes` puts the
-smallest boxes around what is left of them in the end. Pixel (0, 0) covers the
-square from (0, 0) to (1, 1).
+Boxes are represented as corners because repeatedly boxing rotated boxes makes them
+too large: `with_corners` converts boxes to corners first, and `with_boxes` computes
+the tight boxes around what remains visible at the end. Pixel (0, 0) covers the square
+from (0, 0) to (1, 1).
 
 All randomness is stateless: the same seed gives the same result. Seeds are int32 or
-int64 `[2]`; the two kinds draw differently, and the input pipeline takes int64.
+int64 `[2]`; the two dtypes give different values, and the input pipeline uses int64.
 """
 
 import tensorflow as tf
@@ -21,12 +21,12 @@ import tensorflow as tf
 from official_selftrain.data.masks import IGNORE_CLASS
 from official_selftrain.geometry import letterbox
 
-# What a rotation or a shift brings in from outside of the image.
+# The value of pixels that a rotation or shift brings in from outside the image.
 FILL_PIXEL = 128
 
 
 def with_corners(labels, count=4):
-    """Return labels with `corners` in the place of `boxes`.
+    """Replace `boxes` by `corners`.
 
     Args:
         labels: dict with `boxes` float32 `[n, 4]` (ymin, xmin, ymax, xmax), or
@@ -34,7 +34,7 @@ def with_corners(labels, count=4):
         count: 4, or 2 if the boxes will only be flipped, scaled and shifted.
 
     Returns:
-        dict with `corners` float32 `[n, count, 2]`; unchanged if it has some.
+        dict with `corners` float32 `[n, count, 2]`; unchanged if there are no `boxes`.
     """
     if "boxes" not in labels:
         return labels
@@ -47,17 +47,17 @@ def with_corners(labels, count=4):
 
 
 def with_boxes(labels, size):
-    """Return labels with `boxes` in the place of `corners`.
+    """Replace `corners` by `boxes`.
 
     Args:
         labels: dict with `corners` float32 `[n, k, 2]` and any other tensors
             with n rows, or without corners.
-        size: int32 `[2]`, height and width of what can be seen.
+        size: int32 `[2]`, height and width of the visible area.
 
     Returns:
         dict with `boxes` float32 `[m, 4]` within 0…`size`: the smallest boxes
-        around the visible parts. What can't be seen is dropped from `boxes` and
-        from every entry but `mask`.
+        around the visible parts. Invisible objects are dropped from every
+        entry but `mask`.
     """
     if "corners" not in labels:
         return labels
@@ -72,7 +72,7 @@ def with_boxes(labels, size):
 
 
 def visible_boxes(corners, size):
-    """Return the smallest boxes around what is within an image.
+    """Return the smallest boxes around the parts within an image.
 
     Args:
         corners: float32 `[n, k, 2]`, see the module; four corners must be those
@@ -80,10 +80,10 @@ def visible_boxes(corners, size):
         size: `[2]`, height and width.
 
     Returns:
-        float32 `[n, 4]` within 0…`size`, without area where nothing is visible.
+        float32 `[n, 4]` within 0…`size`, with zero area where nothing is visible.
 
-    Source: own; the authors cut the box around the corners, which is larger
-        where a turned box leaves the image.
+    Source: own; the authors clip the box around the corners, which is larger where a
+        rotated box leaves the image.
     """
     size = tf.cast(size, tf.float32)
     if corners.shape[1] == 4:
@@ -95,9 +95,9 @@ def visible_boxes(corners, size):
 
 
 def _visible_extent(corners, size):
-    """Return least and greatest (y, x) of quadrangles within 0…size.
+    """Return the minimum and maximum (y, x) of quadrangles within 0…size.
 
-    Edges are cut by Liang and Barsky's method.
+    Edges are clipped by the Liang-Barsky algorithm.
     """
     after = tf.roll(corners, -1, axis=1)
     edges = after - corners
@@ -115,7 +115,7 @@ def _visible_extent(corners, size):
         [corners * (1.0 - start) + after * start, corners * (1.0 - end) + after * end],
         axis=1,
     )
-    # The image's own corners count where they lie inside a quadrangle.
+    # Corners of the image count if they lie inside a quadrangle.
     frame = tf.stack([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]) * size
     away = frame[None, :, None] - corners[:, None]  # [n, image corner, edge, 2]
     side = edges[:, None, :, 0] * away[..., 1] - edges[:, None, :, 1] * away[..., 0]
@@ -135,12 +135,12 @@ def _visible_extent(corners, size):
 
 
 def flip(image, labels, seed, probability=0.5):
-    """Mirror an image and its labels from left to right at random.
+    """Flip an image and its labels horizontally at random.
 
     Args:
         image: `[h, w, c]`.
         labels: dict, see the module.
-        seed: `[2]`, see `geometry`.
+        seed: `[2]`, see the module.
         probability: float in 0…1.
 
     Returns:
@@ -173,26 +173,24 @@ def resize_and_crop(
 ):
     """Fit an image into a frame, scaled by a random factor, cropped and padded.
 
-    The image is scaled so that it would just fit into `image_size` times the
-    factor, aspect ratio kept; what exceeds the frame is cropped at a random
-    offset (the greatest possible one is never drawn, as in the authors' code),
-    what is missing is padded at the bottom and right. A factor of 1
-    gives the letterbox, as `fit` does. Pixels are interpolated
-    linearly, a mask takes the class of the nearest pixel.
+    The image is scaled to fit into `image_size` times the factor, keeping its aspect
+    ratio. It is then cropped to the frame at a random offset (the largest possible
+    offset never occurs, as in the authors' code) and padded at the bottom and right. A
+    factor of 1 gives the letterbox, as `fit` does. Images are resized bilinearly,
+    masks by nearest neighbor.
 
     Args:
         image: `[h, w, c]`, 0…255.
         labels: dict, see the module.
         image_size: (height, width) of the frame.
-        seed: `[2]`, see `geometry`.
-        scale_range: the least and greatest factor.
-        pad_value: float, or one for each channel.
+        seed: `[2]`, see the module.
+        scale_range: the minimum and maximum factor.
+        pad_value: float, or one per channel.
 
     Returns:
-        `(image, labels, size)`: float32 `[H, W, c]`; labels in pixels of the
-        frame, corners possibly outside of it, the mask's padding
-        `IGNORE_CLASS`; int32 `[2]`, the part of the frame that the image
-        covers.
+        `(image, labels, size)`: float32 `[H, W, c]`; labels in pixels of the frame,
+        where corners may lie outside and the mask is padded with `IGNORE_CLASS`;
+        int32 `[2]`, the part of the frame that the image covers.
 
     Source: the authors' preprocessing (scale jitter of the paper's section 3).
     """
@@ -204,7 +202,7 @@ def resize_and_crop(
 
 
 def fit(image, labels, image_size):
-    """Fit an image into a frame by `letterbox.fit`, and its labels with it.
+    """Fit an image and its labels into a frame by `letterbox.fit`.
 
     Args:
         image: `[h, w, 3]`, 0…255.
@@ -212,7 +210,7 @@ def fit(image, labels, image_size):
         image_size: (height, width) of the frame.
 
     Returns:
-        `(image, labels, size)` as `resize_and_crop` gives them.
+        `(image, labels, size)` as in `resize_and_crop`.
 
     Source: own.
     """
@@ -222,7 +220,7 @@ def fit(image, labels, image_size):
 def _place(image, labels, image_size, scaled_frame, start, pad_value):
     """Fit an image into `scaled_frame`, then crop and pad it to `image_size`.
 
-    `start`, 0…1, says where in the room that there is the crop begins.
+    `start`, 0…1, is the relative offset of the crop.
     """
     scaled_image = letterbox.resize(image, scaled_frame)
     source_size = tf.shape(image)[:2]
@@ -241,7 +239,7 @@ def _place(image, labels, image_size, scaled_frame, start, pad_value):
     if "mask" in labels:
         mask = labels["mask"]
         for axis in (0, 1):
-            # Nearest in the sense of the linear resize: the pixel under the center.
+            # Nearest as in the bilinear resize: the pixel that contains the center.
             centers = tf.range(covered[axis], dtype=tf.float32) + offset[axis] + 0.5
             nearest = tf.cast(centers * (size / scaled)[axis], tf.int32)
             nearest = tf.minimum(nearest, source_size[axis] - 1)

@@ -1,11 +1,10 @@
-"""AutoAugment for detection and RandAugment: which operations an image gets.
+"""AutoAugment for detection and RandAugment: which operations are applied to an image.
 
-A policy draws a few of the `operations` for each image, and only those are
-executed. Operations on pixels run in the order in which they were drawn.
-Operations that move content (rotate, shear, translate) are composed to one move,
-which is executed last, so that pixels are interpolated once, no content is lost
-between two moves, and boxes stay tight; the authors execute every move at its
-place.
+A policy samples a few of the `operations` for each image, and only those are
+executed. Pixel operations run in the order in which they were sampled. Geometric
+operations (rotate, shear, translate) are composed into a single transform, which is
+applied last: pixels are interpolated once, no content is lost between two transforms,
+and boxes stay tight. The authors apply each geometric operation in its turn.
 """
 
 import difflib
@@ -14,12 +13,12 @@ import tensorflow as tf
 
 from official_selftrain.data.augmentation import operations as available
 
-# RandAugment's 14 operations and, beyond them, Invert, Cutout and SolarizeAdd.
+# RandAugment's 14 operations plus Invert, Cutout and SolarizeAdd.
 RANDAUGMENT = (*available.PIXELS, *available.MOVES, "Cutout")
 
 
 def _published(text):
-    """Read sub-policies, one a line: operation probability magnitude, …"""
+    """Parse sub-policies, one per line: operation probability magnitude, …"""
     policy = []
     for line in text.strip().splitlines():
         steps = [step.split() for step in line.split(",")]
@@ -35,8 +34,8 @@ ShearY 1 2, TranslateY_Only_BBoxes .6 6
 Rotate .6 10, Color 1 6
 """
 
-# Sub-policies of (operation, probability, magnitude), one of which is drawn
-# with equal chances. "v0" is the policy of the AutoAugment-detection paper.
+# Sub-policies of (operation, probability, magnitude), one of which is sampled
+# uniformly. "v0" is the policy of the AutoAugment-detection paper.
 AUTOAUGMENT = {
     "v0": _published(_V0),
     "v1": _published(
@@ -100,24 +99,24 @@ SolarizeAdd .8 6, Equalize .8 8
 
 
 def auto_augment(image, labels, seed, policy="v0", reference_size=None):
-    """Apply a sub-policy of AutoAugment, drawn with equal chances.
+    """Apply a uniformly sampled sub-policy of AutoAugment.
 
     Args:
         image: uint8 `[h, w, 3]`.
-        labels: dict with, or without, `corners` and `mask` (see `geometry`) and
-            `ignore` bool `[n]`; ignored boxes aren't changed within.
-        seed: `[2]`, see `geometry`.
-        policy: a name out of `AUTOAUGMENT`, or sub-policies of (operation,
-            probability, magnitude).
-        reference_size: int or None, the longer side, in pixels, of the images
-            that the policy's pixels are meant for (640 for COCO); they are
-            scaled to the longer side of `image`. None takes pixels as they are.
+        labels: dict, optionally with `corners` and `mask` (see `placement`) and
+            `ignore` bool `[n]`; the content of ignored boxes isn't changed.
+        seed: `[2]`, see `placement`.
+        policy: a key of `AUTOAUGMENT`, or sub-policies of (operation, probability,
+            magnitude).
+        reference_size: int or None, the longer side, in pixels, of the images for
+            which the policy's pixel values are meant (640 for COCO); they are scaled
+            to the longer side of `image`. None uses the pixel values unchanged.
 
     Returns:
         `(image, labels)`, of the same sizes; corners may lie outside.
 
     Raises:
-        ValueError: for a policy that can't be read.
+        ValueError: for an invalid policy.
 
     Source: paper section 3; policies of the authors' code.
     """
@@ -125,7 +124,7 @@ def auto_augment(image, labels, seed, policy="v0", reference_size=None):
         _check_name("policy", policy, AUTOAUGMENT)
         policy = AUTOAUGMENT[policy]
     _check_policy(policy)
-    # Every sub-policy as long as the longest, so that one can be looked up.
+    # Pad sub-policies to the length of the longest, for a table lookup.
     length = max(map(len, policy))
     nothing = ("Identity", 1.0, 0.0)
     table = [[*steps, *[nothing] * (length - len(steps))] for steps in policy]
@@ -150,26 +149,26 @@ def rand_augment(
     operations=RANDAUGMENT,
     reference_size=None,
 ):
-    """Apply operations of RandAugment, drawn with equal chances and replacement.
+    """Apply operations of RandAugment, sampled uniformly with replacement.
 
     Args:
         image: uint8 `[h, w, 3]`.
         labels: dict, as in `auto_augment`.
-        seed: `[2]`, see `geometry`.
+        seed: `[2]`, see `placement`.
         num_operations: int N. The paper doesn't state it; RandAugment's authors
-            took 1 for COCO.
-        magnitude: float M, 0…10 and above.
-        operations: names out of `operations.OPERATIONS`.
+            used 1 for COCO.
+        magnitude: float M, usually 0…10; larger values are allowed.
+        operations: names from `operations.OPERATIONS`.
         reference_size: int or None, as in `auto_augment`.
 
     Returns:
         `(image, labels)`, of the same sizes; corners may lie outside.
 
     Raises:
-        ValueError: for unknown operations or a bad N or M.
+        ValueError: for unknown operations or an invalid N or M.
 
     Source: paper section 3 (magnitude 10; 15 for ResNet-101); operations of the
-        RandAugment paper and, beyond them, Invert, Cutout and SolarizeAdd.
+        RandAugment paper plus Invert, Cutout and SolarizeAdd.
     """
     if isinstance(operations, str):
         raise ValueError(
@@ -214,10 +213,10 @@ def _check_policy(policy):
         raise ValueError(f"Expected at least one operation. Received: {policy!r}")
 
 
-def _check_name(what, name, known):
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, 1, 0.0)
+def _check_name(what, name, choices):
+    if name not in choices:
+        near = difflib.get_close_matches(str(name), choices, 1, 0.0)
         raise ValueError(
-            f"Expected {what} out of {', '.join(known)} (nearest: {near[0]}). "
+            f"Expected {what} to be one of {', '.join(choices)} (nearest: {near[0]}). "
             f"Received: {what}={name!r}"
         )

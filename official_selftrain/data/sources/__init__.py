@@ -1,7 +1,7 @@
-"""Sources of examples: whatever the images and labels lie in, all give the same.
+"""Sources of examples: one format, however the images and labels are stored.
 
 Each function returns an `examples.Source`; its examples are described in
-`official_selftrain.data.examples`. The embedded data are in `digits`.
+`official_selftrain.data.examples`. The embedded data is in `digits`.
 """
 
 from official_selftrain.data.sources.coco_files import coco

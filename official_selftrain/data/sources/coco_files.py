@@ -1,4 +1,4 @@
-"""COCO annotation files: what they hold, and what is wrong with it."""
+"""COCO annotation files: reading and checking them."""
 
 import difflib
 import json
@@ -8,7 +8,7 @@ import numpy as np
 
 from official_selftrain.data import examples
 
-# What an entry of a COCO file needs.
+# Required fields of the entries of a COCO file.
 _FIELDS = {
     "images": ("id", "file_name", "height", "width"),
     "categories": ("id", "name"),
@@ -17,18 +17,18 @@ _FIELDS = {
 
 
 def read(annotations):
-    """Return what a COCO annotation file says, its entries' fields checked.
+    """Read a COCO annotation file and check the fields of its entries.
 
     Args:
         annotations: str, path of the JSON file.
 
     Returns:
         dict with the lists `images`, `categories` and `annotations`; a file of
-        unlabeled images needs neither of the latter.
+        unlabeled images may lack the latter two.
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a file that isn't COCO's.
+        ValueError: for a file in another format.
 
     Source: format of cocodataset.org.
     """
@@ -62,13 +62,13 @@ def fault(annotation, image_ids, categories, path):
 
     Args:
         annotation: dict, an entry of `annotations`.
-        image_ids: the ids of the images, anything with `in`.
+        image_ids: the ids of the images, any container.
         categories: dict of categories by id.
-        path: str, the file, to name it.
+        path: str, the file, for the message.
 
     Returns:
-        str, an error's text, or None if the annotation is right. (A box without area
-        is, and one that leaves its image.)
+        str, an error message, or None if the annotation is valid. (A box without area
+        or one that extends beyond its image is valid.)
     """
     where = f"annotation {annotation.get('id')} in {path}"
     image_id, category_id = annotation["image_id"], annotation["category_id"]
@@ -93,7 +93,7 @@ def fault(annotation, image_ids, categories, path):
 
 
 def _are_numbers(values, count):
-    """Return whether something is a list of finite numbers, as many as said."""
+    """Return whether `values` is a list of `count` finite numbers."""
     return (
         isinstance(values, list)
         and len(values) == count
@@ -125,7 +125,7 @@ def _check_fields(entries, kind, fields, path):
             continue
         if not isinstance(entry["id"], int) or entry["id"] in seen:
             raise ValueError(
-                f"Expected integer ids, each once. Received: {where} "
+                f"Expected unique integer ids. Received: {where} "
                 f"with id={entry['id']!r}"
             )
         seen.add(entry["id"])
@@ -142,25 +142,23 @@ def _check_fields(entries, kind, fields, path):
 def coco(annotations, images, class_names=None):
     """Read a COCO annotation file and its folder of images.
 
-    Crowd regions are ignored in training rather than background. An image
-    without annotations is a valid image without objects. A box whose width or
-    height is 0 is left out and counted. A `score`, which a teacher's annotations
-    have, is kept.
+    Crowd regions are ignored in training, not treated as background. An image without
+    annotations is a valid image without objects. A box whose width or height is 0 is
+    dropped and counted. A `score`, present in a teacher's annotations, is kept.
 
     Args:
         annotations: str, path of the JSON file.
-        images: str, the folder that its `file_name`s lie in.
-        class_names: sequence of str or None: the categories that are used, in
-            this order. None takes all categories by ascending id.
+        images: str, the folder that its `file_name`s are relative to.
+        class_names: sequence of str or None: the categories to use, in this order.
+            None uses all categories by ascending id.
 
     Returns:
-        `examples.Source`; images listed without a single annotation in the
-        whole file make a source without labels.
+        `examples.Source`; a file without any annotation gives a source without labels.
 
     Raises:
         FileNotFoundError: for a missing file, folder or image.
-        ValueError: for a file that isn't COCO's, an annotation of an unknown
-            image or category, or a box of negative size.
+        ValueError: for a file in another format, an annotation with an unknown image
+            or category, or a box of negative size.
 
     Source: format of cocodataset.org.
     """
@@ -176,9 +174,9 @@ def coco(annotations, images, class_names=None):
     rows = {image["id"]: [] for image in content["images"]}
     skipped = []
     for annotation in content["annotations"]:
-        found_fault = fault(annotation, rows, categories, annotations)
-        if found_fault:
-            raise ValueError(found_fault)
+        message = fault(annotation, rows, categories, annotations)
+        if message:
+            raise ValueError(message)
         x, y, width, height = annotation["bbox"]
         if width == 0 or height == 0:
             skipped.append(f"annotation {annotation.get('id')}: box without area")
@@ -186,7 +184,7 @@ def coco(annotations, images, class_names=None):
             rows[annotation["image_id"]].append(annotation)
     records = []
     for image in content["images"]:
-        found = rows[image["id"]]
+        objects = rows[image["id"]]
         height, width = image["height"], image["width"]
         corners = [
             (
@@ -195,7 +193,7 @@ def coco(annotations, images, class_names=None):
                 a["bbox"][1] + a["bbox"][3],
                 a["bbox"][0] + a["bbox"][2],
             )
-            for a in found
+            for a in objects
         ]
         records.append(
             {
@@ -203,10 +201,10 @@ def coco(annotations, images, class_names=None):
                 "id": image["id"],
                 "boxes": np.array(corners, np.float64).reshape(-1, 4)
                 / [height, width, height, width],
-                "classes": np.array([class_of[a["category_id"]] for a in found]),
-                "scores": np.array([a.get("score", 1.0) for a in found], np.float32),
-                "ignore": np.array([a.get("iscrowd", 0) for a in found], bool),
-                "areas": np.array([a.get("area", 0.0) for a in found]),
+                "classes": np.array([class_of[a["category_id"]] for a in objects]),
+                "scores": np.array([a.get("score", 1.0) for a in objects], np.float32),
+                "ignore": np.array([a.get("iscrowd", 0) for a in objects], bool),
+                "areas": np.array([a.get("area", 0.0) for a in objects]),
             }
         )
     return examples.from_records(
@@ -214,12 +212,12 @@ def coco(annotations, images, class_names=None):
     )
 
 
-def _check_names(wanted, known, path):
+def _check_names(wanted, available, path):
     for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)
+        if name not in available:
+            near = difflib.get_close_matches(name, available, 1, 0.0)
             raise ValueError(
-                f"Expected class_names among the {len(known)} categories of {path} "
+                f"Expected class_names among the {len(available)} categories of {path} "
                 f"(nearest: {near[0] if near else 'none'}). Received: {name!r}"
             )
 

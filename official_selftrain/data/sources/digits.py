@@ -1,9 +1,9 @@
 """Embedded data: scenes of real handwritten digits on real photographs.
 
 The images are composites: scikit-learn's 1,797 scanned digits (8x8 pixels,
-Alpaydin and Kaynak 1998) are pasted at varied size, place, color and contrast
-on darkened crops of scikit-learn's two photographs. Nothing is downloaded, and
-everything follows from one seed.
+Alpaydin and Kaynak 1998) are pasted at random sizes, positions, colors and contrasts
+onto darkened crops of scikit-learn's two photographs. Nothing is downloaded, and
+everything depends on one seed.
 """
 
 import io
@@ -17,14 +17,14 @@ from official_selftrain.data import examples, masks
 
 POOLS = ("labeled", "unlabeled", "test")
 
-# Shares of the photographs, by column: training scenes show their left part,
-# test scenes their right part, with a gap between.
+# Fractions of the photographs' columns: training scenes show the left part, test
+# scenes the right part, with a gap between.
 _TRAINING_COLUMNS = (0.0, 0.6)
 _TEST_COLUMNS = (0.65, 1.0)
 
-_TEST_SHARE = 0.28  # of the digits
+_TEST_FRACTION = 0.28  # of the digits
 
-_INK = 0.5  # opacity from which a pixel counts as ink
+_INK = 0.5  # the minimum opacity of ink
 
 
 def scenes(
@@ -37,25 +37,25 @@ def scenes(
     digit_height=(14, 26),
     has_masks=False,
 ):
-    """Compose scenes with their boxes, or with the masks of their ink.
+    """Compose scenes with boxes, or with masks of the digits' ink.
 
     Args:
         pool: `"labeled"`, `"unlabeled"` or `"test"`. The pools share no digit:
-            28 % of the digits are for test scenes, 300 for labeled ones and
-            the rest for unlabeled ones. Test scenes also show another part of
-            the photographs.
-        num_images: int, how many scenes.
+            28 % of the digits are for test scenes, 300 for labeled scenes and the
+            rest for unlabeled scenes. Test scenes also show another part of the
+            photographs.
+        num_images: int, number of scenes.
         seed: int.
         image_size: (height, width) of a scene in pixels.
         num_classes: int from 1 to 10: the digits 0 … num_classes - 1.
         max_digits: int, a scene has 1 to `max_digits` digits.
-        digit_height: least and greatest height of a digit in pixels.
-        has_masks: bool, the labels are masks, 0 for the background and digit + 1
-            for ink.
+        digit_height: minimum and maximum height of a digit in pixels.
+        has_masks: bool, whether the labels are masks: 0 for the background and
+            digit + 1 for ink.
 
     Returns:
-        `examples.Source` with the truth of every pool, the unlabeled one's
-        too: labeling doesn't read it, the report compares with it.
+        `examples.Source` with the ground truth of every pool, including the unlabeled
+        one: labeling doesn't read it, but the report compares the labels with it.
 
     Raises:
         ValueError: for an unknown pool or sizes out of range.
@@ -92,20 +92,19 @@ def icons(
     digit_height=(20, 40),
     pool="training",
 ):
-    """Compose pictures of one digit each: images with a class, for another task.
+    """Compose pictures of one digit each, for image classification.
 
-    They are to the scenes what ImageNet is to COCO: iconic, of other classes, with no
-    box. A picture's class is that of a box that covers it.
+    They are to the scenes what ImageNet is to COCO: iconic, with other classes and
+    without boxes. A picture's class is that of a box that covers it.
 
     Args:
-        num_images: int, how many pictures.
+        num_images: int, number of pictures.
         seed: int.
         image_size: (height, width) of a picture in pixels.
-        classes: ints out of 0…9, the digits that are classes; scenes have 0 to 4 unless
-            told otherwise.
-        digit_height: least and greatest height of a digit in pixels.
-        pool: `"training"`, `"test"` (28 % of the digits, on another part of the
-            photographs), which share no digit.
+        classes: ints in 0…9, the digits used as classes; scenes use 0 to 4 by default.
+        digit_height: minimum and maximum height of a digit in pixels.
+        pool: `"training"` or `"test"` (28 % of the digits, on another part of the
+            photographs). The pools share no digit.
 
     Returns:
         `examples.Source`.
@@ -142,13 +141,13 @@ def compose(
     """Compose scenes as arrays.
 
     Args:
-        pool: as for `scenes`, and so on for the other arguments.
+        pool: as in `scenes`, like the other arguments.
         num_images: int.
         seed: int.
         image_size: (height, width).
         num_classes: int from 1 to 10.
         max_digits: int.
-        digit_height: least and greatest height of a digit in pixels.
+        digit_height: minimum and maximum height of a digit in pixels.
 
     Returns:
         list of `(image, boxes, classes, mask)`: uint8 `[H, W, 3]`; float32
@@ -206,10 +205,10 @@ def _check(pool, image_size, num_classes, max_digits, digit_height):
 
 
 def _pool_digits(pool, seed, num_classes):
-    """Return the digits of a pool, float32 `[n, 8, 8]` in 0…1, and classes."""
+    """Return the digits of a pool, float32 `[n, 8, 8]` in 0…1, and their classes."""
     data = datasets.load_digits(n_class=num_classes)
     order = np.random.default_rng([seed, len(POOLS)]).permutation(len(data.target))
-    num_test = round(_TEST_SHARE * len(order))
+    num_test = round(_TEST_FRACTION * len(order))
     num_labeled = min(300, (len(order) - num_test) // 2)
     parts = np.split(order, [num_test, num_test + num_labeled])
     chosen = dict(zip(("test", "labeled", "unlabeled"), parts))[pool]
@@ -224,7 +223,7 @@ def _check_icons(num_images, classes, image_size, digit_height, pool):
         )
     if len(set(classes)) != len(classes) or not set(classes) <= set(range(10)):
         raise ValueError(
-            f"Expected classes out of 0 to 9, each once. Received: classes={classes!r}"
+            f"Expected distinct classes in 0...9. Received: classes={classes!r}"
         )
     _check_height(digit_height, image_size)
 
@@ -233,17 +232,17 @@ def _check_height(digit_height, image_size):
     low, high = digit_height
     if not 8 <= low <= high <= min(image_size):
         raise ValueError(
-            "Expected 8 <= least <= greatest digit_height <= image_size. Received: "
+            "Expected 8 <= min <= max digit_height <= image_size. Received: "
             f"digit_height={tuple(digit_height)}, image_size={tuple(image_size)}"
         )
 
 
 def _digits_of(classes, seed, pool):
-    """Return the digits of some classes, float32 `[n, 8, 8]` in 0…1, and indices."""
+    """Return digits of the given classes, float32 `[n, 8, 8]` in 0…1, and indices."""
     data = datasets.load_digits()
     chosen = np.flatnonzero(np.isin(data.target, classes))
     chosen = np.random.default_rng([seed, len(POOLS)]).permutation(chosen)
-    test, training = np.split(chosen, [round(_TEST_SHARE * len(chosen))])
+    test, training = np.split(chosen, [round(_TEST_FRACTION * len(chosen))])
     chosen = test if pool == "test" else training
     labels = [list(classes).index(digit) for digit in data.target[chosen]]
     return (data.images[chosen] / 16.0).astype(np.float32), labels
@@ -265,7 +264,7 @@ def _png(image):
 
 
 def _backgrounds(num_images, stream, pool, image_size):
-    """Yield for every image random numbers of its own and a background."""
+    """Yield a random generator and a background for every image."""
     photographs = _photographs()
     columns = _TEST_COLUMNS if pool == "test" else _TRAINING_COLUMNS
     for index in range(num_images):
@@ -277,7 +276,7 @@ def _background(rng, photographs, columns, image_size):
     """Return a darkened crop of a photograph, float32 `[H, W, 3]`."""
     photograph = photographs[rng.integers(len(photographs))]
     height, width = photograph.shape[:2]
-    left, right = (round(share * width) for share in columns)
+    left, right = (round(fraction * width) for fraction in columns)
     zoom = rng.uniform(1.0, 2.0)
     crop = [
         min(round(side * zoom), limit)
@@ -291,7 +290,7 @@ def _background(rng, photographs, columns, image_size):
 
 
 def _resized_digit(rng, digit, digit_height, max_width):
-    """Return a digit's opacity in 0…1 at a random height and aspect."""
+    """Return a digit's opacity in 0…1 at a random height and aspect ratio."""
     height = rng.integers(digit_height[0], digit_height[1] + 1)
     width = min(round(height * rng.uniform(0.75, 1.1)), max_width)
     resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
@@ -299,7 +298,7 @@ def _resized_digit(rng, digit, digit_height, max_width):
 
 
 def _free_place(rng, opacity, mask, tries=20):
-    """Return slices where the digit covers no other ink, or None."""
+    """Return slices where the digit doesn't overlap other ink, or None."""
     height, width = opacity.shape
     for _ in range(tries):
         top = rng.integers(mask.shape[0] - height + 1)

@@ -1,4 +1,4 @@
-"""Folders of images, unlabeled or with a folder for each class."""
+"""Folders of images, unlabeled or with one folder per class."""
 
 import os
 import pathlib
@@ -9,22 +9,22 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def folder(images):
-    """Read a folder, or a glob, of images that nobody has labeled.
+    """Read unlabeled images from a folder or glob.
 
-    No file is opened: images that can't be read show when they are labeled. Folders
-    are searched recursively and links to folders followed, each folder once; the `**`
-    of a glob follows no links. Hidden files and those whose ending is no image's are
-    passed over.
+    No file is opened: unreadable images are reported when they are labeled. Folders
+    are searched recursively, following links and visiting each folder once; `**` in a
+    glob does not follow links. Hidden files and files without an image extension are
+    skipped.
 
     Args:
         images: str, path of a folder or a pattern such as `"photos/*.jpg"`.
 
     Returns:
-        `examples.Source` without labels; ids count the paths in sorted order. A link
-        that leads nowhere is named in `skipped`.
+        `examples.Source` without labels; ids number the paths in sorted order. Broken
+        links are listed in `skipped`.
 
     Raises:
-        FileNotFoundError: if there is no image.
+        FileNotFoundError: if no image is found.
 
     Source: own.
     """
@@ -40,33 +40,29 @@ def _read(images):
             f"Expected images ({', '.join(_IMAGE_ENDINGS)}). "
             f"Received: images={images!r}"
         )
-    skipped = [
-        f"{path}: a link that leads to no file"
-        for path in paths
-        if not os.path.exists(path)
-    ]
+    skipped = [f"{path}: a broken link" for path in paths if not os.path.exists(path)]
     ids, paths = zip(*files)
     return examples.from_paths(paths, ids, skipped)
 
 
 def class_folders(folder):
-    """Read images laid out as `FOLDER/CLASS/NAME.jpg`, with a class each.
+    """Read classified images laid out as `FOLDER/CLASS/NAME.jpg`.
 
-    An image's class is that of a box that covers it: images to pre-train a backbone
-    with (`models.ImageClassifier`) or for joint training (`experiment.run`'s
-    `classified`).
+    An image's class is that of a box that covers it. The images can pre-train a
+    backbone (`models.ImageClassifier`) or serve for joint training
+    (`experiment.run`'s `classified`).
 
     Args:
-        folder: str, path of the folder; a class is each folder in it that isn't hidden,
-            with all folders in that one. The classes are in the order of their names.
+        folder: str, path of the folder. Each subfolder that isn't hidden is a class and
+            is searched recursively. The classes are sorted by name.
 
     Returns:
-        `examples.Source`; ids count the images.
+        `examples.Source`; ids number the images.
 
     Raises:
-        TypeError: if `folder` is no path.
-        FileNotFoundError: if there is no folder, or one of a class without images.
-        ValueError: for less than two classes.
+        TypeError: if `folder` is not a path.
+        FileNotFoundError: if the folder doesn't exist, or a class has no images.
+        ValueError: for fewer than two classes.
 
     Source: own.
     """
@@ -88,9 +84,9 @@ def class_folders(folder):
         )
     records, skipped = [], []
     for label, name in enumerate(names):
-        found = _read(os.path.join(folder, name))
-        skipped += found.skipped
-        for example in found.dataset.as_numpy_iterator():
+        source = _read(os.path.join(folder, name))
+        skipped += source.skipped
+        for example in source.dataset.as_numpy_iterator():
             path = example["path"].decode()
             whole = examples.whole_image(label)
             records.append({"path": path, "id": len(records), **whole})
@@ -114,6 +110,6 @@ def _glob(pattern):
     start = path.anchor or "."
     if pattern == "" or str(path) == start:
         return
-    for found in pathlib.Path(start).glob(str(path.relative_to(path.anchor))):
-        if found.name[0] != ".":
-            yield str(found)
+    for match in pathlib.Path(start).glob(str(path.relative_to(path.anchor))):
+        if match.name[0] != ".":
+            yield str(match)

@@ -1,4 +1,4 @@
-"""Images to be labeled, wherever they lie, named by one word."""
+"""Images to be labeled, from any source, named by one string."""
 
 import glob as globbing
 import hashlib
@@ -9,21 +9,21 @@ from official_selftrain.files import hashes
 
 
 def open_pool(images, image_dir=None, data_dir=None):
-    """Open images by what a command line says.
+    """Open images named on a command line.
 
     Args:
         images: str: a folder or glob of images; a COCO file (`.json`), with or without
             annotations; TFRecord files (a path or glob with `.tfrecord` in it); or
             `tfds:NAME:SPLIT`, such as `tfds:coco/2017:test`.
-        image_dir: str, the folder of a COCO file's images; None: the file's own.
-        data_dir: str, where TFDS keeps its data.
+        image_dir: str, the folder of a COCO file's images; None: the file's folder.
+        data_dir: str, the TFDS data directory.
 
     Returns:
-        `examples.Source` and a dict that tells these images from others.
+        `examples.Source` and a dict that identifies these images.
 
     Raises:
-        FileNotFoundError: if there is no such thing.
-        ValueError: for a file of another kind.
+        FileNotFoundError: if there are no such images.
+        ValueError: for a file of another type.
     """
     if images.startswith("tfds:"):
         name, _, split = images.removeprefix("tfds:").rpartition(":")
@@ -50,7 +50,7 @@ def open_pool(images, image_dir=None, data_dir=None):
 
 
 def _described(images, paths):
-    """Return what tells a list of files from one that has changed."""
+    """Return a dict that identifies a list of files and changes with them."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path} {os.path.getsize(path)}\n".encode())

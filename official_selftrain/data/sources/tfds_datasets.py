@@ -4,8 +4,8 @@ import tensorflow as tf
 
 from official_selftrain.data import examples
 
-# Where the data sets of TFDS keep their boxes, and which flag marks a region
-# that holds many objects.
+# The feature that holds a TFDS data set's boxes, and the flag of regions that contain
+# many objects.
 _TFDS_OBJECTS = {
     "coco": ("objects", "is_crowd"),
     "voc": ("objects", None),
@@ -21,17 +21,17 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         name: `"coco/2017"`, `"voc/2012"`, `"open_images_v4"`,
             `"imagenet2012"` or another configuration of these.
         split: str, such as `"train"` or `"train[:20%]"`.
-        data_dir: str or None, where TFDS keeps its data.
-        has_image_classes: bool, take the images' own classes for labels, each a box
-            that covers its image. Only `imagenet2012` has some; without, its images are
-            unlabeled.
+        data_dir: str or None, the TFDS data directory.
+        has_image_classes: bool, whether to use image-level classes as labels, each as
+            a box that covers its image. Only `imagenet2012` has them; if False, its
+            images are unlabeled.
 
     Returns:
-        `examples.Source`; ids count the images. Its labels are boxes: TFDS has no
+        `examples.Source`; ids number the images. The labels are boxes: TFDS has no
         masks of PASCAL VOC (see `voc`).
 
     Raises:
-        ValueError: for a data set of another kind, or one whose images have no class.
+        ValueError: for an unsupported data set, or one without image-level classes.
         FileNotFoundError: if it hasn't been prepared.
 
     Source: tensorflow.org/datasets.
@@ -48,12 +48,12 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         builder = tensorflow_datasets.builder(name, data_dir=data_dir)
     except (AssertionError, ValueError) as error:
         raise ValueError(
-            f"Expected a data set that TFDS knows. Received: name={name!r}"
+            f"Expected a data set of TFDS. Received: name={name!r}"
         ) from error
     features = builder.info.features
     if has_image_classes and "label" not in features:
         raise ValueError(
-            "Expected a data set whose images have a class each, imagenet2012. "
+            "Expected a data set with image-level classes: imagenet2012. "
             f"Received: name={name!r}"
         )
     if has_image_classes:
@@ -72,21 +72,21 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         )
     except AssertionError as error:
         raise FileNotFoundError(
-            f"Expected {name} in {builder.data_dir}. Make it in Python with: "
+            f"Expected {name} in {builder.data_dir}. Prepare it in Python with: "
             f"tensorflow_datasets.builder({name!r}, data_dir={data_dir!r})"
             ".download_and_prepare()"
         ) from error
 
     def convert(index, item):
         if has_image_classes:
-            found = {
+            annotations = {
                 "boxes": tf.constant([[0.0, 0.0, 1.0, 1.0]]),
                 "classes": tf.cast(item["label"], tf.int32)[None],
                 "ignore": tf.zeros((1,), tf.bool),
                 "areas": tf.zeros((1,)),
             }
         elif objects is None:
-            found = {
+            annotations = {
                 "boxes": tf.zeros((0, 4)),
                 "classes": tf.zeros((0,), tf.int32),
                 "ignore": tf.zeros((0,), tf.bool),
@@ -96,7 +96,7 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
             item_objects = item[objects]
             labels = tf.cast(item_objects["label"], tf.int32)
             areas = item_objects.get("area", tf.zeros_like(labels))
-            found = {
+            annotations = {
                 "boxes": tf.reshape(item_objects["bbox"], (-1, 4)),
                 "classes": labels,
                 "ignore": tf.cast(
@@ -109,8 +109,8 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
             "encoded": item["image"],
             "path": tf.constant(""),
             "id": index,
-            **found,
-            "scores": tf.ones(tf.shape(found["classes"])),
+            **annotations,
+            "scores": tf.ones(tf.shape(annotations["classes"])),
             "mask": tf.constant(""),
             "confidence": tf.constant(""),
         }

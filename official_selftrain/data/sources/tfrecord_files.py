@@ -16,12 +16,12 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
 
     Args:
         pattern: str, path or glob of the files.
-        class_names: sequence of str, length K; without any, the files' labels
-            aren't looked at.
+        class_names: sequence of str, length K; if empty, the files' labels are
+            ignored.
         class_ids: the files' label of each class; None means 1 … K. (COCO's
             ids have gaps.) Masks hold the class itself.
-        has_labels: bool, False if the labels aren't the truth.
-        has_masks: bool, take the masks, not the boxes, for labels.
+        has_labels: bool, whether the labels are ground truth.
+        has_masks: bool, whether the labels are the masks instead of the boxes.
 
     Returns:
         `examples.Source`.
@@ -69,12 +69,12 @@ def _count_records(path):
         while position < size:
             file.seek(position)
             header = file.read(8)
-            # A record is its length, a checksum of it, the data, a checksum.
+            # A record is its length, a checksum, the data, and another checksum.
             position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else 0)
             if len(header) < 8 or position > size:
                 raise ValueError(
-                    f"Expected whole TFRecord entries. Received: {path}, cut off or "
-                    f"not a TFRecord at entry {count}"
+                    f"Expected complete TFRecord entries. Received: {path}, truncated "
+                    f"or not a TFRecord at entry {count}"
                 )
             count += 1
     return count

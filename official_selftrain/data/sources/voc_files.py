@@ -1,4 +1,4 @@
-"""Folders laid out as PASCAL VOC's: images, masks and lists of names."""
+"""Folders in the layout of PASCAL VOC: images, masks and lists of names."""
 
 import concurrent.futures
 import os
@@ -37,23 +37,23 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
-    """Read images with masks from a folder laid out as PASCAL VOC's.
+    """Read images with masks from a folder in the layout of PASCAL VOC.
 
-    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without endings,
+    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without extensions,
     `ROOT/JPEGImages/` holds the images and `ROOT/SegmentationClass/NAME.png` the
-    masks. A mask's pixels are class ids, as indices of a palette or as gray values;
+    masks. A mask's pixels are class ids, stored as palette indices or gray values;
     255, VOC's border around objects, is ignored. Every mask is read once and kept in
     memory as a compressed PNG (about 3 kB each for VOC).
 
     Args:
         root: str, such as `"VOCdevkit/VOC2012"`.
-        split: str, the list: `"train"`, `"val"`, or one of your own.
+        split: str, the list: `"train"`, `"val"`, or a custom one.
         class_names: sequence of str by class id, the background first.
         mask_folder: str, the folder of masks in `root`, such as
             `"SegmentationClassAug"`; None reads the images without labels.
 
     Returns:
-        `examples.Source`; ids count the lines of the list.
+        `examples.Source`; ids number the lines of the list.
 
     Raises:
         FileNotFoundError: for a missing folder, list, image or mask.
@@ -64,13 +64,13 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
     """
     list_path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
     if not os.path.isfile(list_path):
-        known = _stems(os.path.dirname(list_path), (".txt",))
+        lists = _stems(os.path.dirname(list_path), (".txt",))
         raise FileNotFoundError(
-            f"Expected the list {list_path}; lists found: "
-            f"{', '.join(sorted(known)) or 'none'}. Received: split={split!r}"
+            f"Expected the list {list_path}; available lists: "
+            f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
         )
     with open(list_path) as file:
-        # Lists of a class carry a 1 or -1 behind each name.
+        # A class's list has a 1 or -1 after each name.
         names = [line.split()[0] for line in file if line.strip()]
     if not names:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
@@ -85,14 +85,14 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
 
     def record(index):
         name = names[index]
-        found = {"path": os.path.join(folder, images[name]), "id": index}
+        example = {"path": os.path.join(folder, images[name]), "id": index}
         if mask_folder is not None:
-            found["mask"] = masks.read_file(
+            example["mask"] = masks.read_file(
                 os.path.join(root, mask_folder, f"{name}.png"),
                 len(class_names),
-                _size(found["path"]),
+                _size(example["path"]),
             )
-        return found
+        return example
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         records = list(pool.map(record, range(len(names))))
@@ -100,21 +100,22 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
 
 
 def boxes(folder):
-    """Return the boxes of PASCAL VOC's XML files as a COCO file's content.
+    """Convert the boxes of PASCAL VOC's XML files to the content of a COCO file.
 
     Classes are sorted by name. `difficult` objects become crowd regions, which are
     ignored in training, as VOC's evaluation ignores them.
 
     Args:
-        folder: str, of XML files, one for each image, such as `"VOC2012/Annotations"`.
+        folder: str, the folder of XML files, one per image, such as
+            `"VOC2012/Annotations"`.
 
     Returns:
         dict with `images`, `annotations` and `categories`; a box is `[x, y, width,
-        height]` in pixels from 0 on, where the files count them from 1.
+        height]` in 0-based pixels, where the XML files are 1-based.
 
     Raises:
         FileNotFoundError: if there is no XML file.
-        ValueError: for a file that isn't VOC's.
+        ValueError: for a file in another format.
 
     Source: PASCAL VOC's development kit.
     """
@@ -133,10 +134,10 @@ def boxes(folder):
                 f"Received: {path}: {error}"
             ) from error
         images.append({"id": index, **image})
-        annotations += [{"image_id": index, **found} for found in objects]
-    names = sorted({found["name"] for found in annotations})
-    for number, found in enumerate(annotations, start=1):
-        found.update(id=number, category_id=names.index(found.pop("name")) + 1)
+        annotations += [{"image_id": index, **entry} for entry in objects]
+    names = sorted({entry["name"] for entry in annotations})
+    for number, entry in enumerate(annotations, start=1):
+        entry.update(id=number, category_id=names.index(entry.pop("name")) + 1)
     categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -164,7 +165,7 @@ def _read_xml(path):
 
 
 def _stems(folder, endings):
-    """Return a dict of file names without to those with their ending."""
+    """Return a dict from stems to file names, for the given extensions."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"Expected a folder. Received: {folder!r}")
     parts = [(*os.path.splitext(name), name) for name in sorted(os.listdir(folder))]

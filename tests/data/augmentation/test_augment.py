@@ -1,4 +1,4 @@
-"""Augment-S1 to S4 as a whole: what moves, what is drawn, what can't happen."""
+"""Augment-S1 to S4 as a whole: geometry, sampling and invariants."""
 
 import collections
 import functools
@@ -39,7 +39,7 @@ def labels_of(*rows):
 # Flip and jitter
 
 
-def test_nothing_moves_without_flip_and_jitter():
+def test_nothing_changes_without_flip_and_jitter():
     image = noise(48, 80)
     frame, labels, size = augment.flip_and_jitter(
         image,
@@ -102,7 +102,7 @@ def test_flip_and_jitter_moves_boxes_with_a_painted_rectangle():
     assert len(moved) > 8
 
 
-def test_color_strength_changes_colors_only():
+def test_color_strength_only_changes_colors():
     image, labels = noise(48, 80), labels_of([1, 2, 30, 40])
 
     def augmented(strength, number=0):
@@ -120,7 +120,7 @@ def test_color_strength_changes_colors_only():
     assert colored[0].numpy().max() <= 255.0 + 1e-3
 
 
-def test_fit_is_the_letterbox_whatever_the_seed():
+def test_fit_is_the_letterbox_for_any_seed():
     arguments = noise(64, 96), labels_of([8, 16, 24, 40]), (48, 80)
     frame, labels, size = augment.fit(*arguments)
     np.testing.assert_array_equal(size, [48, 72])
@@ -128,7 +128,7 @@ def test_fit_is_the_letterbox_whatever_the_seed():
     np.testing.assert_array_equal(frame, augment.fit(*arguments, seed=(5, 6))[0])
 
 
-def test_frames_without_any_box_stay_empty():
+def test_images_without_boxes():
     _, labels, _ = augment.flip_and_jitter(
         noise(64, 96), labels_of(), (48, 80), seed_of(0), color_strength=0.3
     )
@@ -166,8 +166,8 @@ def iou(first, second):
     return common / (sum(areas) - common)
 
 
-def extent(found):
-    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+def extent(visible):
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
     return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
 
 
@@ -211,13 +211,13 @@ SIZES = [(64, 64), (65, 99), (127, 101), (333, 500), (480, 640), (1024, 1023)]
 
 
 @pytest.mark.parametrize("name", MOVING)
-def test_painted_rectangles_are_found_in_their_boxes(name):
+def test_boxes_follow_painted_rectangles(name):
     function = MOVING[name]
     settings = {} if name == "S1" else {"reference_size": 640}
 
     run = traced(functools.partial(function, **settings), (512, 640))
 
-    worst, found = 1.0, 0
+    worst, num_checked = 1.0, 0
     for number in range(24):
         height, width = SIZES[number % len(SIZES)]
         rng = np.random.default_rng(number)
@@ -245,12 +245,12 @@ def test_painted_rectangles_are_found_in_their_boxes(name):
         # Mask and image move together, but for interpolation at the edges.
         both = (painted & in_mask).sum() / (painted | in_mask).sum()
         assert both > 0.95
-        known = labels["mask"].numpy() != placement.IGNORE_CLASS
+        labeled = labels["mask"].numpy() != placement.IGNORE_CLASS
         outside = np.ones((512, 640), bool)
         outside[: covered[0], : covered[1]] = False
-        assert not (known & outside).any()
-        found += 1
-    assert found >= 12 and worst >= 0.9, (found, worst)
+        assert not (labeled & outside).any()
+        num_checked += 1
+    assert num_checked >= 12 and worst >= 0.9, (num_checked, worst)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +264,12 @@ def test_painted_rectangles_are_found_in_their_boxes(name):
         ("s4", {"num_operations": 3, "magnitude": 15.0}),
     ],
 )
-def test_masks_are_found_in_their_boxes_whatever_happens_to_the_pixels(name, settings):
+def test_boxes_follow_masks(name, settings):
     function = functools.partial(getattr(augment, name), reference_size=640, **settings)
 
     run = traced(function, (320, 320))
 
-    worst, found, changed = 1.0, 0, 0
+    worst, num_checked, changed = 1.0, 0, 0
     for number in range(40):
         height, width = SIZES[number % 5]
         rng = np.random.default_rng(number)
@@ -295,11 +295,15 @@ def test_masks_are_found_in_their_boxes_whatever_happens_to_the_pixels(name, set
         worst = min(worst, iou(box, extent(in_mask)))
         filled = in_mask.sum() / np.prod(box[2:] - box[:2])
         changed += filled < 0.95  # turned or sheared
-        found += 1
-    assert found >= 20 and changed >= 2 and worst >= 0.9, (found, changed, worst)
+        num_checked += 1
+    assert num_checked >= 20 and changed >= 2 and worst >= 0.9, (
+        num_checked,
+        changed,
+        worst,
+    )
 
 
-def test_s2_is_the_policy_and_then_s1():
+def test_s2_is_the_policy_followed_by_s1():
     image, labels = noise(60, 80), labels_of([10, 20, 40, 60])
     seeds = tf.unstack(tf.random.split(seed_of(3), 2))
     changed, moved = policies.auto_augment(
@@ -315,7 +319,7 @@ def test_s2_is_the_policy_and_then_s1():
     "name, low, high",
     [("s1", 0.8, 1.2), ("s2", 0.8, 1.2), ("s3", 0.5, 2), ("s4", 0.5, 2)],
 )
-def test_scales_and_flips_are_the_papers(name, low, high):
+def test_scales_and_flips_match_the_paper(name, low, high):
     settings = {
         "s2": {"policy": [[("Identity", 1.0, 0.0)]]},
         "s3": {"policy": [[("Identity", 1.0, 0.0)]]},
@@ -341,11 +345,11 @@ def test_scales_and_flips_are_the_papers(name, low, high):
     assert 15 <= flips <= 45  # 4 standard deviations
 
 
-# What can't happen
+# Invariants
 
 
 def draws(count, images):
-    """Images of 1 x 1 to 1500 x 900 with 0 to 100 boxes, some of them degenerate."""
+    """Yield images of 1 x 1 to 1500 x 900 with 0 to 100 boxes, some degenerate."""
 
     def generate():
         rng = np.random.default_rng(0)
@@ -387,7 +391,7 @@ def draws(count, images):
     ],
     ids=["S1", "S2 v1", "S3 v2", "S3 v3", "S4 with every operation"],
 )
-def test_2000_draws_of_any_size_are_sound(function):
+def test_2000_random_draws_are_valid(function):
     frame_size = (96, 128)
 
     def run(image, boxes, number):
@@ -459,7 +463,7 @@ def batches(count, threads=None, **settings):
     return list(dataset.take(count).as_numpy_iterator())
 
 
-def test_one_integer_repeats_the_stream_whatever_the_threads():
+def test_one_seed_reproduces_the_stream_for_any_parallelism():
     expected = batches(9, threads=1, seed=5)
     for other in (batches(9, threads=8, seed=5), batches(9, seed=5)):
         for first, second in zip(expected, other):
@@ -473,7 +477,7 @@ def test_one_integer_repeats_the_stream_whatever_the_threads():
     assert not np.array_equal(expected[0]["images"], batches(1, seed=6)[0]["images"])
 
 
-def test_every_image_is_augmented_anew_in_every_epoch():
+def test_augmentation_differs_in_every_epoch():
     frames = collections.defaultdict(list)
     for batch in batches(9, seed=1):  # 3 epochs of 12
         assert batch["images"].shape == (4, 32, 32, 3)
@@ -483,7 +487,7 @@ def test_every_image_is_augmented_anew_in_every_epoch():
     assert all(len(set(versions)) == 3 for versions in frames.values())
 
 
-def test_images_without_boxes_pass_and_can_be_counted():
+def test_images_without_boxes_are_kept_in_the_stream():
     far = functools.partial(
         augment.s2, policy=[[("TranslateX", 1.0, 10.0)]], scale_range=(1.0, 1.0)
     )
@@ -495,7 +499,7 @@ def test_images_without_boxes_pass_and_can_be_counted():
             np.testing.assert_array_equal(has_box, (batch["boxes"] > 0).any((1, 2)))
             images += len(has_box)
             boxes += has_box.sum()
-        # Of the 8 images with a box some may lose it, of the 4 others none can.
+        # Some of the 8 images with a box may lose it; the 4 others never have one.
         assert images == 12 and boxes <= 12 - without
 
 
@@ -514,17 +518,19 @@ def test_batches_have_static_shapes():
 @pytest.mark.parametrize(
     "settings, text",
     [
-        ({"scale_range": (2.0, 0.5)}, r"least, greatest.*scale_range=\(2.0, 0.5\)"),
+        ({"scale_range": (2.0, 0.5)}, r"minimum, maximum.*scale_range=\(2.0, 0.5\)"),
         ({"scale_range": (0.0, 0.0)}, r"above 0.*scale_range=\(0.0, 0.0\)"),
         ({"flip_probability": 5.0}, "in 0...1.*flip_probability=5.0"),
     ],
 )
-def test_bad_ranges_are_refused(settings, text):
+def test_invalid_ranges_raise(settings, text):
     with pytest.raises(ValueError, match=text):
         augment.s4(noise(4, 4), {}, (8, 8), seed_of(0), **settings)
 
 
-def test_a_mistake_in_a_setting_is_one_line_in_a_dataset_too():
+def test_invalid_settings_raise_a_one_line_error_in_a_dataset():
     function = functools.partial(augment.s2, policy="v9")
-    with pytest.raises(ValueError, match="^Expected policy out of v0, v1, v2, v3 "):
+    with pytest.raises(
+        ValueError, match="^Expected policy to be one of v0, v1, v2, v3 "
+    ):
         pipeline.training_batches(source(), 4, (32, 32), function)

@@ -1,4 +1,4 @@
-"""Color operations: by hand, against the authors' and against Pillow's."""
+"""Color operations: by hand, and compared with the authors' and Pillow's."""
 
 import pathlib
 
@@ -36,10 +36,10 @@ def noise(height, width, seed=0):
             *("Posterize", "Solarize", "SolarizeAdd"),
         )
         for magnitude in MAGNITUDES
-        if (name, magnitude) != ("Solarize", 10)  # mended, see below
+        if (name, magnitude) != ("Solarize", 10)  # corrected, see below
     ],
 )
-def test_pixels_equal_the_authors(name, magnitude):
+def test_pixels_match_the_authors(name, magnitude):
     key = "solarize_add" if name == "SolarizeAdd" else name.lower()
     image = tf.constant(GOLDEN["in/image"])
     changed = operations.PIXELS[name](image, float(magnitude))
@@ -47,7 +47,7 @@ def test_pixels_equal_the_authors(name, magnitude):
     np.testing.assert_array_equal(changed, GOLDEN[f"{key}/m{magnitude}/image"])
 
 
-def test_tables_equal_the_authors():
+def test_tables_match_the_authors():
     image = tf.constant(GOLDEN["in/image"])
     for name, changed in (
         ("solarize/t128", color.solarize(image, 128)),
@@ -58,7 +58,7 @@ def test_tables_equal_the_authors():
         np.testing.assert_array_equal(changed, GOLDEN[f"{name}/image"])
 
 
-def test_solarize_at_the_top_leaves_the_image_where_the_authors_invert_it():
+def test_solarize_at_the_largest_magnitude_keeps_the_image():
     image = GOLDEN["in/image"]
     np.testing.assert_array_equal(GOLDEN["solarize/m10/image"], 255 - image)
     for threshold in (256, 300, 384):
@@ -70,7 +70,7 @@ def test_solarize_at_the_top_leaves_the_image_where_the_authors_invert_it():
 
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
-def test_contrast_takes_the_mean_gray_where_the_authors_count_pixels(magnitude):
+def test_contrast_uses_the_mean_gray(magnitude):
     image, factor = GOLDEN["in/image"], 0.18 * magnitude + 0.1
 
     def blend(gray):
@@ -89,7 +89,7 @@ def test_contrast_takes_the_mean_gray_where_the_authors_count_pixels(magnitude):
 # Pillow's
 
 
-def test_equalize_posterize_solarize_invert_equal_pillow():
+def test_equalize_posterize_solarize_invert_match_pillow():
     for image in (photograph(), noise(9, 13), np.full((4, 5, 3), 77, np.uint8)):
         picture = Image.fromarray(image)
         for ours, theirs in (
@@ -102,7 +102,7 @@ def test_equalize_posterize_solarize_invert_equal_pillow():
             np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
-def test_autocontrast_is_pillows():
+def test_autocontrast_matches_pillow():
     for image in (photograph() // 2 + 30, noise(9, 13) // 3 + 17):
         theirs = ImageOps.autocontrast(Image.fromarray(image))
         # Pillow multiplies in double precision.
@@ -110,7 +110,7 @@ def test_autocontrast_is_pillows():
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 0.7, 1.0, 1.9])
-def test_blends_are_pillows(factor):
+def test_blends_match_pillow(factor):
     image = photograph()
     picture = Image.fromarray(image)
     for ours, theirs in (
@@ -123,7 +123,7 @@ def test_blends_are_pillows(factor):
         np.testing.assert_allclose(ours(tf.constant(image), factor), theirs, atol=3)
 
 
-def test_sharpness_smooths_as_pillow_does():
+def test_sharpness_smooths_like_pillow():
     image = photograph()
     theirs = np.asarray(Image.fromarray(image).filter(ImageFilter.SMOOTH)).astype(int)
     np.testing.assert_allclose(color.sharpness(image, 0.0), theirs, atol=1)
@@ -172,7 +172,7 @@ def test_color_by_hand():
     )
 
 
-def test_posterize_keeps_one_bit_at_least():
+def test_posterize_keeps_at_least_one_bit():
     image = np.uint8([[[0, 127, 128], [200, 255, 64]]])
     for bits in (-1, 0, 1):
         np.testing.assert_array_equal(
@@ -219,7 +219,7 @@ def test_equalize_and_autocontrast_by_hand():
     np.testing.assert_array_equal(stretched[..., 2], 9)
 
 
-def test_channel_order_is_every_permutation():
+def test_channel_order_covers_every_permutation():
     image = np.tile(np.uint8([10, 20, 30]), (4, 5, 1))
     seen = set()
     for number in range(60):
@@ -244,7 +244,7 @@ def test_paste_by_hand():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 9), (3, 3)])
 @pytest.mark.parametrize("name", operations.PIXELS)
-def test_the_smallest_images_pass(name, size):
+def test_smallest_images(name, size):
     image = tf.constant(noise(*size))
     for magnitude in (0.0, 10.0, 15.0):
         changed = operations.PIXELS[name](image, magnitude)

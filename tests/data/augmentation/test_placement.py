@@ -1,4 +1,4 @@
-"""Geometry: images, boxes and masks move together."""
+"""Geometry: images, boxes and masks are transformed together."""
 
 import pathlib
 
@@ -34,20 +34,22 @@ def flip(image, boxes, seed, probability=0.5):
 
 
 def resize_and_crop(image, boxes, *arguments):
-    """Resize and crop an image and boxes, none of which is dropped."""
+    """Resize and crop an image and boxes without dropping any box."""
     image, labels, size = placement.resize_and_crop(
         tf.constant(image), placement.with_corners({"boxes": boxes}, 2), *arguments
     )
     return image, placement.visible_boxes(labels["corners"], size), size
 
 
-def fix_draws(monkeypatch, share, offsets=(0.0, 0.0)):
-    """Let uniform numbers lie at `share` of their range, offsets at `offsets`."""
+def fix_draws(monkeypatch, fraction, offsets=(0.0, 0.0)):
+    """Fix uniform numbers at `fraction` of their range, offsets at `offsets`."""
 
     def fixed(shape, seed, minval=0.0, maxval=1.0):
         if shape == (2,):
             return tf.constant(offsets, tf.float32)
-        return tf.fill(shape, tf.cast(minval + share * (maxval - minval), tf.float32))
+        return tf.fill(
+            shape, tf.cast(minval + fraction * (maxval - minval), tf.float32)
+        )
 
     monkeypatch.setattr(tf.random, "stateless_uniform", fixed)
 
@@ -69,18 +71,18 @@ def test_flip_by_hand():
 def test_flip_follows_its_probability():
     image, boxes = noise(3, 5), boxes_of([0, 1, 2, 3])
 
-    def share(probability):
+    def fraction(probability):
         results = [flip(image, boxes, seed_of(k), probability) for k in range(64)]
         flips = [not np.array_equal(result[0], image) for result in results]
         moves = [not np.array_equal(result[1], boxes) for result in results]
         assert flips == moves
         return np.mean(flips)
 
-    assert share(0.0) == 0.0 and share(1.0) == 1.0
-    assert 0.25 < share(0.5) < 0.75  # 4 standard deviations
+    assert fraction(0.0) == 0.0 and fraction(1.0) == 1.0
+    assert 0.25 < fraction(0.5) < 0.75  # 4 standard deviations
 
 
-def test_flip_takes_images_without_boxes():
+def test_flip_without_boxes():
     flipped, moved = flip(noise(3, 5), boxes_of(), seed_of(0), 1.0)
     np.testing.assert_array_equal(flipped, noise(3, 5)[:, ::-1])
     assert moved.shape == (0, 4)
@@ -117,7 +119,7 @@ def test_letterbox_by_hand(image_size, covered, box):
         )
 
 
-def test_an_image_of_the_frame_keeps_its_pixels():
+def test_an_image_of_frame_size_is_unchanged():
     image = noise(48, 80)
     frame, _, _ = resize_and_crop(image, boxes_of(), (48, 80), seed_of(3))
     np.testing.assert_allclose(frame, image, atol=1e-4)
@@ -126,7 +128,7 @@ def test_an_image_of_the_frame_keeps_its_pixels():
 @pytest.mark.parametrize(
     "size", [(64, 96), (96, 64), (1, 1), (2, 3), (1, 200), (300, 2), (333, 500)]
 )
-def test_letterbox_agrees_with_the_scale_that_takes_predictions_back(size):
+def test_letterbox_agrees_with_letterbox_scale(size):
     scale = np.array(letterbox.letterbox_scale(np.array([size]), (48, 80)))[0]
     _, boxes, covered = resize_and_crop(
         noise(*size), boxes_of([0, 0, *size]), (48, 80), seed_of(0)
@@ -135,7 +137,7 @@ def test_letterbox_agrees_with_the_scale_that_takes_predictions_back(size):
     np.testing.assert_allclose(boxes[0], [0, 0, *covered], atol=1e-3)
 
 
-def test_a_line_of_pixels_stays_visible():
+def test_a_one_pixel_line_stays_visible():
     # 0.4 of one row would round to none.
     _, boxes, covered = resize_and_crop(
         noise(1, 200), boxes_of([0, 50, 1, 100]), (48, 80), seed_of(0)
@@ -176,8 +178,8 @@ def test_crop_by_hand(monkeypatch):
         ((150, 200), (64, 64), (0.5, 2.0)),
     ],
 )
-def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_range):
-    found = 0
+def test_boxes_follow_painted_rectangles(size, image_size, scale_range):
+    num_checked = 0
     for number in range(12):
         rng = np.random.default_rng(number)
         top, left = rng.integers(0, np.array(size) - 12)
@@ -198,11 +200,11 @@ def test_painted_rectangles_are_where_the_boxes_say(size, image_size, scale_rang
         rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
         extent = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
         np.testing.assert_allclose(box, extent, atol=1.0)
-        found += 1
-    assert found >= 8
+        num_checked += 1
+    assert num_checked >= 8
 
 
-def test_boxes_outside_the_image_lose_their_area():
+def test_boxes_outside_the_image_have_no_area():
     _, boxes, _ = resize_and_crop(
         noise(48, 80),
         boxes_of(
@@ -216,7 +218,7 @@ def test_boxes_outside_the_image_lose_their_area():
     )
 
 
-def test_no_box_reaches_into_the_padding():
+def test_no_box_extends_into_the_padding():
     _, boxes, covered = resize_and_crop(
         noise(48, 40), boxes_of([0, 0, 60, 60]), (48, 80), seed_of(0)
     )
@@ -224,14 +226,14 @@ def test_no_box_reaches_into_the_padding():
     np.testing.assert_allclose(boxes, [[0, 0, 48, 40]])
 
 
-def test_images_without_boxes_are_resized_too():
+def test_images_without_boxes_are_resized():
     frame, boxes, _ = resize_and_crop(
         noise(10, 20), boxes_of(), (48, 80), seed_of(0), (0.8, 1.2)
     )
     assert frame.shape == (48, 80, 3) and boxes.shape == (0, 4)
 
 
-def test_factors_and_offsets_are_drawn_from_their_ranges():
+def test_factors_and_offsets_cover_their_ranges():
     # The covered height of a square image is round(100 * factor), at most 100,
     # and a box of 1 pixel shows factor and offset.
     factors, offsets = [], []
@@ -268,7 +270,7 @@ def test_factors_and_offsets_are_drawn_from_their_ranges():
         ("x1.9", (96, 96), 1.9),
     ],
 )
-def test_boxes_agree_with_the_authors(case, image_size, factor, monkeypatch):
+def test_boxes_match_the_authors(case, image_size, factor, monkeypatch):
     # Pixels are not compared: the authors resize without half-pixel centers.
     golden = np.load(GOLDEN)
     image, info = golden["in/image"], golden[f"{case}/info"]
@@ -321,7 +323,7 @@ def test_the_same_seed_gives_the_same_frame(scale_range):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_any_image_is_flipped_cropped_and_warped(channels, dtype):
+def test_images_of_any_dtype_and_channels(channels, dtype):
     image = np.random.default_rng(0).uniform(0, 255, (20, 30, channels)).astype(dtype)
     flipped, _ = placement.flip(image, {}, seed_of(0), 1.0)
     np.testing.assert_array_equal(flipped, image[:, ::-1])
@@ -336,7 +338,7 @@ def test_any_image_is_flipped_cropped_and_warped(channels, dtype):
     assert (moved[:2].numpy() == 9).all() and (moved[:, 25:].numpy() == 9).all()
 
 
-def test_masks_follow_by_hand():
+def test_masks_by_hand():
     image = noise(4, 6)
     mask = np.arange(24).reshape(4, 6)
     _, labels = placement.flip(image, {"mask": mask}, seed_of(0), 1.0)
@@ -414,7 +416,7 @@ def test_visible_boxes_by_hand(points, box):
         )
 
 
-def test_visible_boxes_agree_with_counted_points():
+def test_visible_boxes_match_sampled_points():
     rng = np.random.default_rng(0)
     size = np.array([40, 60])
     y, x = np.mgrid[0:40:0.1, 0:60:0.1] + 0.05
@@ -460,7 +462,7 @@ def test_boxes_are_dropped_with_their_labels_but_not_the_mask():
 # Moves
 
 
-def test_corners_move_as_pixels_do():
+def test_corners_move_like_pixels():
     # One bright pixel; its square's corners must end up around it.
     size = (40, 60)
     for move in (
@@ -501,7 +503,7 @@ def test_rotation_is_counter_clockwise_and_exact_at_right_angles():
         np.testing.assert_array_equal(moved, np.rot90(image, quarter))
 
 
-def test_images_of_one_pixel_can_be_turned():
+def test_one_pixel_images_can_be_rotated():
     # 0.49999997 + 0.5 is 1 in float32, which is outside of one pixel.
     for size in ((2, 1), (1, 2), (1, 1), (3, 1)):
         for degrees in np.linspace(-180, 180, 97):
@@ -510,7 +512,7 @@ def test_images_of_one_pixel_can_be_turned():
             assert set(np.unique(moved)) <= {128, 200}
 
 
-def test_scale_and_offset_are_drawn_apart():
+def test_scale_and_offset_are_independent():
     factors, offsets = [], []
     for number in range(60):
         _, boxes, _ = resize_and_crop(

@@ -1,4 +1,4 @@
-"""AutoAugment and RandAugment: what is drawn, and that everything moves together."""
+"""AutoAugment and RandAugment: sampling, and consistent moves of images and labels."""
 
 import collections
 import pathlib
@@ -32,7 +32,7 @@ def corners_of(boxes):
 
 
 def published_boxes(name, magnitude, sign):
-    """The authors' boxes by their rules: whole pixels, cut around the corners."""
+    """Return boxes by the authors' rules: whole pixels, clipped around the corners."""
     height, width = SIZE
     golden = []
     for box in GOLDEN["in/boxes"]:
@@ -83,13 +83,13 @@ def published_boxes(name, magnitude, sign):
         ("translate_y", "TranslateY"),
     ],
 )
-def test_moves_equal_the_authors(key, name, magnitude, sign):
+def test_moves_match_the_authors(key, name, magnitude, sign):
     move = operations.MOVES[name](sign * float(magnitude), SIZE, 40.0)
     (moved,) = affine.warp([GOLDEN["in/image"]], move, [128])
     case = f"{key}/m{magnitude}{'p' if sign > 0 else 'n'}"
     np.testing.assert_array_equal(moved, GOLDEN[f"{case}/image"])
 
-    # Boxes: theirs are cut to whole pixels first and last, ours are exact.
+    # Boxes: theirs are rounded to whole pixels before and after, ours are exact.
     theirs = GOLDEN[f"{case}/boxes"] * np.float32([*SIZE, *SIZE])
     by_rule = published_boxes(key, magnitude, sign)
     seen = ((by_rule[:, 2:] - by_rule[:, :2]) > 0).all(axis=1)
@@ -98,7 +98,7 @@ def test_moves_equal_the_authors(key, name, magnitude, sign):
     around = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     around = np.clip(around, 0, [*SIZE, *SIZE])
     np.testing.assert_allclose(around[seen], theirs[seen], atol=2.0)
-    # And where nothing is left of a box they keep a strip of 5 %, we none.
+    # If nothing is left of a box, they keep a strip of 5 %; ours drop it.
     boxes = placement.visible_boxes(tf.constant(corners), SIZE).numpy()
     sides = boxes[:, 2:] - boxes[:, :2]
     gone = ((around[:, 2:] - around[:, :2]) == 0).any(axis=1)
@@ -125,7 +125,7 @@ def inclusive_boxes():
         ("equalize", color.equalize),
     ],
 )
-def test_contents_of_boxes_equal_the_authors(name, operation):
+def test_contents_of_boxes_match_the_authors(name, operation):
     def change(contents, seed):
         if name in ("flip", "solarize", "equalize"):
             return [operation(contents[0])]
@@ -150,23 +150,23 @@ GOLDEN_PIXELS = [[3, 4, 25, 21], [32, 26, 60, 43], [35, 2, 51, 19], [0, 24, 28, 
         ("c63_0_p16", (63, 0), 16),
     ],
 )
-def test_cutout_equals_the_authors(name, center, half):
+def test_cutout_matches_the_authors(name, center, half):
     image = tf.constant(GOLDEN["in/image"])
     changed = operations.cutout(image, tf.constant(center), half)
     np.testing.assert_array_equal(changed, GOLDEN[f"cutout/{name}/image"])
 
 
 @pytest.mark.parametrize(
-    "name, box, center, share",
+    "name, box, center, fraction",
     [("b0_c10_12_f75", 0, (10, 12), 0.75), ("b1_c58_40_f30", 1, (58, 40), 0.3)],
 )
-def test_box_cutout_equals_the_authors(name, box, center, share, monkeypatch):
+def test_box_cutout_matches_the_authors(name, box, center, fraction, monkeypatch):
     boxes = inclusive_boxes()[box : box + 1]
     monkeypatch.setattr(
         operations, "_pixel", lambda seed, size: tf.constant(center) - boxes[0, :2]
     )
     changed = operations._box_cutout(
-        tf.constant(GOLDEN["in/image"]), boxes, seed_of(0), share
+        tf.constant(GOLDEN["in/image"]), boxes, seed_of(0), fraction
     )
     np.testing.assert_array_equal(changed, GOLDEN[f"bbox_cutout/{name}/image"])
 
@@ -206,7 +206,7 @@ def test_published_policies(name, count, lengths, sums):
         assert policy[:5] == policies.AUTOAUGMENT["v0"]
 
 
-def test_randaugment_is_the_list_of_17():
+def test_randaugment_has_17_operations():
     assert sorted(policies.RANDAUGMENT) == sorted(
         "Identity AutoContrast Equalize Invert Posterize Solarize SolarizeAdd Color "
         "Contrast Brightness Sharpness Cutout Rotate ShearX ShearY TranslateX "
@@ -231,7 +231,7 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize("name, magnitude, function, argument", ARGUMENTS)
-def test_magnitudes_become_arguments(name, magnitude, function, argument):
+def test_arguments_at_a_magnitude(name, magnitude, function, argument):
     image = tf.constant(noise(31, 40))
     changed, _ = policies.rand_augment(
         image, {}, seed_of(0), 1, float(magnitude), [name]
@@ -240,7 +240,7 @@ def test_magnitudes_become_arguments(name, magnitude, function, argument):
 
 
 def run(name, image, number, magnitude=10.0, **settings):
-    """Run one operation: image, corners of a box, mask of columns."""
+    """Run one operation on an image, the corners of a box and a mask of columns."""
     height, width = image.shape[:2]
     labels = {
         "corners": corners_of([[2, 3, height - 2, width - 3]]),
@@ -262,7 +262,7 @@ def run(name, image, number, magnitude=10.0, **settings):
         ("TranslateY", 0.5, lambda sign: affine.translation(0.0, 12.0 * sign)),
     ],
 )
-def test_moves_take_image_corners_and_mask_along(name, magnitude, move):
+def test_moves_apply_to_image_corners_and_mask(name, magnitude, move):
     image = noise(40, 60)
     signs = collections.Counter()
     for number in range(12):
@@ -281,7 +281,7 @@ def test_moves_take_image_corners_and_mask_along(name, magnitude, move):
     assert signs[1.0] + signs[-1.0] == 12 and min(signs.values()) >= 2
 
 
-def test_two_moves_are_one():
+def test_two_moves_are_composed():
     # 30 degrees twice: a box around a box around would be a third too large.
     image, corners = noise(60, 60), corners_of([[25, 20, 35, 40]])
     policy = [[("Rotate", 1.0, 10.0), ("Rotate", 1.0, 10.0)]]
@@ -301,13 +301,13 @@ def test_two_moves_are_one():
         ]
         (degrees,) = matches
         (expected,) = affine.warp([image], affine.rotation(degrees, (60, 60)), [128])
-        # The product of two matrices rounds otherwise at a few pixels.
+        # The product of two matrices rounds differently at a few pixels.
         assert np.mean(moved.numpy() != expected.numpy()) < 0.01
         seen.add(degrees)
     assert seen == {-60.0, 0.0, 60.0}
 
 
-def test_opposite_shifts_lose_nothing():
+def test_opposite_shifts_lose_no_content():
     image = noise(20, 40)
     policy = [[("TranslateX", 1.0, 1.0), ("TranslateX", 1.0, 1.0)]]
     shifts = set()
@@ -325,7 +325,7 @@ def test_opposite_shifts_lose_nothing():
 @pytest.mark.parametrize(
     "name", [*operations.PIXELS, "Cutout", "BBox_Cutout", "Solarize_Only_BBoxes"]
 )
-def test_pixel_operations_leave_corners_and_masks(name):
+def test_pixel_operations_keep_corners_and_masks(name):
     image = noise(40, 60)
     for number in range(3):
         changed, labels = run(name, image, number)
@@ -363,7 +363,7 @@ def test_operations_within_boxes_change_nothing_else(name):
     assert 3 <= changes <= 17
 
 
-def test_without_boxes_operations_within_boxes_do_nothing():
+def test_operations_within_boxes_need_boxes():
     image = noise(20, 30)
     names = [name for name in operations.OPERATIONS if "Box" in name]
     assert len(names) == 10
@@ -386,7 +386,7 @@ def test_cutout_covers_a_square_around_any_pixel():
         rows, columns = np.nonzero(changed.numpy()[..., 0])
         assert (changed.numpy()[rows, columns] == placement.FILL_PIXEL).all()
         height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        # 20 x 20, less what leaves the image.
+        # 20 x 20, minus what lies outside the image.
         assert 10 <= height <= 20 and 10 <= width <= 20
         assert len(rows) == height * width
         if height == width == 20:
@@ -436,7 +436,7 @@ def test_probabilities_zero_and_one():
 
 
 def drawn_operations(count, function):
-    """How often each of four operations was the one applied."""
+    """Return how often each of four operations was applied."""
     image = tf.constant(np.uint8([[[10, 20, 40], [90, 160, 200]]]))
     results = {
         name: bytes(operations.PIXELS[name](image, 6.0).numpy().tobytes())
@@ -452,7 +452,7 @@ def drawn_operations(count, function):
     )
 
 
-def test_operations_are_drawn_with_equal_chances():
+def test_operations_are_sampled_uniformly():
     counts = drawn_operations(
         1200,
         lambda *arguments: policies.rand_augment(
@@ -464,7 +464,7 @@ def test_operations_are_drawn_with_equal_chances():
     assert all(240 <= count <= 360 for count in counts.values())
 
 
-def test_sub_policies_are_drawn_with_equal_chances_and_steps_with_their_own():
+def test_sampling_of_sub_policies_and_their_steps():
     policy = [
         [("Invert", 1.0, 6.0)],
         [("Posterize", 0.5, 6.0)],
@@ -481,7 +481,7 @@ def test_sub_policies_are_drawn_with_equal_chances_and_steps_with_their_own():
     assert abs(counts["Identity"] - 500) < 70
 
 
-def test_operations_come_one_after_the_other():
+def test_operations_run_in_sequence():
     image = tf.constant(np.uint8([[[10, 20, 40], [90, 160, 200]]]))
     steps = [("Invert", 1.0, 0.0), ("Posterize", 1.0, 3.0), ("SolarizeAdd", 1.0, 2.0)]
     changed, _ = policies.auto_augment(image, {}, seed_of(0), [steps])
@@ -504,10 +504,13 @@ def test_float_images_are_rounded_first():
 @pytest.mark.parametrize(
     "settings, text",
     [
-        ({"policy": "v4"}, r"policy out of v0, v1, v2, v3 .*Received: policy='v4'"),
+        (
+            {"policy": "v4"},
+            r"policy to be one of v0, v1, v2, v3 .*Received: policy='v4'",
+        ),
         (
             {"policy": [[("Rotat", 0.5, 3.0)]]},
-            r"operation out of .*\(nearest: Rotate\)\. Received: operation='Rotat'",
+            r"operation to be one of .*nearest: Rotate\)\. Received: operation='Rotat'",
         ),
         (
             {"policy": [[("Rotate", 1.5, 3.0)]]},
@@ -523,7 +526,7 @@ def test_float_images_are_rounded_first():
         ({"reference_size": "640"}, "reference_size of more than 0 or None.*='640'"),
     ],
 )
-def test_a_bad_autoaugment_is_refused(settings, text):
+def test_invalid_autoaugment_raises(settings, text):
     with pytest.raises(ValueError, match=text):
         policies.auto_augment(noise(4, 4), {}, seed_of(0), **settings)
 
@@ -534,7 +537,7 @@ def test_a_bad_autoaugment_is_refused(settings, text):
         ({"num_operations": -1}, "an integer of at least 0.*num_operations=-1"),
         ({"num_operations": 1.5}, "an integer of at least 0.*num_operations=1.5"),
         ({"magnitude": -2.0}, "magnitude in 0...100.*magnitude=-2.0"),
-        ({"operations": ["Blur"]}, "operation out of Identity.*operation='Blur'"),
+        ({"operations": ["Blur"]}, "operation to be one of Identity.*operation='Blur'"),
         ({"operations": []}, "at least one operation"),
         ({"operations": "Rotate"}, "a sequence of operations.*operations='Rotate'"),
         ({"num_operations": True}, "an integer of at least 0.*num_operations=True"),
@@ -542,7 +545,7 @@ def test_a_bad_autoaugment_is_refused(settings, text):
         ({"magnitude": float("inf")}, "magnitude in 0...100.*magnitude=inf"),
     ],
 )
-def test_a_bad_randaugment_is_refused(settings, text):
+def test_invalid_randaugment_raises(settings, text):
     with pytest.raises(ValueError, match=text):
         policies.rand_augment(noise(4, 4), {}, seed_of(0), **settings)
 
@@ -555,7 +558,7 @@ def chance(count, function):
     return np.array(list(stream.as_numpy_iterator()))
 
 
-def test_signs_and_probabilities_are_drawn_apart():
+def test_signs_and_probabilities_are_independent():
     # Content moves by 25 pixels to either side; 0 where the step isn't applied.
     image = tf.constant(np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 3))[None])
 
@@ -571,7 +574,7 @@ def test_signs_and_probabilities_are_drawn_apart():
     assert abs((shifts > 0).sum() - (shifts < 0).sum()) < 70
 
 
-def test_sub_policies_say_nothing_about_the_signs():
+def test_signs_are_independent_of_sub_policies():
     image = tf.constant(np.tile(np.arange(100, dtype=np.uint8)[:, None], (1, 3))[None])
     policy = [[("TranslateX", 1.0, 1.0)], [("TranslateX", 1.0, 0.4)]]
 
@@ -586,7 +589,7 @@ def test_sub_policies_say_nothing_about_the_signs():
 
 
 def boxes_changed(name, count, magnitude=8.0, size=(64, 96), **settings):
-    """Which of two boxes an operation changed, and what it made of the image."""
+    """Return which of two boxes an operation changed, and the resulting image."""
     image = tf.constant(noise(*size))
     corners = corners_of([[8.5, 8.5, 40.5, 40.5], [8.5, 50.5, 40.5, 90.5]])
 
@@ -601,14 +604,14 @@ def boxes_changed(name, count, magnitude=8.0, size=(64, 96), **settings):
     return chance(count, run_once)
 
 
-def test_boxes_are_changed_with_a_third_of_the_probability_each_on_its_own():
+def test_boxes_change_independently_with_a_third_of_the_probability():
     changed = boxes_changed("Solarize_Only_BBoxes", 400)
     # 133 of 400 each (standard deviation 9), both 44 (6).
     assert all(abs(count - 133) < 45 for count in changed.sum(axis=0))
     assert abs(changed.all(axis=1).sum() - 44) < 30
 
 
-def test_any_box_may_be_cut_out():
+def test_box_cutout_samples_any_box():
     changed = boxes_changed("BBox_Cutout", 100, magnitude=1.0)
     assert (changed.sum(axis=1) == 1).all()
     assert 25 < changed[:, 0].sum() < 75
@@ -708,16 +711,16 @@ COUNTED = {
 }
 
 
-def test_published_policies_are_these():
+def test_contents_of_published_policies():
     def counted(name):
-        found = collections.defaultdict(lambda: [0, 0.0, 0.0])
+        actual = collections.defaultdict(lambda: [0, 0.0, 0.0])
         for steps in policies.AUTOAUGMENT[name]:
             for position, (operation, probability, magnitude) in enumerate(steps):
-                entry = found[operation]
+                entry = actual[operation]
                 entry[0] += 1
                 entry[1] += probability * (position + 1)
                 entry[2] += magnitude * (position + 1)
-        return {key: tuple(np.round(value, 6)) for key, value in found.items()}
+        return {key: tuple(np.round(value, 6)) for key, value in actual.items()}
 
     for name, expected in COUNTED.items():
         assert counted(name) == expected

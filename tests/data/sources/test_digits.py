@@ -7,7 +7,7 @@ from official_selftrain.data import examples
 from official_selftrain.data.sources import digits
 
 
-def test_a_seed_gives_the_same_scenes():
+def test_scenes_are_reproducible():
     first = digits.compose("labeled", 4, seed=3)
     for scene, again in zip(first, digits.compose("labeled", 4, seed=3)):
         for part, part_again in zip(scene, again):
@@ -16,7 +16,7 @@ def test_a_seed_gives_the_same_scenes():
         assert (scene[0] != other[0]).mean() > 0.5
 
 
-def test_a_scene_does_not_depend_on_how_many_follow():
+def test_a_scene_does_not_depend_on_the_number_of_scenes():
     for scene, again in zip(
         digits.compose("test", 2, seed=1), digits.compose("test", 5, seed=1)
     ):
@@ -41,12 +41,12 @@ def test_pools_share_no_digit(num_classes, total, test, labeled):
     scans = {pool: {scan.tobytes() for scan in pools[pool]} for pool in pools}
     assert len(pools["test"]) == test and len(pools["labeled"]) == labeled
     assert sum(map(len, pools.values())) == total
-    # Every scan is unlike all others, so that bytes can stand for a scan.
+    # All scans differ, so bytes identify a scan.
     assert sum(map(len, scans.values())) == total
     assert len(set.union(*scans.values())) == total
 
 
-def test_digits_are_those_of_the_asked_classes():
+def test_digits_belong_to_the_requested_classes():
     for num_classes in (1, 3):
         _, labels = digits._pool_digits("unlabeled", 0, num_classes)
         assert sorted(set(labels)) == list(range(num_classes))
@@ -114,7 +114,7 @@ def test_ink_is_brighter_than_its_surroundings():
     assert min(differences) > 0.0 and np.mean(differences) > 50.0
 
 
-def test_digits_have_the_asked_heights():
+def test_digits_have_the_requested_heights():
     scenes = digits.compose("test", 40, image_size=(80, 100), digit_height=(20, 30))
     boxes = np.concatenate([scene[1] for scene in scenes])
     heights, widths = (boxes[:, 2:] - boxes[:, :2]).T
@@ -125,21 +125,21 @@ def test_digits_have_the_asked_heights():
     assert boxes.min() >= 0 and (boxes[:, 2:] <= [80, 100]).all()
 
 
-def test_a_scene_has_at_least_one_digit_where_digits_just_fit():
+def test_a_scene_has_at_least_one_digit_of_image_size():
     for _, boxes, _, _ in digits.compose(
         "labeled", 30, image_size=(24, 24), digit_height=(24, 24)
     ):
         assert len(boxes) == 1
 
 
-def test_scenes_are_the_composed_arrays():
+def test_scenes_match_the_composed_arrays():
     source = digits.scenes("labeled", 3, seed=5, image_size=(48, 64))
     composed = digits.compose("labeled", 3, seed=5, image_size=(48, 64))
     assert source.class_names == ("0", "1", "2", "3", "4")
     assert source.num_images == 3 and source.has_labels
-    found = list(source.dataset)
-    assert [int(example["id"]) for example in found] == [0, 1, 2]
-    for example, (image, boxes, classes, _) in zip(found, composed):
+    actual = list(source.dataset)
+    assert [int(example["id"]) for example in actual] == [0, 1, 2]
+    for example, (image, boxes, classes, _) in zip(actual, composed):
         np.testing.assert_array_equal(examples.read_image(example), image)
         pixels = example["boxes"] * [48.0, 64.0, 48.0, 64.0]
         np.testing.assert_allclose(pixels, boxes, atol=1e-4)
@@ -172,22 +172,22 @@ def test_scenes_are_the_composed_arrays():
         ),
         (
             {"digit_height": (7, 9)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(7, 9), image_size=(64, 64)",
         ),
         (
             {"digit_height": (20, 14)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(20, 14), image_size=(64, 64)",
         ),
         (
             {"digit_height": (14, 26), "image_size": (64, 25)},
-            "Expected 8 <= least <= greatest digit_height <= image_size. "
+            "Expected 8 <= min <= max digit_height <= image_size. "
             "Received: digit_height=(14, 26), image_size=(64, 25)",
         ),
     ],
 )
-def test_values_out_of_range_are_refused(arguments, message):
+def test_values_out_of_range_raise(arguments, message):
     arguments = {"pool": "test", "num_images": 1, **arguments}
     for function in (digits.scenes, digits.compose):
         with pytest.raises(ValueError) as error:

@@ -1,4 +1,4 @@
-"""Sources: what they read, what they skip, what they say when they can't."""
+"""Sources: what they read, what they skip, and their error messages."""
 
 import json
 import struct
@@ -102,7 +102,7 @@ def test_coco_of_the_tiny_set(tiny_coco):
             assert (image[top:bottom, left:right, label] > 140).mean() > 0.95
 
 
-def test_coco_takes_the_asked_classes_in_their_order(coco_files):
+def test_coco_uses_the_requested_classes_in_order(coco_files):
     source = coco_files.read(class_names=["dog", "cat"])
     assert source.class_names == ("dog", "cat")
     first, second, third = records_of(source)
@@ -112,14 +112,14 @@ def test_coco_takes_the_asked_classes_in_their_order(coco_files):
     assert len(second["classes"]) == 0 and source.num_images == 3
 
 
-def test_coco_without_any_annotation_has_no_labels(coco_files):
+def test_coco_without_annotations_has_no_labels(coco_files):
     coco_files.content["annotations"] = []
     source = coco_files.read()
     assert not source.has_labels and source.num_images == 3
     assert all(len(record["boxes"]) == 0 for record in records_of(source))
 
 
-def test_coco_leaves_out_boxes_without_area_and_names_them(coco_files):
+def test_coco_drops_and_names_boxes_without_area(coco_files):
     coco_files.content["annotations"] += [
         annotation(71, 11, 3, [5, 5, 0, 9]),
         annotation(72, 11, 3, [5, 5, 9, 0]),
@@ -158,7 +158,7 @@ def test_coco_names_a_missing_key(coco_files, key):
     )
 
 
-def test_coco_refuses_a_list(coco_files):
+def test_coco_rejects_a_list(coco_files):
     coco_files.content = [1, 2]
     with pytest.raises(ValueError, match="Expected a COCO file .* without images"):
         coco_files.read()
@@ -173,7 +173,7 @@ def test_coco_names_a_missing_folder(coco_files):
     )
 
 
-def test_coco_counts_missing_images_and_names_the_first(coco_files):
+def test_coco_reports_missing_images(coco_files):
     for name in ("b.jpg", "c.png"):
         (coco_files.images / name).unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -184,7 +184,7 @@ def test_coco_counts_missing_images_and_names_the_first(coco_files):
     )
 
 
-def test_coco_refuses_annotations_of_other_images(coco_files):
+def test_coco_rejects_annotations_of_unlisted_images(coco_files):
     coco_files.content["annotations"].append(annotation(55, 999, 3, [1, 1, 2, 2]))
     with pytest.raises(ValueError) as error:
         coco_files.read()
@@ -194,7 +194,7 @@ def test_coco_refuses_annotations_of_other_images(coco_files):
     )
 
 
-def test_coco_refuses_annotations_of_other_categories(coco_files):
+def test_coco_rejects_annotations_of_unlisted_categories(coco_files):
     coco_files.content["annotations"].append(annotation(55, 10, 4, [1, 1, 2, 2]))
     with pytest.raises(ValueError) as error:
         coco_files.read()
@@ -207,7 +207,7 @@ def test_coco_refuses_annotations_of_other_categories(coco_files):
 @pytest.mark.parametrize(
     "bbox", [[1, 1, -2, 5], [1, 1, 2, -5], [1, 1, 2], [1, float("nan"), 2, 2]]
 )
-def test_coco_refuses_impossible_boxes(coco_files, bbox):
+def test_coco_rejects_invalid_boxes(coco_files, bbox):
     broken = {**annotation(55, 10, 3, [0, 0, 1, 1]), "bbox": bbox}
     coco_files.content["annotations"].append(broken)
     with pytest.raises(ValueError) as error:
@@ -227,7 +227,7 @@ def test_coco_suggests_the_nearest_class(coco_files):
     )
 
 
-def test_coco_refuses_a_file_without_images(coco_files):
+def test_coco_rejects_a_file_without_images(coco_files):
     coco_files.content.update(images=[], annotations=[])
     with pytest.raises(ValueError, match="at least one image. Received: 0 images"):
         coco_files.read()
@@ -236,7 +236,7 @@ def test_coco_refuses_a_file_without_images(coco_files):
 # Folders
 
 
-def test_folder_finds_every_readable_image(tmp_path):
+def test_folder_reads_every_supported_image(tmp_path):
     inner = tmp_path / "b" / "c"
     inner.mkdir(parents=True)
     rgb = picture(1)
@@ -249,21 +249,21 @@ def test_folder_finds_every_readable_image(tmp_path):
     (tmp_path / "readme.txt").write_text("passed over")
     (tmp_path / "folder.png").mkdir()
     source = sources.folder(str(tmp_path))
-    found = records_of(source)
+    actual = records_of(source)
     names = "a.png b/c/gray.JPG b/c/print.jpeg b/cut.jpg notes.jpg z.jpg".split()
-    assert [r["path"].decode() for r in found] == [str(tmp_path / n) for n in names]
-    assert [record["id"] for record in found] == list(range(6))
+    assert [r["path"].decode() for r in actual] == [str(tmp_path / n) for n in names]
+    assert [record["id"] for record in actual] == list(range(6))
     assert (source.num_images, source.class_names) == (6, ())
     assert not source.has_labels
-    assert all(record["boxes"].shape == (0, 4) for record in found)
+    assert all(record["boxes"].shape == (0, 4) for record in actual)
     lines = problems.unreadable_images(source)
     assert len(lines) == 2
     for line, name in zip(lines, ("b/cut.jpg", "notes.jpg")):
         path, reason = line.split(": ", 1)
         assert path == str(tmp_path / name)
         assert 5 < len(reason) < 200 and "[Op:" not in reason
-    found = [found[index] for index in (0, 1, 2, 5)]
-    images = [examples.read_image(record).numpy() for record in found]
+    actual = [actual[index] for index in (0, 1, 2, 5)]
+    images = [examples.read_image(record).numpy() for record in actual]
     assert {image.shape for image in images} == {(40, 60, 3)}
     np.testing.assert_array_equal(images[0], np.asarray(rgb))
     np.testing.assert_array_equal(images[1][..., 0], images[1][..., 2])
@@ -271,7 +271,7 @@ def test_folder_finds_every_readable_image(tmp_path):
     assert np.abs(difference).mean() < 40.0  # noise suffers from JPEG
 
 
-def test_folder_takes_a_pattern(tmp_path):
+def test_folder_accepts_a_pattern(tmp_path):
     for name in ("a1.png", "a2.png", "b1.png"):
         picture().save(tmp_path / name)
     source = sources.folder(str(tmp_path / "a*.png"))
@@ -291,7 +291,7 @@ def test_folder_of_the_tiny_set(tiny_coco):
 
 
 @pytest.mark.parametrize("place", ["", "none", "*.tif"])
-def test_folder_without_images_is_refused(tmp_path, place):
+def test_folder_without_images_raises(tmp_path, place):
     (tmp_path / "readme.txt").write_text("no image")
     received = str(tmp_path / place)
     with pytest.raises(FileNotFoundError) as error:
@@ -302,7 +302,7 @@ def test_folder_without_images_is_refused(tmp_path, place):
     )
 
 
-def test_folder_follows_links_once_and_names_those_to_nothing(tmp_path):
+def test_folder_follows_links_once_and_names_broken_ones(tmp_path):
     inner = tmp_path / "photos" / "inner"
     inner.mkdir(parents=True)
     picture().save(inner / "a.png")
@@ -313,7 +313,7 @@ def test_folder_follows_links_once_and_names_those_to_nothing(tmp_path):
     source = sources.folder(str(tmp_path / "photos"))
     assert [r["path"].decode() for r in records_of(source)] == [str(inner / "a.png")]
     (line,) = source.skipped
-    assert line == f"{inner / 'self.jpg'}: a link that leads to no file"
+    assert line == f"{inner / 'self.jpg'}: a broken link"
     everywhere = sources.folder(str(tmp_path / "**" / "*.png"))
     assert everywhere.num_images == 1
 
@@ -330,23 +330,23 @@ def write_records(path, source):
             writer.write(examples.serialize(inside, 40, 60))
 
 
-def test_tfrecord_gives_the_examples_of_coco(coco_files, tmp_path):
+def test_tfrecord_matches_coco(coco_files, tmp_path):
     written = coco_files.read()
     write_records(tmp_path / "a-00000.tfrecord", examples.part(written, 0, 2))
     write_records(tmp_path / "a-00001.tfrecord", examples.part(written, 2, 1))
     source = sources.tfrecord(str(tmp_path / "a-*"), written.class_names)
     assert source.num_images == 3 and source.has_labels
     assert source.class_names == written.class_names
-    found = records_of(source)
-    assert len(found) == 3
-    for record, expected in zip(found, records_of(written)):
+    actual = records_of(source)
+    assert len(actual) == 3
+    for record, expected in zip(actual, records_of(written)):
         image, original = examples.read_image(record), examples.read_image(expected)
         np.testing.assert_array_equal(image, original)
         for key in ("id", "boxes", "classes", "scores", "ignore", "areas"):
             np.testing.assert_array_equal(record[key], expected[key])
 
 
-def test_tfrecord_takes_label_ids_with_gaps(tmp_path):
+def test_tfrecord_accepts_label_ids_with_gaps(tmp_path):
     record = {
         "encoded": b"x",
         "id": 0,
@@ -374,19 +374,19 @@ def test_tfrecord_names_a_pattern_without_files(tmp_path):
 
 
 @pytest.mark.parametrize("missing, entry", [(1, 2), (30, 2)])
-def test_tfrecord_refuses_a_file_that_is_cut_off(coco_files, missing, entry, tmp_path):
+def test_tfrecord_rejects_a_truncated_file(coco_files, missing, entry, tmp_path):
     path = tmp_path / "a.tfrecord"
     write_records(path, coco_files.read())
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(ValueError) as error:
         sources.tfrecord(str(path), ["a", "b", "c"])
     assert str(error.value) == (
-        f"Expected whole TFRecord entries. Received: {path}, cut off or not a "
+        f"Expected complete TFRecord entries. Received: {path}, truncated or not a "
         f"TFRecord at entry {entry}"
     )
 
 
-def test_tfrecord_refuses_a_length_that_is_cut_off(coco_files, tmp_path):
+def test_tfrecord_rejects_a_truncated_length(coco_files, tmp_path):
     path = tmp_path / "a.tfrecord"
     write_records(path, coco_files.read())
     path.write_bytes(path.read_bytes() + struct.pack("<Q", 9)[:5])
@@ -394,14 +394,14 @@ def test_tfrecord_refuses_a_length_that_is_cut_off(coco_files, tmp_path):
         sources.tfrecord(str(path), ["a", "b", "c"])
 
 
-def test_tfrecord_refuses_other_files(tmp_path):
+def test_tfrecord_rejects_other_files(tmp_path):
     path = tmp_path / "a.tfrecord"
     picture().save(path, "PNG")
     with pytest.raises(ValueError, match="not a TFRecord at entry 0$"):
         sources.tfrecord(str(path), ["a"])
 
 
-def test_tfrecord_refuses_files_without_any_entry(tmp_path):
+def test_tfrecord_rejects_files_without_entries(tmp_path):
     path = tmp_path / "a.tfrecord"
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"Received: .*\ba\.tfrecord"):
@@ -422,7 +422,7 @@ def test_tfrecord_needs_an_id_for_every_class(coco_files, tmp_path):
 
 
 def mocked(items):
-    """Let TFDS give these items, in order."""
+    """Mock TFDS to yield these items in order."""
 
     def as_dataset(self, split, decoders=None, read_config=None, **_):
         assert type(decoders["image"]).__name__ == "SkipDecoding"
@@ -450,9 +450,9 @@ def test_tfds_by_hand(name, num_classes, ignore, areas):
         source = sources.tfds(name, "train")
     assert len(source.class_names) == num_classes
     assert source.num_images == 2 and source.has_labels
-    found = records_of(source)
-    assert [record["id"] for record in found] == [0, 1]
-    for record, image in zip(found, images):
+    actual = records_of(source)
+    assert [record["id"] for record in actual] == [0, 1]
+    for record, image in zip(actual, images):
         assert record["encoded"] == image and record["path"] == b""
         np.testing.assert_array_equal(record["boxes"], BOXES)
         np.testing.assert_array_equal(record["classes"], [4, 0])
@@ -461,7 +461,7 @@ def test_tfds_by_hand(name, num_classes, ignore, areas):
         np.testing.assert_array_equal(record["areas"], areas)
 
 
-def test_tfds_of_images_without_objects():
+def test_tfds_images_without_objects():
     item = tf.nest.map_structure(
         lambda value: value[:0], OBJECTS["coco/2017"]["objects"]
     )
@@ -471,22 +471,22 @@ def test_tfds_of_images_without_objects():
     assert record["boxes"].shape == (0, 4) and record["ignore"].shape == (0,)
 
 
-def test_tfds_of_imagenet_has_images_only():
+def test_tfds_imagenet_is_unlabeled_by_default():
     images = [jpeg(picture(seed)) for seed in (0, 1, 2)]
     with mocked([{"image": i, **OBJECTS["imagenet2012"]} for i in images]):
         source = sources.tfds("imagenet2012", "train")
     assert source.class_names == () and not source.has_labels
     assert source.num_images == 3
-    found = records_of(source)
-    assert [record["encoded"] for record in found] == images
-    assert all(record["boxes"].shape == (0, 4) for record in found)
+    actual = records_of(source)
+    assert [record["encoded"] for record in actual] == images
+    assert all(record["boxes"].shape == (0, 4) for record in actual)
     batch = next(
         pipeline.training_batches(source, 3, (16, 16), max_boxes=2).as_numpy_iterator()
     )
     assert (batch["classes"] == -1).all() and np.isfinite(batch["images"]).all()
 
 
-def test_tfds_of_imagenet_with_its_classes():
+def test_tfds_imagenet_with_image_classes():
     """An image's class is that of a box that covers it."""
     with mocked([{"image": jpeg(picture()), **OBJECTS["imagenet2012"]}]):
         source = sources.tfds("imagenet2012", "train", has_image_classes=True)
@@ -495,11 +495,11 @@ def test_tfds_of_imagenet_with_its_classes():
     np.testing.assert_array_equal(record["boxes"], [[0.0, 0.0, 1.0, 1.0]])
     np.testing.assert_array_equal(record["classes"], [OBJECTS["imagenet2012"]["label"]])
     np.testing.assert_array_equal(record["scores"], [1.0])
-    with pytest.raises(ValueError, match="a class each, imagenet2012. .*'coco/2017'"):
+    with pytest.raises(ValueError, match="classes: imagenet2012. .*'coco/2017'"):
         sources.tfds("coco/2017", "train", has_image_classes=True)
 
 
-def test_tfds_lists_the_names_it_knows():
+def test_tfds_lists_the_supported_names():
     with pytest.raises(ValueError) as error:
         sources.tfds("mnist", "train")
     assert str(error.value) == (
@@ -509,19 +509,19 @@ def test_tfds_lists_the_names_it_knows():
 
 
 @pytest.mark.parametrize("name", list(OBJECTS))
-def test_tfds_says_how_to_prepare_a_data_set(name, tmp_path):
+def test_tfds_explains_how_to_prepare_a_data_set(name, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         sources.tfds(name, "train", data_dir=str(tmp_path))
     text = str(error.value)
     assert text.startswith(f"Expected {name} in {tmp_path}")
     call = f"tensorflow_datasets.builder({name!r}, data_dir={str(tmp_path)!r})"
-    assert f"Make it in Python with: {call}.download_and_prepare()" in text
+    assert f"Prepare it in Python with: {call}.download_and_prepare()" in text
 
 
 # All together
 
 
-def test_the_same_pictures_give_the_same_batch(coco_files, tmp_path):
+def test_all_sources_give_the_same_batch(coco_files, tmp_path):
     for image in coco_files.content["images"]:
         image["id"] -= 10  # as TFDS counts
     for row in coco_files.content["annotations"]:
@@ -570,7 +570,7 @@ def test_the_same_pictures_give_the_same_batch(coco_files, tmp_path):
         (lambda c: c["categories"][2].pop("name"), r"categories\[2\].* without name"),
     ],
 )
-def test_coco_entries_that_cannot_be_used(tiny_coco, change, text):
+def test_coco_rejects_invalid_entries(tiny_coco, change, text):
     content = json.loads(tiny_coco.annotations.read_text())
     change(content)
     tiny_coco.annotations.write_text(json.dumps(content))
@@ -578,12 +578,14 @@ def test_coco_entries_that_cannot_be_used(tiny_coco, change, text):
         sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
 
 
-def test_coco_file_that_is_no_text(tiny_coco):
+def test_coco_rejects_a_binary_file(tiny_coco):
     tiny_coco.annotations.write_bytes(b"\xff\xfe\x80")
     with pytest.raises(ValueError, match="Expected JSON. Received: .*annotations.json"):
         sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
 
 
-def test_tfds_of_an_unknown_version():
-    with pytest.raises(ValueError, match="TFDS knows. Received: name='voc:9.9.9'"):
+def test_tfds_rejects_an_unknown_version():
+    with pytest.raises(
+        ValueError, match="data set of TFDS. Received: name='voc:9.9.9'"
+    ):
         sources.tfds("voc:9.9.9", "train")

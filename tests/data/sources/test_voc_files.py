@@ -1,4 +1,4 @@
-"""Folders laid out as PASCAL VOC's."""
+"""Folders in the layout of PASCAL VOC."""
 
 import numpy as np
 import pytest
@@ -48,9 +48,10 @@ def test_pascal_has_21_classes():
     ]
 
 
-def test_bad_folders_are_refused(tiny_voc, tmp_path):
+def test_invalid_folders_raise(tiny_voc, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match="lists found: aug, train, val. Received: split='tain'"
+        FileNotFoundError,
+        match="available lists: aug, train, val. Received: split='tain'",
     ):
         read(tiny_voc, "tain")
     with pytest.raises(
@@ -66,7 +67,7 @@ def test_bad_folders_are_refused(tiny_voc, tmp_path):
         read(tiny_voc, "none")
 
 
-def test_bad_masks_are_named(tiny_voc):
+def test_invalid_masks_are_named(tiny_voc):
     with pytest.raises(
         ValueError, match=r"ids of 0 to 2 and 255. Received: .*2007_00000\d.png with 3"
     ):
