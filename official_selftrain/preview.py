@@ -54,7 +54,9 @@ def _preview():
     }
     source = settings["labeled"]()
     if not source.has_labels:
-        raise ValueError("Expected labeled images. Received: no annotation at all")
+        raise ValueError(
+            "Expected labeled images. Received: images without annotations"
+        )
     sheet = pictures.contact_sheet(
         source, rows, settings["image_size"], _NUM_IMAGES.value, _SEED.value
     )
