@@ -80,9 +80,9 @@ def test_iou_of_exactly_one_half_counts():
         ),
         (
             [([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])],
-            "the 1 boxes that are stored are too few",
+            "the 1 stored boxes are too few",
         ),
-        ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),
+        ([([], [], []), ([], [], [])], r"\(none\); the teacher detects nothing"),
     ],
 )
 def test_a_teacher_without_labels_is_refused(records, text):

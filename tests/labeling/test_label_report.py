@@ -169,7 +169,7 @@ def test_the_report_of_a_folder(tiny_coco, tmp_path):
     with open(page) as file:
         text = file.read()
     # 0.05 to 0.5 find everything: the sixth of ten.
-    assert "Suggested, of the best F1: <b>0.300</b>" in text
+    assert "Suggested (best F1): <b>0.300</b>" in text
     assert text.count("data:image/png") == 2
     with open(tmp_path / "labels" / "report.json") as file:
         content = json.load(file)

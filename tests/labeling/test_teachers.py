@@ -51,7 +51,7 @@ def test_classes_of_masks_are_matched_by_name():
     [
         (
             ["cat"],
-            r"student's classes, \['cat'\], or leave the others away with "
+            r"student's classes, \['cat'\], or drop the others with "
             r"--drop_others. Received: a teacher of \['dog', 'cat'\]; missing: "
             r"\[\], others: \['dog'\]",
         ),
