@@ -50,9 +50,9 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     assert done.returncode == 0, done.stderr
     for text in (
         "labeled: 6 images, 96 x 64 to 96 x 64 pixels, 0 without boxes; 18 boxes, up",
-        "square                         6  33.3 %       6  few: expect little of it",
+        "square                         6  33.3 %       6  few boxes: expect a low AP",
         "unlabeled: 4 images",
-        "images that can't be read, left out: 1 (first: ",
+        "unreadable images, left out: 1 (first: ",
         "images that are among the labeled ones, left out: 1 (first: ",
         "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabeled.",
         "--gin_file='settings/it'\"'\"'s mine.gin' --model_dir='runs/it'",
@@ -66,7 +66,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     }
     found = (tmp_path / "settings" / "it's mine_findings.txt").read_text().splitlines()
     assert len(found) == 2
-    assert found[0].startswith("unlabeled: images that can't be read, left out: /")
+    assert found[0].startswith("unlabeled: unreadable images, left out: /")
     assert "/unlabeled/again.jpg" in found[1]
     assert "few validation images (1): " in done.stdout
     counts = {}
@@ -112,8 +112,8 @@ def test_nothing_is_overwritten(arguments, tmp_path):
     done = init(tmp_path, **arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == (
-        "init: Expected an output that isn't there yet. Received: "
-        "output=\"settings/it's mine.gin\" where settings/it's mine_train.json exists; "
+        "init: Expected a new output. Received: "
+        "output=\"settings/it's mine.gin\", but settings/it's mine_train.json exists; "
         "remove it or choose another name"
     )
     assert [p.name for p in (tmp_path / "settings").iterdir()] == [

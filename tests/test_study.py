@@ -171,7 +171,7 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     while time.monotonic() < deadline:
         process = start(path, model_dir, "--jobs=2")
         output, errors = process.communicate()
-        if "no study works in" not in errors:
+        if "no other study is using" not in errors:
             break
         assert process.returncode == 1
         time.sleep(1.0)
@@ -241,7 +241,7 @@ studies.grid.columns = {"all": ()}
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = start(path, model_dir)
         _, errors = process.communicate()
-        assert process.returncode == 1 and "no study works in" in errors
+        assert process.returncode == 1 and "no other study is using" in errors
     process = start(path, model_dir)
     again, errors = process.communicate()
     assert process.returncode == 0 and "study: " not in again, errors

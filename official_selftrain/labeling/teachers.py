@@ -27,8 +27,9 @@ class Teacher:
             the image's `size` is added to it.
         label: function (list of such dicts with eager tensors) → list of labels:
             `boxes` float32 `[n, 4]` in pixels of the upright image, `classes` int
-            `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`, PNGs of `data.masks` of the image's size. Raises `Refused` for images
-            that it can't label.
+            `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`, PNGs of
+            `data.masks` of the image's size. Raises `Refused` for images that it
+            can't label.
         class_names: tuple of str; a class is an index into it.
         has_masks: bool.
         origin: dict that identifies the teacher in the settings: `kind`, and for

@@ -139,9 +139,9 @@ def text(places, files, settings, summary):
     reasons = _reasons(settings)
     reasons["model_reason"] = model.pop("model_reason")
     reasons["summary"] = (
-        f"{summary} Unusable images and boxes are left out of the three .json files next to "
-        "this one. The settings are proposals with their reasons: change them as you "
-        "see fit."
+        f"{summary} Unusable images and boxes are left out of the three .json files "
+        "next to this one. The settings are proposals with their reasons: change them "
+        "as you see fit."
     )
     return _TEMPLATE.format(
         **settings,
@@ -187,12 +187,12 @@ def _reasons(settings):
         "images. With ACCUMULATION = 2 only half of them are in memory at a time.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
         "times. As long as the loss in history.csv still falls, more steps help.",
-        "boxes_reason": "Twice the maximum number of boxes per labeled image, at least 20.",
+        "boxes_reason": "Twice the maximum number of boxes per image, at least 20.",
         "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
         f"({anchor_size:g} times 8, the stride of level P3) to "
         f"{anchor_size * 2 ** (max_level + 2 / 3):.0f} pixels (level P{max_level}). "
-        f"{100 * settings['coverage']:.0f} % of the boxes have an anchor with an IoU of "
-        "at least 0.5; the others use their best one.",
+        f"{100 * settings['coverage']:.0f} % of the boxes have an anchor with an IoU "
+        "of at least 0.5; the others use their best one.",
     }
 
 

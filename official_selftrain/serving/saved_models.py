@@ -12,8 +12,8 @@ ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
 `[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of the
 boxes' coordinates, and scale and offset between the two. For a segmenter they return
-`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`; for images of several sizes
-they are padded at the bottom and right with 255 and 0.
+`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`, padded at the bottom and
+right with 255 and 0 if the images differ in size.
 
 `raw` returns `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
 `raw_detection_scores` `[B, A, K]`, before suppression, for a detector, and

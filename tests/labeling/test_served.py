@@ -213,7 +213,7 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
         remote.label([{"image": tf.constant(b"text"), "size": tf.constant([1, 1])}])
     with pytest.raises(ValueError, match="Expected a model. Received: .*other.*404"):
         signatures.server(url.replace("teacher", "other"))
-    with pytest.raises(ValueError, match=r"signature out of \['serving_default'\]"):
+    with pytest.raises(ValueError, match=r"signature from \['serving_default'\]"):
         signatures.server(url, "none")
     server.shutdown()
 
@@ -231,7 +231,7 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
 
 def test_servers_that_do_not_answer(monkeypatch):
     monkeypatch.setattr(signatures.time, "sleep", lambda seconds: None)
-    with pytest.raises(ConnectionError, match="Expected an answer of .*run the same"):
+    with pytest.raises(ConnectionError, match="Expected an answer from .*run the same"):
         signatures.server("http://127.0.0.1:9/v1/models/teacher")
     for url in ("ftp://a/b", "http://", "grpc://host:1"):
         with pytest.raises(

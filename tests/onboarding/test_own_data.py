@@ -103,11 +103,11 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, write):
     lines = own_data.summary(findings)
     assert len(lines) == 11
     for text in (
-        "images that aren't there, left out: 1 (first: ",
-        "images of another size than the annotations say, left out: 2",
-        "c.png: 40 x 30, stated 30 x 40, the other way round: by its EXIF data?)",
-        "boxes that can't be used, left out: 3 (first: annotation 8 in ",
-        "boxes that leave their image, clipped: 1 (first: b.jpg: key [-4.0, 20.0,",
+        "missing images, left out: 1 (first: ",
+        "images whose size differs from the annotations, left out: 2",
+        "c.png: 40 x 30, stated 30 x 40, swapped: rotated by its EXIF data?)",
+        "invalid boxes, left out: 3 (first: annotation 8 in ",
+        "boxes that extend beyond their image, clipped: 1 (first: b.jpg: key [-4.0, 20",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
     ):
@@ -150,14 +150,14 @@ def test_validation_images_take_the_labeled_ones_classes(folder, write):
             [entry(1, "broken.jpg")],
             [boxed(1, 3, [1, 2, 5, 5])],
             "Expected at least one box on a readable image. Received: .*boxes.json; "
-            "images that can't be read, left out: 1",
+            "unreadable images, left out: 1",
         ),
         ([entry(1, "a.png")], [], "Expected at least one box on a readable image"),
         (
             [entry(1, "a.png")],
             [boxed(1, 3, [10, 12, 30, 28]), boxed(1, 3, [1, 1, 20, 9])],
-            r"in pixels. Received: .*boxes.json, of whose 2 boxes 1 leave their image "
-            r"and all fit as \[xmin, ymin, xmax, ymax\]",
+            r"in pixels. Received: .*boxes.json: 1 of 2 boxes extend beyond their "
+            r"image, but all fit as \[xmin, ymin, xmax, ymax\]",
         ),
     ],
 )
