@@ -4,10 +4,10 @@ python benchmarks/export.py
 
 Exports a ResNet-50 RetinaNet at 640 x 640. In one process, it alternates between the
 signatures `image_tensor` (pixels of 640 x 480, resized by the model) and
-`serving_default` (the same as JPEG files), and the bare Keras forward pass with the same
-NMS on frames in memory. Single images give median and 99th percentile of the latency,
-batches of eight the throughput. The last line of the output is JSON; `--record` appends it to
-benchmarks/results/. `--quick` runs fewer rounds.
+`serving_default` (the same as JPEG files), and the bare Keras forward pass with the
+same NMS on frames in memory. Single images give median and 99th percentile of the
+latency, batches of eight the throughput. The last line of the output is JSON;
+`--record` appends it to benchmarks/results/. `--quick` runs fewer rounds.
 """
 
 import os

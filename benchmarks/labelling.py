@@ -2,12 +2,12 @@
 
 python benchmarks/labelling.py
 
-Labels images and writes them as TFRecord: the quickstart's scenes with its detector, and
-photographs of 500 x 375 (JPEG) with a ResNet-50 RetinaNet at 640 x 640 and a ResNet-18
-segmenter of 21 classes at 256 x 256, at one and at six scales. For comparison the same
-network, with NMS for boxes, runs alone on decoded images in memory. All are timed in
-turn, in the same process. The last line of the output is JSON;
-`--record` appends it to benchmarks/results/. `--quick` uses fewer images.
+Labels images and writes them as TFRecord: the quickstart's scenes with its detector,
+and photographs of 500 x 375 (JPEG) with a ResNet-50 RetinaNet at 640 x 640 and a
+ResNet-18 segmenter of 21 classes at 256 x 256, at one and at six scales. For comparison
+the same network, with NMS for boxes, runs alone on decoded images in memory. All are
+timed in turn, in the same process. The last line of the output is JSON; `--record`
+appends it to benchmarks/results/. `--quick` uses fewer images.
 """
 
 import io

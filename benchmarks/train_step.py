@@ -4,11 +4,11 @@ python benchmarks/train_step.py
 
 Uses a ResNet-50 FPN RetinaNet at 256 x 256 and a batch of 4. It times in turn: the bare
 network, forward and backward from the sum of its outputs; the same with targets,
-matching and loss; and targets, matching and loss alone. Then a student's whole step with
-2 labeled and 2 pseudo-labeled images, and a supervised one with 4 labeled images.
+matching and loss; and targets, matching and loss alone. Then a student's whole step
+with 2 labeled and 2 pseudo-labeled images, and a supervised one with 4 labeled images.
 Finally a step on the CPU split into two devices, and one on the whole CPU. Peak memory
-is measured in a process that takes only one kind of step. The last line of the output is
-JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer steps.
+is measured in a process that takes only one kind of step. The last line of the output
+is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer steps.
 """
 
 import json

@@ -4,7 +4,8 @@ python export/export_saved_model.py \\
     --model_dir=runs/quickstart --stage=student --export_dir=exported
 
 Writes `exported/quickstart/1/`, or the next version, with the signatures described in
-export/README.md, and `models.config` and `batching_parameters.txt` for the server. Exit codes: 0 done, 1 a mistake in the call.
+export/README.md, and `models.config` and `batching_parameters.txt` for the server. Exit
+codes: 0 done, 1 a mistake in the call.
 """
 
 import json

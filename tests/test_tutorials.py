@@ -105,5 +105,5 @@ def test_a_failure_shows_the_cell(tmp_path, monkeypatch):
 def test_a_tagged_cell_draws_one_picture():
     cell = nbformat.v4.new_code_cell("", metadata={"tags": ["picture:09_curve"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    with pytest.raises(ValueError, match="one picture of cell '09_curve'.*: 0"):
+    with pytest.raises(ValueError, match="one picture from cell '09_curve'.*: 0"):
         render_tutorials.pictures(notebook)

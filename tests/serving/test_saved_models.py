@@ -237,7 +237,7 @@ def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
     ("flags", "text"),
     [
         (["--stage=teacher"], "teacher/model.keras. Make it with the stage teacher"),
-        (["--average"], "average.keras. Make it by training with EMA_DECAY"),
+        (["--average"], "average.keras. Train with EMA_DECAY to create it"),
         (["--warmup_image=none.jpg"], "none.jpg"),
     ],
 )
@@ -373,7 +373,7 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     moved = json.loads((path / "assets" / "export.json").read_text())
     shutil.copytree(path, tmp_path / "1")
     for changes, text in (
-        ({"model": "gone.keras"}, "Say with --model=FILE where it is now"),
+        ({"model": "gone.keras"}, "Pass --model=FILE if it was moved"),
         ({"sha256": "0"}, "Received: another model; pass --model=FILE"),
     ):
         origin = json.dumps({**moved, **changes})
@@ -551,7 +551,7 @@ def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     done = call(*command[:2], f"--image={text}", *command[3:])
     assert done.returncode == 1 and "a JPEG, PNG or BMP file" in done.stderr
     done = call(*command, "--url=http://127.0.0.1:9/v1/models/none")
-    assert done.returncode == 1 and "client: no answer of" in done.stderr
+    assert done.returncode == 1 and "client: no response from" in done.stderr
 
 
 def png(width, height, rows):
