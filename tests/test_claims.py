@@ -59,7 +59,7 @@ def test_a_difference_is_averaged_over_columns_within_a_seed():
     assert row == ("claim", "+3", "+3.0 ± 0.1 (+2.9 to +3.2), 3", "reproduced")
 
 
-def test_divergence_and_loss_of_ap_are_counted():
+def test_counts_of_divergence_and_ap_loss():
     cells = {}
     for seed in ("0", "1"):
         for column in ("0.25", "1", "2", "3"):
@@ -92,11 +92,11 @@ def test_divergence_and_loss_of_ap_are_counted():
         ((0, 12), (0, 12), "not decided"),
     ],
 )
-def test_counts_are_compared_by_fisher_s_test(more, fewer, verdict):
+def test_fisher_test_of_counts(more, fewer, verdict):
     assert claims.counted(more, fewer) == verdict
 
 
-def test_a_missing_study_is_named(tmp_path):
+def test_missing_study(tmp_path):
     with pytest.raises(
         SystemExit, match="Expected .*x.csv. Make it with: make studies"
     ):

@@ -51,7 +51,7 @@ def test_every_module_has_a_page(reference):
     }
 
 
-def test_the_start_page_leads_on(reference):
+def test_start_page_links_to_modules(reference):
     index = (reference / "index.html").read_text()
     assert "url=./official_selftrain.html" in index
     page = page_of(reference, "official_selftrain")

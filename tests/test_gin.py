@@ -42,7 +42,7 @@ def clean_gin():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_file_parses_and_uses_all_it_sets(name):
+def test_every_file_parses_without_unused_settings(name):
     gin_files.load_config([str(FILES[name])], ["SEED = 3"])
     assert gin.query_parameter("SEED/gin.macro.value") == 3
 
@@ -212,7 +212,7 @@ def test_every_experiment_loads_alone(name, monkeypatch):
     assert bound.of_experiment(resolve_references=False)["labeled"]
 
 
-def test_the_root_holds_what_a_newcomer_starts_from():
+def test_root_folder_holds_the_starter_files():
     starts = {"quickstart", "quickstart_segmentation", "own_data", "own_masks"}
     starts |= {f"coco_s{number}" for number in range(1, 5)}
     assert {path.stem for path in GIN.glob("*.gin")} == starts
@@ -220,7 +220,7 @@ def test_the_root_holds_what_a_newcomer_starts_from():
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_rows_lie_in_the_folder_of_the_first_table_they_name(path):
+def test_rows_are_in_the_folder_of_their_first_table(path):
     kind, number = re.search(r"(Table|Figure)s? (\d+)", path.read_text()).groups()
     assert path.parent.name == f"{kind.lower()}_{number}"
 
@@ -482,7 +482,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
     assert len(results["student"]["class_IoU"]) == 4
 
 
-def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
         'validation/sources.voc.split = "vall"': "lists found: .* split='vall'",
         "validation/sources.voc.mask_folder = None": "kind, masks. Received: no label",
@@ -498,7 +498,7 @@ def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
         assert not (tmp_path / str(index) / "teacher").exists()
 
 
-def test_a_missing_checkpoint_is_named(tiny_voc, tmp_path, monkeypatch):
+def test_missing_checkpoint(tiny_voc, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, nowhere.index"):
         run_on_tiny_voc(
             "pascal_b7.gin",

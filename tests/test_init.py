@@ -44,7 +44,7 @@ def init(tmp_path, **arguments):
     return call("init", *(f"--{k}={v}" for k, v in arguments.items()), cwd=tmp_path)
 
 
-def test_the_written_experiment_runs(arguments, tmp_path):
+def test_generated_experiment_runs(arguments, tmp_path):
     """Report, files, and a run of the whole loop from another folder than gin's."""
     done = init(tmp_path, **arguments)
     assert done.returncode == 0, done.stderr
@@ -121,14 +121,14 @@ def test_nothing_is_overwritten(arguments, tmp_path):
     ]
 
 
-def test_an_output_of_another_kind(arguments, tmp_path):
+def test_output_must_be_a_gin_file(arguments, tmp_path):
     done = init(tmp_path, **{**arguments, "output": "mine.json"})
     assert done.returncode == 1
     text = "init: Expected a .gin file. Received: output='mine.json'"
     assert done.stderr.splitlines()[-1] == text
 
 
-def test_validation_images_of_ones_own_without_weights(arguments, tmp_path):
+def test_custom_validation_images_without_weights(arguments, tmp_path):
     """All labeled images are for training then; ResNet-18 where no weights are."""
     held_out = tmp_path / "held out"
     held_out.mkdir()

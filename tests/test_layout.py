@@ -114,7 +114,7 @@ def test_floors(path):
         ("helpers.strings", "", "has no floor"),
     ],
 )
-def test_the_check_finds_what_it_looks_for(module, source, text):
+def test_import_check_finds_violations(module, source, text):
     assert any(text in line for line in violations(module, source))
 
 
@@ -137,7 +137,7 @@ def test_facts_have_one_owner():
     "source",
     ["import os\nos.replace(a, b)", "from os import replace", "f = os.replace"],
 )
-def test_the_check_finds_calls(source):
+def test_owner_check_finds_calls(source):
     assert owned_calls(source) == {"os.replace"}
     assert owned_calls("text.replace(a, b)\nos.path.exists(a)") == set()
 
@@ -153,7 +153,7 @@ def test_modules_of_a_room_import_each_other_without_a_cycle():
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError
 
 
-def test_commands_lie_at_the_root_and_nothing_else():
+def test_only_commands_at_the_package_root():
     commands = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     for name in commands:
         assert "app.run(main)" in (PACKAGE / f"{name}.py").read_text(), name

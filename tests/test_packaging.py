@@ -67,7 +67,7 @@ def test_oldest_versions_are_the_lower_bounds():
             assert {Version(bound) for bound in bounds} == {oldest[name]}, name
 
 
-def test_newest_versions_are_named_for_every_requirement():
+def test_every_requirement_is_pinned():
     newest = pins("constraints.txt")
     oldest = pins("constraints-oldest.txt")
     assert set(requirements()) - set(newest) == UNTESTED - {"ruff"}
@@ -116,7 +116,7 @@ def test_every_gin_file_is_installed(installed):
     }
 
 
-def test_short_names_stand_for_the_installed_files(installed, tmp_path, monkeypatch):
+def test_short_names_refer_to_installed_files(installed, tmp_path, monkeypatch):
     path = installed / "official_selftrain" / "cli" / "gin_folder.py"
     spec = importlib.util.spec_from_file_location("gin_folder", path)
     module = importlib.util.module_from_spec(spec)
@@ -132,7 +132,7 @@ def test_short_names_stand_for_the_installed_files(installed, tmp_path, monkeypa
     assert gin.query_parameter("STUDENT_STEPS/gin.macro.value") == 90000
 
 
-def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
+def test_files_in_the_current_folder_take_precedence(tmp_path, monkeypatch):
     assert gin_folder.FOLDER == str(GIN)
     monkeypatch.chdir(tmp_path)
     assert gin_folder.find("gin/coco_s3.gin") == str(GIN / "coco_s3.gin")
@@ -154,7 +154,7 @@ def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
         ("gin/../gin/coco_s3.gin", "gin/coco_s3.gin"),
     ],
 )
-def test_a_missing_file_is_told_the_nearest(path, nearest, tmp_path, monkeypatch):
+def test_missing_file_suggests_the_nearest(path, nearest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         gin_folder.find(path)

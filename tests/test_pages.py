@@ -102,7 +102,7 @@ def flags_of(path):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith(".gin")])
-def test_links_lead_somewhere(name):
+def test_links_resolve(name):
     text, _ = page(name)
     for target in LINK.findall(FENCE.sub("", text)):
         if target.startswith("https://"):
@@ -174,7 +174,7 @@ def experiment_of(words):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_are_commands(name):
+def test_commands_are_valid(name):
     _, blocks = page(name)
     for command in commands(blocks):
         check(command)
@@ -188,7 +188,7 @@ def test_python_of_pages_compiles():
                     ast.parse(code)
 
 
-def test_the_checks_find_mistakes():
+def test_checks_find_mistakes():
     for command in (
         "python -m official_selftrain.trian --gin_file=gin/quickstart.gin",
         "python -m official_selftrain.train --gin_flie=gin/quickstart.gin",

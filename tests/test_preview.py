@@ -25,7 +25,7 @@ def preview(*arguments):
     )
 
 
-def test_the_command_draws_a_sheet(tmp_path):
+def test_command_draws_a_sheet(tmp_path):
     output = tmp_path / "new" / "sheet.png"
     done = preview(f"--gin_file={TINY}", f"--output={output}", "--num_images=2")
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_the_sheet_shows_every_row_with_its_boxes_and_masks():
         assert 0.1 < (mask[:, 41:, 3] > 0).mean() < 0.5
 
 
-def test_masks_are_painted_from_boxes():
+def test_masks_are_filled_boxes():
     labels = {
         "boxes": tf.constant([[1.0, 2.0, 3.0, 5.0], [2.0, 0.0, 4.0, 3.0]]),
         "classes": tf.constant([4, 0]),

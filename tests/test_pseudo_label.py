@@ -77,7 +77,7 @@ def photographs(tmp_path):
 @pytest.mark.parametrize(
     "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
 )
-def test_killed_at_random_moments_it_ends_the_same(photographs, tmp_path, kills):
+def test_result_is_the_same_after_random_kills(photographs, tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert stub(photographs, whole, 0, 1).wait() == 0
     expected = contents(whole)
@@ -103,7 +103,7 @@ def test_killed_at_random_moments_it_ends_the_same(photographs, tmp_path, kills)
     assert line.startswith(f"{photographs / '100.png'}: Unknown image file format")
 
 
-def test_two_workers_at_once_give_what_one_gives(photographs, tmp_path):
+def test_two_concurrent_workers_equal_one(photographs, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     workers = [stub(photographs, two, 0, 2), stub(photographs, two, 1, 2)]
     workers.append(stub(photographs, one, 0, 1))
@@ -136,7 +136,7 @@ def call(*arguments):
     )
 
 
-def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
+def test_mixed_folder_with_two_processes(teacher_dir, tmp_path):
     """Labeled: six kinds; skipped with a reason: four; the loop is passed by."""
     folder = tmp_path / "kinds"
     folder.mkdir()
@@ -184,7 +184,7 @@ def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
     assert "max_boxes=5" not in result.stderr and "max_boxes=100" in result.stderr
 
 
-def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
+def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
     result = call(
         f"--teacher={teacher_dir}",
         f"--images={tiny_coco.annotations}",
@@ -233,7 +233,7 @@ def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path
     assert "Traceback" not in result.stderr
 
 
-def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
+def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
     """The truth as a teacher's results: everything is found, nothing is doubtful."""
     content = json.loads(tiny_coco.annotations.read_text())
     results = [

@@ -87,7 +87,7 @@ def test_the_table_by_hand():
         ({"columns": {"b": ("C = '{pretraining}'",)}}, "Received: pretraining=None"),
     ],
 )
-def test_grids_that_are_none(arguments, text):
+def test_invalid_grids(arguments, text):
     grid = {"experiment": "x.gin", "rows": {"a": ("teacher",)}, "columns": {"b": ()}}
     with pytest.raises((ValueError, TypeError), match=text):
         studies.grid(**{**grid, **arguments})
@@ -110,7 +110,7 @@ def test_grids_that_are_none(arguments, text):
         ("experiment.Labeling.batch_size = 2", False),
     ],
 )
-def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
+def test_settings_that_affect_a_teacher(param, is_same):
     found = []
     for params in ([], [param]):
         gin.clear_config()
@@ -152,7 +152,7 @@ def start(path, model_dir, *flags):
     )
 
 
-def test_a_study_that_is_killed_goes_on(tmp_path):
+def test_killed_study_continues(tmp_path):
     path, model_dir = tmp_path / "study.gin", tmp_path / "study"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("SCORE_THRESHOLD = 0.005\n")
@@ -248,7 +248,7 @@ studies.grid.columns = {"all": ()}
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
 
 
-def test_settings_of_the_command_line_reach_every_cell(tmp_path):
+def test_command_line_settings_apply_to_every_cell(tmp_path):
     path = tmp_path / "study.gin"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("")
@@ -264,7 +264,7 @@ def test_settings_of_the_command_line_reach_every_cell(tmp_path):
         assert cell["command"][-2:] == [f"--gin_param={line}" for line in params]
 
 
-def test_a_cell_that_fails_is_named(tmp_path):
+def test_failed_cell_is_reported(tmp_path):
     path = tmp_path / "study.gin"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     path.write_text(text.replace("TEACHER_STEPS = 4", "BATCH_SIZE = 0"))

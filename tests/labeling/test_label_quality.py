@@ -63,7 +63,7 @@ def test_quality_by_hand():
     assert without_truth["precision"] is None and without_truth["recall"] is None
 
 
-def test_iou_of_exactly_one_half_counts():
+def test_iou_of_exactly_one_half_matches():
     predicted = source_of([([[0.0, 0.0, 0.5, 0.5]], [0], [0.9])])
     truth = source_of([([[0.0, 0.0, 0.5, 0.25]], [0], [1.0])])
     assert label_quality.measure(predicted, 0.5, truth)["precision"] == 1.0
@@ -85,7 +85,7 @@ def test_iou_of_exactly_one_half_counts():
         ([([], [], []), ([], [], [])], r"\(none\); the teacher detects nothing"),
     ],
 )
-def test_a_teacher_without_labels_is_refused(records, text):
+def test_empty_labels_are_rejected(records, text):
     quality = label_quality.measure(source_of(records), 0.5)
     with pytest.raises(ValueError, match=text):
         label_quality.require_labels(quality)
@@ -150,7 +150,7 @@ def test_quality_of_masks_by_hand():
         (0, 255, r"Received: nothing but background in 1 images"),
     ],
 )
-def test_masks_that_teach_nothing_are_refused(mask, score, text):
+def test_uninformative_masks_are_rejected(mask, score, text):
     pixels = np.ones((2, 4), np.uint8)
     quality = label_quality.measure(mask_source((mask * pixels, score * pixels)), 0.5)
     with pytest.raises(ValueError, match=text):

@@ -91,7 +91,7 @@ def test_sweep_equals_brute_force(tmp_path):
         label_quality.sweep(predicted, examples.from_records(labeled, ["b", "a"]))
 
 
-def test_boxes_in_crowds_are_not_judged():
+def test_boxes_in_crowds_are_ignored():
     png = masks.encode(np.zeros((8, 8), np.uint8))
 
     def source(boxes, scores, ignore):
@@ -126,7 +126,7 @@ def test_sweep_of_masks_by_hand():
     assert swept["classes"]["all"]["suggested"] == 0.7
 
 
-def test_doubt_by_hand():
+def test_uncertainty_by_hand():
     def of(*scores):
         return label_quality.doubt({"confidence": b"", "scores": np.array(scores)})
 
@@ -136,7 +136,7 @@ def test_doubt_by_hand():
     assert label_quality.doubt({"confidence": png}) == pytest.approx(0.4)
 
 
-def test_the_report_of_a_folder(tiny_coco, tmp_path):
+def test_report_of_a_folder(tiny_coco, tmp_path):
     """A teacher that knows the truth, surer of later images."""
     truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
     known = {int(e["id"]): e for e in truth.dataset.as_numpy_iterator()}

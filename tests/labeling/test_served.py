@@ -229,7 +229,7 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
     server.stop(None)
 
 
-def test_servers_that_do_not_answer(monkeypatch):
+def test_unresponsive_servers(monkeypatch):
     monkeypatch.setattr(signatures.time, "sleep", lambda seconds: None)
     with pytest.raises(ConnectionError, match="Expected an answer from .*run the same"):
         signatures.server("http://127.0.0.1:9/v1/models/teacher")
@@ -293,7 +293,7 @@ def test_units_of_boxes():
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
 
 
-def test_images_of_one_size_travel_together():
+def test_images_of_equal_size_are_batched():
     signature, call = detector(boxes([10, 20, 30, 60]))
     found = labels_of(signature, [(40, 80), (30, 80), (40, 80)])
     assert sorted(call.shapes) == [(1, 30, 80, 3), (2, 40, 80, 3)] and len(found) == 3
@@ -310,7 +310,7 @@ def test_num_detections_and_padding():
         labels_of(detector(outputs)[0])
 
 
-def test_signatures_of_another_kind():
+def test_unsupported_signatures():
     with pytest.raises(ValueError, match="Expected outputs detection_boxes.*: logits"):
         labels_of(detector({"logits": [1.0]})[0])
     with pytest.raises(ValueError, match=r"Received: images of shape \[None, 3\]"):

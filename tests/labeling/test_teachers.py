@@ -61,7 +61,7 @@ def test_classes_of_masks_are_matched_by_name():
         ),
     ],
 )
-def test_classes_that_differ_show_both_lists(wanted, text):
+def test_mismatched_classes_list_both_sets(wanted, text):
     with pytest.raises(ValueError, match=text):
         teachers.for_classes(fixed_teacher(("dog", "cat")), wanted)
 
@@ -86,7 +86,7 @@ def item(image_id, size=(40, 60)):
     return {"id": tf.constant(image_id), "size": tf.constant(size)}
 
 
-def test_results_of_others_by_hand(tmp_path):
+def test_coco_results_by_hand(tmp_path):
     path = tmp_path / "results.json"
     results = [
         {"image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 5], "score": 0.25},
@@ -120,14 +120,14 @@ def test_results_of_others_by_hand(tmp_path):
         ),
     ],
 )
-def test_results_that_cannot_be_used(results, text, tmp_path):
+def test_invalid_coco_results(results, text, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     with pytest.raises(ValueError, match=text):
         teachers.results_teacher(str(path), ["person"], {1: 0})
 
 
-def test_a_model_needs_a_name_for_every_class():
+def test_number_of_names_must_equal_number_of_classes():
     class Model:
         num_classes = 3
 

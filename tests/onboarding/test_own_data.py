@@ -60,7 +60,7 @@ def write(tmp_path):
     return write
 
 
-def test_what_cannot_be_used_is_named_and_left_out(folder, write):
+def test_unusable_data_is_reported_and_left_out(folder, write):
     images = [
         *(entry(1, "a.png"), entry(2, "b.jpg"), entry(3, "broken.jpg")),
         *(entry(4, "gone.png"), entry(5, "c.png", 30, 40), entry(6, "turned.jpg")),
@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, write):
     assert "turned.jpg: 30 x 40, stated 40 x 30" in findings["size"][1]
 
 
-def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
+def test_cleaned_data_can_be_loaded(folder, write, tmp_path):
     """The images and boxes that remain are those that `sources.coco` gives."""
     images = [entry(1, "a.png"), entry(2, "broken.jpg"), entry(3, "b.jpg")]
     annotations = [boxed(1, 5, [4, 6, 60, 12]), boxed(2, 3, [1, 1, 4, 4])]
@@ -129,7 +129,7 @@ def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
     assert (first["id"], second["id"], len(second["boxes"])) == (1, 3, 0)
 
 
-def test_validation_images_take_the_labeled_ones_classes(folder, write):
+def test_validation_images_use_the_labeled_classes(folder, write):
     path = write([entry(1, "a.png")], [boxed(1, 3, [1, 1, 9, 9]), boxed(1, 5, [2] * 4)])
     given = [{"id": 1, "name": "key"}, {"id": 2, "name": "fork"}]
     content, findings = own_data.read(path, str(folder), given)
@@ -161,19 +161,19 @@ def test_validation_images_take_the_labeled_ones_classes(folder, write):
         ),
     ],
 )
-def test_data_of_which_nothing_is_left(folder, write, images, annotations, message):
+def test_data_without_usable_boxes(folder, write, images, annotations, message):
     with pytest.raises(ValueError, match=message):
         own_data.read(write(images, annotations), str(folder))
 
 
-def test_a_name_of_two_categories(folder, write):
+def test_duplicate_category_names(folder, write):
     categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]
     path = write([entry(1, "a.png")], [boxed(1, 1, [1, 2, 5, 5])], categories)
     with pytest.raises(ValueError, match="every category once.*2 of name='cup'"):
         own_data.read(path, str(folder))
 
 
-def test_images_that_come_twice(folder, write):
+def test_duplicate_images(folder, write):
     """In a file, and in the validation what is in the training."""
     shutil.copy(folder / "a.png", folder / "copy.png")
     images = [entry(1, "a.png"), entry(2, "copy.png"), entry(3, "c.png")]
@@ -198,7 +198,7 @@ def test_images_that_come_twice(folder, write):
         ({"image_id": [1]}, r"with image_id=\[1\]"),
     ],
 )
-def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
+def test_malformed_entries(folder, write, change, message):
     right = boxed(1, 3, [1, 2, 5, 5], id=6)
     path = write([entry(1, "a.png")], [right, {**right, "id": 7, **change}])
     content, findings = own_data.read(path, str(folder))
@@ -218,7 +218,7 @@ def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
         ("images", [entry(1, "a.png", "40")], "height=30, width='40'"),
     ],
 )
-def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
+def test_malformed_lists(folder, tmp_path, key, value, message):
     content = {"images": [entry(1, "a.png")], "annotations": [], "categories": []}
     content["annotations"].append(boxed(1, 3, [1, 2, 5, 5]))
     path = tmp_path / "boxes.json"
@@ -227,7 +227,7 @@ def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
         own_data.read(str(path), str(folder))
 
 
-def test_a_missing_folder(write):
+def test_missing_folder(write):
     path = write([entry(1, "a.png")], [boxed(1, 3, [1, 2, 5, 5])])
     with pytest.raises(FileNotFoundError, match="a folder of images.*images='nowhere'"):
         own_data.read(path, "nowhere")
@@ -295,7 +295,7 @@ def test_the_last_image_of_a_class_is_not_held_out():
         assert image["id"] != lonely
 
 
-def test_crowds_alone_are_not_held_out():
+def test_crowd_only_images_are_not_held_out():
     """Nor is a class of nothing else one."""
     content = content_of(5, [])
     content["annotations"] = [
@@ -371,12 +371,12 @@ def test_settings_by_hand():
         (content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]), {}, {"max_boxes": 120}),
     ],
 )
-def test_settings_follow_data_and_machine(content, machine, expected):
+def test_settings_depend_on_data_and_machine(content, machine, expected):
     settings = proposals.propose(content, **machine)
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_anchors_reach_the_large_boxes():
+def test_anchors_cover_large_boxes():
     """320 pixels of 640: 160 of 320; 5 % are that large, the others 16."""
     small, large = [0, 0, 32, 32], [0, 0, 320, 320]
     settings = proposals.propose(content_of(2, [small] * 8 + [large] * 2))
@@ -436,7 +436,7 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     assert findings["unused"] == ["cup"]
 
 
-def test_folders_that_are_not_pascal_vocs(tmp_path):
+def test_invalid_pascal_voc_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected XML files. Received: ann"):
         voc_files.boxes(str(tmp_path))
     (tmp_path / "a.xml").write_text("<annotation><filename>a</filename></annotation>")

@@ -159,7 +159,7 @@ def assert_same(answer, right):
     np.testing.assert_array_equal(answer["detection_classes"], right["classes"] + 1)
 
 
-def test_what_an_export_leaves(exported):
+def test_export_outputs(exported):
     folder, models = exported
     served = folder / "served"
     config = model_server_config_pb2.ModelServerConfig()
@@ -181,7 +181,7 @@ def test_what_an_export_leaves(exported):
     assert origin["sha256"] == hashes.sha256(str(model))
 
 
-def test_the_warm_up_is_what_tf_serving_reads(exported):
+def test_warmup_requests_match_tf_serving(exported):
     path = exported[0] / "served" / "detector" / "1"
     records = tf.data.TFRecordDataset(
         str(path / "assets.extra" / "tf_serving_warmup_requests")
@@ -201,7 +201,7 @@ def test_the_warm_up_is_what_tf_serving_reads(exported):
         np.testing.assert_array_equal(outputs["image_info"][0, 0], [64, 64])
 
 
-def test_versions_count_up_and_are_never_overwritten(exported, tmp_path):
+def test_versions_increase_and_are_never_overwritten(exported, tmp_path):
     folder, models = exported
     paths = [
         saved_models.export(models["detector"], str(tmp_path), "m", ["a", "b"], version)
@@ -221,7 +221,7 @@ def test_versions_count_up_and_are_never_overwritten(exported, tmp_path):
             saved_models.export(models["detector"], str(tmp_path), name, names)
 
 
-def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_failed_export_leaves_no_files(exported, tmp_path, monkeypatch):
     def fail(*arguments):
         raise KeyboardInterrupt
 
@@ -241,20 +241,20 @@ def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
         (["--warmup_image=none.jpg"], "none.jpg"),
     ],
 )
-def test_exports_that_are_refused(exported, tmp_path, flags, text):
+def test_invalid_exports(exported, tmp_path, flags, text):
     done = export(exported[0] / "detector", tmp_path, *flags)
     assert done.returncode == 1 and text in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_suppression_is_a_detector_s(exported, tmp_path):
+def test_suppression_flags_require_a_detector(exported, tmp_path):
     done = export(exported[0] / "segmenter", tmp_path, "--soft_nms_sigma=0.3")
     assert done.returncode == 1
     assert "Received: soft_nms_sigma=0.3 for a SemanticSegmenter" in done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_signature_gives_the_keras_model_s_predictions(exported, kind):
+def test_every_signature_equals_the_keras_model(exported, kind):
     """Files of several sizes in one batch, examples, and pixels, image by image."""
     folder, models = exported
     loaded = tf.saved_model.load(str(folder / "served" / kind / "1")).signatures
@@ -281,7 +281,7 @@ def test_every_signature_gives_the_keras_model_s_predictions(exported, kind):
         np.testing.assert_array_equal(by_file["image_info"], info)
 
 
-def test_the_frame_is_labeling_s():
+def test_serving_resizes_like_labeling():
     """What files and pixels become equals `augment.fit` to the bit."""
     draw = np.random.default_rng(0)
     for height, width in ((50, 70), (64, 64), (200, 30), (7, 65), (300, 301)):
@@ -318,7 +318,7 @@ def test_raw_outputs(exported):
     np.testing.assert_allclose(found["mask_logits"], right, atol=1e-4)
 
 
-def test_settings_of_an_export(exported, tmp_path):
+def test_export_settings(exported, tmp_path):
     """Shares in the place of pixels, Soft-NMS, another threshold, fewer boxes."""
     folder, models = exported
     done = export(
@@ -384,7 +384,7 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     assert done.returncode == 1 and "export.json" in done.stderr
 
 
-def test_files_that_are_no_images_are_skipped(exported, tmp_path):
+def test_invalid_image_files_are_skipped(exported, tmp_path):
     folder, _ = exported
     mixed = tmp_path / "mixed"
     shutil.copytree(folder / "photos", mixed)
@@ -403,7 +403,7 @@ def test_files_that_are_no_images_are_skipped(exported, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensorflow_alone_runs_it(exported, tmp_path, kind):
+def test_runs_with_tensorflow_alone(exported, tmp_path, kind):
     """Without Keras, and with this project out of reach."""
     folder, models = exported
     blocked = "import runpy, sys; sys.modules['keras'] = None; "
@@ -427,7 +427,7 @@ def test_tensorflow_alone_runs_it(exported, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_model_cli_runs_it(exported, tmp_path, kind):
+def test_runs_with_saved_model_cli(exported, tmp_path, kind):
     folder, models = exported
     contents = photos(folder)[0].read_bytes()
     pixels = images.decode(tf.constant(contents))
@@ -457,7 +457,7 @@ def serving_outputs(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["openvino", "onnx", "tflite"])
-def test_other_formats_give_the_same(exported, tmp_path, kind, form):
+def test_converted_formats_give_equal_outputs(exported, tmp_path, kind, form):
     folder, _ = exported
     output = tmp_path / ("model.xml" if form == "openvino" else f"model.{form}")
     done = call(
@@ -508,7 +508,7 @@ def server(exported):
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_round_trip_through_a_server(exported, server, kind, scheme):
+def test_server_round_trip(exported, server, kind, scheme):
     folder, models = exported
     signature, version = signatures.server(server[kind][scheme])
     assert version == "1" and signature.input_name == "image_bytes"
@@ -521,7 +521,7 @@ def test_a_round_trip_through_a_server(exported, server, kind, scheme):
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
+def test_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     folder, models = exported
     photo = photos(folder)[3]
     command = [sys.executable, "export/client.py", f"--image={photo}"]
@@ -596,7 +596,9 @@ BAD = {
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("bad", BAD)
-def test_bad_requests_are_refused_and_good_ones_answered(exported, server, scheme, bad):
+def test_bad_requests_are_rejected_and_good_ones_answered(
+    exported, server, scheme, bad
+):
     folder, models = exported
     photo = photos(folder)[0].read_bytes()
     make, text = BAD[bad]
@@ -613,7 +615,7 @@ def test_bad_requests_are_refused_and_good_ones_answered(exported, server, schem
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
+def test_exported_teacher_labels_like_the_keras_model(exported, server, kind):
     """Through `pseudo_label`'s own way of opening a teacher."""
     folder, models = exported
     stage = folder / kind / "student" / "model.keras"
@@ -650,7 +652,7 @@ def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
             np.testing.assert_allclose(labels_["scores"], right["scores"], atol=1e-4)
 
 
-def test_a_request_without_images_or_of_flat_and_upright_ones(exported):
+def test_requests_without_images_or_with_extreme_sizes(exported):
     folder, _ = exported
     for kind in KINDS:
         loaded = tf.saved_model.load(str(folder / "served" / kind / "1")).signatures
@@ -677,7 +679,7 @@ def test_a_request_without_images_or_of_flat_and_upright_ones(exported):
         ("", False),
     ],
 )
-def test_server_files_of_others(tmp_path, capsys, text, is_added):
+def test_existing_server_config(tmp_path, capsys, text, is_added):
     (tmp_path / "models.config").write_text(text)
     saved_models.add_to_server(str(tmp_path), "new")
     found = (tmp_path / "models.config").read_text()
@@ -690,7 +692,7 @@ def test_server_files_of_others(tmp_path, capsys, text, is_added):
     assert [c.name for c in config.model_config_list.config] == ["new"]
 
 
-def test_differences_that_are_no_numbers(monkeypatch):
+def test_nan_differences_are_infinite(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "export"))
     from run_saved_model import largest_difference
 

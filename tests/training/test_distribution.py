@@ -70,12 +70,12 @@ def one_device(tmp_path_factory):
     return variables(folder)
 
 
-def test_two_devices_take_the_step_of_one(one_device, tmp_path):
+def test_two_devices_equal_one(one_device, tmp_path):
     finish(start("mirrored", tmp_path, "devices=2"))
     assert_same_step(variables(tmp_path), one_device)
 
 
-def test_two_processes_take_the_step_of_one(one_device, tmp_path):
+def test_two_processes_equal_one(one_device, tmp_path):
     ports = []
     for _ in range(2):
         with socket.socket() as free:
@@ -100,7 +100,7 @@ def test_two_processes_take_the_step_of_one(one_device, tmp_path):
     assert_same_step(variables(tmp_path), one_device)
 
 
-def test_the_parts_of_a_batch_add_up(tmp_path):
+def test_accumulation_equals_one_batch(tmp_path):
     """Without batch normalization, on one device and on two."""
     folders = [tmp_path / name for name in ("whole", "parts", "parts_on_two")]
     settings = [[], ["accumulation=2"], ["accumulation=2", "devices=2"]]
@@ -112,7 +112,7 @@ def test_the_parts_of_a_batch_add_up(tmp_path):
     assert_same_step(variables(folders[2]), whole)
 
 
-def test_a_joint_step_is_that_of_one_device(tmp_path):
+def test_joint_training_on_two_devices_equals_one(tmp_path):
     """With a third stream, on two devices in parts, batch statistics at rest."""
     folders = [tmp_path / name for name in ("whole", "parts_on_two")]
     finish(start("one_device", folders[0], "frozen=1", "joint=1"))
@@ -130,12 +130,12 @@ def test_a_joint_step_is_that_of_one_device(tmp_path):
         (["precision='mixed_float16'"], "on several replicas. Received: mixed_float16"),
     ],
 )
-def test_what_two_replicas_cannot_do(settings, text, tmp_path):
+def test_unsupported_settings_on_two_replicas(settings, text, tmp_path):
     process = start("mirrored", tmp_path, "devices=2", *settings)
     assert text in process.communicate(timeout=300)[1]
 
 
-def test_the_images_of_all_replicas_are_named(tmp_path):
+def test_error_lists_the_images_of_all_replicas(tmp_path):
     """Image 3 makes the loss infinite, in whichever half of a batch it lies."""
     settings = ["devices=2", "bad=3", "alpha=0.0", "steps=40"]
     errors = start("mirrored", tmp_path, *settings).communicate(timeout=300)[1]
@@ -144,7 +144,7 @@ def test_the_images_of_all_replicas_are_named(tmp_path):
     assert len(ids) == 4 and "3" in ids
 
 
-def test_strategies_that_cannot_be_made(monkeypatch):
+def test_invalid_strategies(monkeypatch):
     with pytest.raises(ValueError, match=r"nearest: mirrored.*strategy='miror'"):
         distribution.strategy("miror")
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')

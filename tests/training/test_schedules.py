@@ -12,7 +12,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "learning_rates.
 
 
 @pytest.mark.parametrize(("name", "rate"), [("pascal_b7", 0.08), ("pascal_l2", 0.2)])
-def test_cosine_equals_the_authors(name, rate):
+def test_cosine_matches_the_authors_schedule(name, rate):
     schedule = schedules.cosine(20000, rate, 500, 0.001)
     got = [float(schedule(step)) for step in GOLDEN[f"{name}_cosine_steps"]]
     np.testing.assert_allclose(got, GOLDEN[f"{name}_cosine"], rtol=1e-5, atol=1e-8)
@@ -28,7 +28,7 @@ def test_cosine_by_hand():
 
 
 @pytest.mark.parametrize("warmup", [-1, 100])
-def test_warm_up_that_does_not_fit(warmup):
+def test_invalid_warmup(warmup):
     with pytest.raises(ValueError, match=f"warmup_steps={warmup}, steps=100"):
         schedules.cosine(100, 0.1, warmup)
 
@@ -51,7 +51,7 @@ def test_stepwise_by_hand():
         schedules.stepwise(9, 0.1, drops=((0.9, 0.1), (0.5, 0.01)))
 
 
-def test_linear_scaling_takes_the_same_path_image_by_image():
+def test_linear_scaling_follows_the_same_schedule_per_image():
     """A quarter of the batch: a quarter of the rate, four times the steps."""
     old = schedules.cosine(100, 0.8, warmup_steps=20, warmup_learning_rate=0.1)
     new = schedules.linear_scaling(old, 0.25)
