@@ -1,4 +1,4 @@
-"""The command that looks at one's own data and writes an experiment."""
+"""The command that inspects custom data and writes an experiment."""
 
 import json
 import pathlib
@@ -45,7 +45,7 @@ def init(tmp_path, **arguments):
 
 
 def test_generated_experiment_runs(arguments, tmp_path):
-    """Report, files, and a run of the whole loop from another folder than gin's."""
+    """Report, files, and a run of the whole loop outside the gin folder."""
     done = init(tmp_path, **arguments)
     assert done.returncode == 0, done.stderr
     for text in (
@@ -78,7 +78,7 @@ def test_generated_experiment_runs(arguments, tmp_path):
     text = (tmp_path / "settings" / "it's mine.gin").read_text()
     prose = [line for line in text.splitlines() if line[:1] == "#"]
     assert max(len(line) for line in prose if line[1:3] != "  ") <= 88  # no command
-    # Anchors of 24 pixels and more: the objects' sides are 22.6 and 24 of 96.
+    # Anchors of at least 24 pixels: the objects' sides are 22.6 and 24 of 96.
     assert "IMAGE_SIZE = (128, 128)" in text
     params = [
         *(
@@ -129,7 +129,7 @@ def test_output_must_be_a_gin_file(arguments, tmp_path):
 
 
 def test_custom_validation_images_without_weights(arguments, tmp_path):
-    """All labeled images are for training then; ResNet-18 where no weights are."""
+    """Then all labeled images are for training; ResNet-18 without installed weights."""
     held_out = tmp_path / "held out"
     held_out.mkdir()
     pixels, objects = painted(7)

@@ -1,4 +1,4 @@
-"""The house rules that can be read off the source: floors, names, docstrings."""
+"""House rules checked on the source: layers, names and docstrings."""
 
 import ast
 import graphlib
@@ -12,7 +12,7 @@ PACKAGE = ROOT / "official_selftrain"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports from lower floors only, and its modules from each other without a
-# cycle. A file at the package's root is a command and stands on top.
+# cycle. A file at the package's root is a command, the top layer.
 FLOORS = {
     "checks": 0,
     "files": 0,
@@ -39,8 +39,8 @@ OWNERS = {
     "absl": ("cli", ""),
 }
 
-# Facts that one module each owns, by the function that nobody else may call. Beside
-# the owner stand the modules that still call it, each with the reason.
+# Functions that only one module, the owner, may call. Exceptions are listed next to the
+# owner, each with its reason.
 OWNED_CALLS = {
     "os.replace": {
         "files.atomic": "owner: files that are written whole or not at all",
@@ -75,7 +75,7 @@ def room_of(module):
 
 
 def violations(module, source):
-    """Return what is wrong with a module's imports, one line each."""
+    """Return the violations in a module's imports, one line each."""
     room = room_of(module)
     if room not in FLOORS:
         return [f"{module} has no floor: add its room to FLOORS"]
@@ -119,7 +119,7 @@ def test_import_check_finds_violations(module, source, text):
 
 
 def owned_calls(source):
-    """Return which of the functions in `OWNED_CALLS` a source text names."""
+    """Return the functions of `OWNED_CALLS` used in a source text."""
     nodes = ast.walk(ast.parse(source))
     named = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
     return set(OWNED_CALLS) & (named | set(imports_of(source)))
@@ -147,7 +147,7 @@ def test_modules_of_a_room_import_each_other_without_a_cycle():
     needs = {}
     for path in MODULES:
         found = {n.partition(".")[2] for n in imports_of(path.read_text())}
-        # A name that is no module is one of its module's own.
+        # A name that isn't a module is defined in its module.
         found = {n if n in names else n.rpartition(".")[0] for n in found}
         needs[name_of(path)] = found & names - {name_of(path), ""}
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError
@@ -207,7 +207,7 @@ def test_gin_files_include_files_that_exist():
 
 
 def strings_of(source):
-    """Return the strings of a source text, but its docstrings."""
+    """Return the strings of a source text, except docstrings."""
     tree = ast.parse(source)
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     documented = [n for n in ast.walk(tree) if isinstance(n, kinds)]

@@ -1,4 +1,4 @@
-"""Image operations against those of TensorFlow Addons, run where it can be."""
+"""Image operations against recorded results of TensorFlow Addons."""
 
 import importlib.util
 import pathlib
@@ -9,13 +9,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "parity.npz"
 
-# Greatest differences in gray levels: roundings instead of cut fractions.
+# Greatest differences in gray levels: rounding instead of truncation.
 TOLERANCES = {
     **{name: 2 for name in ("sharpness", "smooth")},
     **{name: 1 for name in ("color", "grey", "brightness")},
     "adjust_contrast": 5,
 }
-# Another definition; single pixels halfway between two others.
+# A different definition; single pixels halfway between two others.
 NOT_EQUAL = {"adjust_saturation", "transform_of_tenths"}
 
 

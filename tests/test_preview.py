@@ -65,7 +65,7 @@ def test_the_sheet_shows_every_row_with_its_boxes_and_masks():
         assert len(axes.patches) == len(boxes) > 0
         ymin, xmin, _, _ = boxes[0] * 40 / 48
         np.testing.assert_allclose(axes.patches[0].get_xy(), (xmin, ymin), atol=0.1)
-        # The middle of a box is tinted, the padding at the right hatched.
+        # The middle of a box is tinted, the padding on the right hatched.
         center = (boxes[0][:2] + boxes[0][2:]) / 2 * 40 / 48
         assert mask[int(center[0]), int(center[1]), 3] > 0.0
         assert 0.1 < (mask[:, 41:, 3] > 0).mean() < 0.5

@@ -1,4 +1,4 @@
-"""README's Python example runs as it stands."""
+"""README's Python example runs unchanged."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Studies: the table by hand, sharing, divergence as a value, continuing."""
+"""Studies: the table by hand, sharing, divergence, continuing."""
 
 import csv
 import fcntl
@@ -167,7 +167,7 @@ def test_killed_study_continues(tmp_path):
     teachers = list(model_dir.glob("teachers/*"))
     assert len(teachers) == 1  # all four cells share it
     made = (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns
-    # What is left of the killed study's processes may still hold its folder.
+    # Remaining processes of the killed study may still lock its folder.
     while time.monotonic() < deadline:
         process = start(path, model_dir, "--jobs=2")
         output, errors = process.communicate()
@@ -197,12 +197,12 @@ def test_killed_study_continues(tmp_path):
     alone = rows["teacher", "small"]
     assert alone["seconds"] == alone["teacher_seconds"] and not alone["student_steps"]
     assert small["student_AP"] == small["AP"] and small["teacher_AP"] == alone["AP"]
-    # What is known of a cell that diverged.
+    # The results of a diverged cell.
     assert (large["seconds"], large["teacher_AP"]) == ("", alone["AP"])
     assert large["text"] in output and output.startswith("study: ")
     assert len(np.unique(np.asarray(Image.open(model_dir / "study.png")))) > 10
-    # Another study with other students, in other order and of one teacher more, shares
-    # the teacher and its labels.
+    # Another study, with different students, order and one more teacher, shares the
+    # teacher and its labels.
     other = path.with_name("other_students.gin")
     text = path.read_text().replace("STUDENT_STEPS = 4", "STUDENT_STEPS = 5")
     rows = text.index("studies.grid.rows")
@@ -224,18 +224,18 @@ studies.grid.columns = {"all": ()}
     assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
     found = csv.DictReader((model_dir / "other_students.csv").read_text().splitlines())
     found = {row["row"]: row for row in found}
-    # A threshold that leaves no label is the student's failure alone.
+    # A threshold without labels fails only the student.
     assert found["strict"]["status"] == "failed"
     assert found["strict"]["text"].startswith("train: Expected pseudo-labels with a sc")
     assert found["teacher"]["AP"] == alone["AP"]
-    # A student that diverges takes nothing from its control.
+    # A diverged student doesn't affect its control.
     assert found["died"]["status"] == "diverged"
     assert found["control"]["status"] == "done" and found["control"]["AP"] != ""
     assert found["control"]["control_steps"] == "5"
     parts = ("teacher_seconds", "control_seconds")
     expected = sum(float(found["control"][k]) for k in parts)
     assert float(found["control"]["seconds"]) == pytest.approx(expected)
-    # Nothing is left to do.
+    # Nothing left to do.
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
     with open(model_dir / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -324,11 +324,11 @@ checkpoints.pretrained.parts = ("backbone",)
 
 
 def test_cells_start_from_a_pretraining(tmp_path):
-    """One that diverges is a value of its cells; of a good one they start."""
+    """Cells report a diverged pre-training, and start from a successful one."""
     path, model_dir = tmp_path / "warm.gin", tmp_path / "study"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     rows = text.index("studies.grid.rows")
-    # Nothing is learned: the cell ends with the backbone it starts from.
+    # With a rate of 0 the cell ends with its initial backbone.
     path.write_text(
         text[:rows]
         + """studies.grid.pretraining = "pretraining.gin"

@@ -1,4 +1,4 @@
-"""The command line: what it leaves, how it continues, what it refuses."""
+"""The train command: outputs, continuation and rejected input."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_completes_without_repeated_work_after_kills(tmp_path):
     )
     rows = (model_dir / "teacher" / "history.csv").read_text().splitlines()
     assert rows[: len(rows_before)] == rows_before
-    # Rows of 2, 4, … 20: at most the one at the kill was written twice.
+    # Rows 2, 4, … 20: at most the one at the kill was written twice.
     assert len(rows) - 1 in (10, 11)
     finished.clear()
     remember("teacher/model.keras", "pseudo_labels/*.tfrecord")
@@ -147,7 +147,7 @@ def test_completes_without_repeated_work_after_kills(tmp_path):
         and "training.Optimization.steps = %TEACHER_STEPS" in operative
     )
 
-    # Once more: nothing is left to do, and the same results are shown.
+    # Rerun: nothing left to do, and the same results are printed.
     again = call(model_dir)
     assert again.returncode == 0, again.stderr
     assert "evaluation: finished, kept" in again.stdout
@@ -228,7 +228,7 @@ def test_gin_mistakes_are_rejected(param, text):
     ],
 )
 def test_malformed_gin_files(tmp_path, content, text):
-    """The errors are among those that the command line prints in one line."""
+    """The command prints these errors as one line."""
     path = tmp_path / "bad.gin"
     path.write_text(content)
     with pytest.raises(command_line._MISTAKES, match=text):
@@ -247,7 +247,7 @@ def test_model_dir_that_is_a_file(tmp_path):
 def test_model_dir_of_another_experiment(tmp_path):
     gin_files.load_config([TINY], [])
     gin_files.claim_model_dir(str(tmp_path))
-    # Nothing is made yet: other settings may take its place.
+    # No outputs yet: different settings are accepted.
     gin.clear_config()
     gin_files.load_config([TINY], ["SEED = 5"])
     gin_files.claim_model_dir(str(tmp_path))
@@ -264,7 +264,7 @@ def test_model_dir_of_another_experiment(tmp_path):
 
 
 def test_student_settings_may_change_before_it_starts(tmp_path):
-    """So that a threshold can be chosen by looking at the teacher's labels."""
+    """This allows choosing a threshold by inspecting the teacher's labels."""
 
     def claim(*params):
         gin.clear_config()
@@ -353,7 +353,7 @@ def test_unreadable_images_are_reported(run, tiny_coco, tmp_path):
 
 
 def data_params(tiny_coco):
-    """The overrides that gin/include/coco_files.gin asks for."""
+    """The overrides required by gin/include/coco_files.gin."""
     data = {
         "TRAIN_ANNOTATIONS": tiny_coco.annotations,
         "TRAIN_IMAGES": tiny_coco.images,
@@ -408,7 +408,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     """No box in one stream or in both: the run ends with finite losses."""
     path = pathlib.Path(tiny_coco.annotations)
     content = json.loads(path.read_text())
-    # One crowd, which is no object, so that the file counts as labeled.
+    # One crowd, which isn't an object, so that the file counts as labeled.
     content["annotations"] = content["annotations"][:1]
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
@@ -430,7 +430,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
 
 def test_masks_are_labeled_once_for_all_thresholds(run, tmp_path, monkeypatch):
     """The segmentation quickstart, cut short; another threshold in another folder."""
-    # A teacher of two steps finds nothing but background: let it pass.
+    # After two steps a teacher predicts only background: accept that.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     params = [
         *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "BATCH_SIZE = 4"),
@@ -566,7 +566,7 @@ def test_invalid_precision(run):
 
 @pytest.mark.slow
 def test_bfloat16_learns_the_quickstart_like_float32(run, tmp_path):
-    """The loss of its first 50 steps, its warm-up: means within 2 %."""
+    """Mean losses of the first 50 steps, the warm-up, agree within 2 %."""
     means = {}
     for precision in ("float32", "mixed_bfloat16"):
         run(

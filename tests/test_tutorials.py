@@ -1,4 +1,4 @@
-"""The tutorials run, assert what they say, and show the pictures they draw."""
+"""The tutorials run, assert their claims, and show the pictures they draw."""
 
 import importlib.util
 import pathlib

@@ -1,4 +1,4 @@
-"""The walkthrough: every file and name that it leads to exists."""
+"""The walkthrough: every file and name it refers to exists."""
 
 import ast
 import pathlib
@@ -13,7 +13,7 @@ FILE = re.compile(r"^[a-z_/]+\.py$")
 
 
 def names_in(path):
-    """Return the functions and classes of a file, those of classes too."""
+    """Return the functions and classes of a file, including methods."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {
         n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds)

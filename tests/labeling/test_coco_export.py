@@ -11,7 +11,7 @@ from official_selftrain.labeling import coco_export, label_store, teachers
 
 
 def random_teacher():
-    """Boxes beyond the image, without area, not finite, unsorted; scores from 0 on."""
+    """Boxes beyond the image, without area, not finite or unsorted, with any score."""
     rng = np.random.default_rng(0)
 
     def label(items):
@@ -67,7 +67,7 @@ def test_tfrecord_and_coco_batches_are_identical(labels_dir, tmp_path):
 
 
 def test_tfrecord_features_follow_the_model_garden(labels_dir):
-    """An independent reader: names, types, ranges; nothing of ours is used."""
+    """An independent reader, without our code, checks names, types and ranges."""
     features = {
         **{
             f"image/object/bbox/{side}": tf.io.VarLenFeature(tf.float32)

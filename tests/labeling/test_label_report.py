@@ -15,7 +15,7 @@ from official_selftrain.labeling import (
 
 
 def brute_force(predicted, target, threshold):
-    """Count boxes and matches by class, from scratch for one threshold."""
+    """Count boxes and matches by class for one threshold, independently."""
     counts = np.zeros((2, 2), int)
     for example, truth in zip(predicted.dataset.as_numpy_iterator(), target):
         boxes = [
@@ -137,7 +137,7 @@ def test_uncertainty_by_hand():
 
 
 def test_report_of_a_folder(tiny_coco, tmp_path):
-    """A teacher that knows the truth, surer of later images."""
+    """A teacher that returns the ground truth, more confident for later images."""
     truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
     known = {int(e["id"]): e for e in truth.dataset.as_numpy_iterator()}
 
@@ -168,7 +168,7 @@ def test_report_of_a_folder(tiny_coco, tmp_path):
     page = label_report.write(path, truth, num_images=3)
     with open(page) as file:
         text = file.read()
-    # 0.05 to 0.5 find everything: the sixth of ten.
+    # All of 0.05 to 0.5 have full recall: the sixth of ten.
     assert "Suggested (best F1): <b>0.300</b>" in text
     assert text.count("data:image/png") == 2
     with open(tmp_path / "labels" / "report.json") as file:

@@ -20,7 +20,7 @@ from official_selftrain.serving import signatures
 
 
 class FixedTeacher(keras.Model):
-    """Finds, in every image, one box in the middle and one without area."""
+    """Predicts one box in the middle of every image, and one without area."""
 
     image_size = (32, 32)
 
@@ -131,7 +131,7 @@ def test_manifest_lists_skipped_files(tiny_coco, tmp_path):
 
 
 class FixedMaskTeacher(keras.Model):
-    """Gives every pixel of the frame the same probabilities, but for one corner.
+    """Predicts the same probabilities for every pixel except in one corner.
 
     What lies on an image's first quarter of the rows is class 2, with 0.8.
     """
@@ -169,7 +169,7 @@ def photographs(*sizes):
 
 
 def test_stored_masks_have_the_size_of_their_image(tmp_path):
-    """Square, wide and high images, odd sizes, smaller and larger than the frame."""
+    """Square, wide and tall images of odd sizes, smaller and larger than the frame."""
     sizes = [(64, 64), (1, 1), (33, 97), (211, 90), (128, 128)]
     pool = photographs(*sizes)
     manifest = label_store.write(masks_teacher(), pool, str(tmp_path), Storage(3), 2)
@@ -187,7 +187,7 @@ def test_stored_masks_have_the_size_of_their_image(tmp_path):
         assert (mask[rows > border + 2] == 1).all()
         assert (sure[rows < border - max(size) / 64] == 204).all()  # 255 · 0.8
         assert (sure[rows > border + max(size) / 64] == 153).all()  # 255 · 0.6
-    # At 0.7 the upper part is known; images that have none are left out.
+    # At 0.7 only the upper part is labeled; images without labels are left out.
     kept = examples.apply_threshold(stored, 0.7)
     (example, *_) = kept.dataset
     mask = masks.decode(example["mask"]).numpy()
@@ -195,7 +195,7 @@ def test_stored_masks_have_the_size_of_their_image(tmp_path):
 
 
 def test_stored_masks_equal_the_predictions(tmp_path):
-    """At the frame's own size nothing is resized: bit for bit the predictions."""
+    """Images of the frame's size aren't resized: labels equal predictions exactly."""
     model = small_segmenter()
     pool = digits.scenes("unlabeled", 3, 0, (128, 128))
     teacher = masks_teacher(model, tuple("abcd"))
@@ -240,7 +240,7 @@ def test_scales_require_masks():
 
 
 def test_refused_images_are_skipped(tiny_coco, tmp_path):
-    """One of four; a batch in which every image is refused is a mistake."""
+    """One of four images; a batch in which every image is refused raises."""
 
     def refusing(ids):
         def label(items):

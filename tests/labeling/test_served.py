@@ -272,13 +272,13 @@ def labels_of(signature, sizes=((40, 80),), **settings):
 
 
 def test_units_of_boxes():
-    """The same box in shares, in pixels, and in a frame that image_info describes."""
+    """The same box normalized, in pixels, and in a frame described by image_info."""
     expected = [[10, 20, 30, 60]]
     (found,) = labels_of(detector(boxes([0.25, 0.25, 0.75, 0.75]))[0])
     assert found["boxes"].tolist() == expected and found["classes"].tolist() == [0]
     (found,) = labels_of(detector(boxes([10, 20, 30, 60]))[0])
     assert found["boxes"].tolist() == expected
-    # Twice as large, 4 and 6 pixels cut away: original, wanted size, scale, offset.
+    # Scaled by 2, cropped by 4 and 6 pixels: original and target size, scale, offset.
     framed = boxes([16, 34, 56, 114])
     framed["image_info"] = [[40, 80], [64, 64], [2, 2], [4, 6]]
     (found,) = labels_of(detector(framed)[0])
@@ -288,7 +288,7 @@ def test_units_of_boxes():
     (found, _) = labels_of(signature, [(40, 80)] * 2)
     np.testing.assert_allclose(found["boxes"], expected)
     assert call.shapes == [(1, 64, 64, 3)] * 2
-    # Small boxes of a model that is known to give pixels.
+    # Small boxes of a model that returns pixels.
     (found,) = labels_of(detector(boxes([0, 0, 1, 1]))[0], box_units="pixels")
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
 

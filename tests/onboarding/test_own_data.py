@@ -1,4 +1,4 @@
-"""What is found in somebody's own data, and what is proposed for it."""
+"""Inspection of custom data, and the settings proposed for it."""
 
 import json
 import re
@@ -30,7 +30,7 @@ CATEGORIES = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four images of 40 x 30, a broken one and one that EXIF turns."""
+    """Four images of 40 x 30, a broken one and one with EXIF rotation."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -67,16 +67,16 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
     ]
     annotations = [
         boxed(1, 3, [2, 3, 10, 12], id=1, iscrowd=0),
-        boxed(1, 3, [2.1, 3, 10, 12], id=2),  # drawn twice
+        boxed(1, 3, [2.1, 3, 10, 12], id=2),  # duplicate
         boxed(1, 5, [2, 3, 10, 12], id=3),  # the same place, another class
         boxed(2, 5, [-4, 20, 14, 20], id=4),  # leaves the image
         boxed(2, 3, [0, 0, 40, 29.5], id=5),  # covers it
         boxed(2, 3, [5, 5, 0, 7], id=6),
-        boxed(2, 3, [50, 5, 5, 5], id=7),  # outside altogether
+        boxed(2, 3, [50, 5, 5, 5], id=7),  # completely outside
         boxed(2, 3, [5, 5, -1, 7], id=8),
         boxed(2, 4, [5, 5, 4, 7], id=9),  # no such category
         boxed(8, 3, [5, 5, 4, 7], id=10),  # no such image
-        boxed(3, 3, [1, 1, 4, 4], id=11),  # of an image that can't be read
+        boxed(3, 3, [1, 1, 4, 4], id=11),  # of an unreadable image
     ]
     path = write(images, annotations)
     content, findings = own_data.read(path, str(folder))
@@ -116,7 +116,7 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
 
 
 def test_cleaned_data_can_be_loaded(folder, write, tmp_path):
-    """The images and boxes that remain are those that `sources.coco` gives."""
+    """`sources.coco` yields the remaining images and boxes."""
     images = [entry(1, "a.png"), entry(2, "broken.jpg"), entry(3, "b.jpg")]
     annotations = [boxed(1, 5, [4, 6, 60, 12]), boxed(2, 3, [1, 1, 4, 4])]
     content, _ = own_data.read(write(images, annotations), str(folder))
@@ -174,7 +174,7 @@ def test_duplicate_category_names(folder, write):
 
 
 def test_duplicate_images(folder, write):
-    """In a file, and in the validation what is in the training."""
+    """Within a file, and between training and validation."""
     shutil.copy(folder / "a.png", folder / "copy.png")
     images = [entry(1, "a.png"), entry(2, "copy.png"), entry(3, "c.png")]
     path = write(images, [boxed(k, 3, [1, 2, 5, 5]) for k in (1, 2, 3)])
@@ -234,7 +234,7 @@ def test_missing_folder(write):
 
 
 def test_unlabeled_images(folder, tmp_path):
-    """Broken files, labeled images and doubles don't enter the pool."""
+    """Broken files, labeled images and duplicates are left out."""
     pool = tmp_path / "pool"
     pool.mkdir()
     for name in ("broken.jpg", "a.png", "c.png", "turned.jpg"):
@@ -296,7 +296,7 @@ def test_the_last_image_of_a_class_is_not_held_out():
 
 
 def test_crowd_only_images_are_not_held_out():
-    """Nor is a class of nothing else one."""
+    """A class of crowds only doesn't count either."""
     content = content_of(5, [])
     content["annotations"] = [
         *(boxed(k, 3, [0, 0, 9, 9]) for k in (0, 1)),
@@ -329,28 +329,28 @@ def test_settings_by_hand():
 @pytest.mark.parametrize(
     "content, machine, expected",
     [
-        # Two GPUs: 32 images a step; boxes of 32 of 640 pixels take the whole frame.
+        # Two GPUs: 32 images per step; boxes of 32 of 640 pixels: the largest frame.
         (
             content_of(640, [[0, 0, 32, 32]]),
             {"num_gpus": 2},
             {"image_size": (640, 640), "batch_size": 32, "learning_rate": 2e-3}
             | {"steps": 2000, "epochs": 100.0},
         ),
-        # Little memory; few images: the least number of steps.
+        # Little memory and few images: the minimum number of steps.
         (
             content_of(5, [[0, 0, 64, 64]]),
             {"memory": 2.0},
             {"batch_size": 4, "steps": 400, "epochs": 320.0, "learning_rate": 0.00071},
         ),
-        # No larger than the images are: 200 pixels, to the next multiple of 32.
+        # No larger than the images: 200 pixels, rounded up to a multiple of 32.
         (content_of(5, [[0, 0, 8, 8]], 200, 90), {}, {"image_size": (224, 224)}),
-        # Large boxes: 512 · 320 / 640 = 256 pixels of the least frame's 128 / 640.
+        # Large boxes of 512 pixels of 640: the smallest frame, 128.
         (
             content_of(5, [[0, 0, 512, 256]]),
             {},
             {"image_size": (128, 128), "anchor_size": 8.0, "aspect_ratios": (2.0,)},
         ),
-        # Thirds of width over height: 4, 1 and 1/4; 1.1 is too near to 1.
+        # Thirds of width / height: 4, 1 and 1/4; 1.1 is too close to 1.
         (
             content_of(5, [[0, 0, 80, 20], [0, 0, 40, 40], [0, 0, 20, 80]]),
             {},
@@ -361,13 +361,13 @@ def test_settings_by_hand():
             {},
             {"aspect_ratios": (1.0,)},
         ),
-        # Boxes of 4 pixels are 2 of 320: no anchor of at least 8 meets them.
+        # Boxes of 4 pixels are 2 of 320: no anchor of at least 8 matches them.
         (
             content_of(5, [[0, 0, 4, 4], [64, 64, 64, 64]]),
             {},
             {"image_size": (320, 320), "anchor_size": 1.0, "coverage": 0.5},
         ),
-        # Twice the fullest image.
+        # Twice the maximum per image.
         (content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]), {}, {"max_boxes": 120}),
     ],
 )
@@ -421,14 +421,14 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     content, findings = own_data.read(str(annotations), str(folder))
     assert content["categories"] == [{"id": 1, "name": "key"}]
     assert len(content["annotations"]) == 2
-    # The difficult one is left out of what the settings follow from.
+    # The difficult box doesn't affect the settings.
     assert own_data.objects(content) == content["annotations"][1:]
     assert own_data.summary(findings) == [
         "boxes of crowds or difficult objects, ignored in training: 1 "
         "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
     ]
     np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
-    # A class of nothing else is none.
+    # A class of difficult boxes only is left out.
     (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
     content, findings = own_data.read(str(annotations), str(folder))
     assert [c["name"] for c in content["categories"]] == ["key"]

@@ -1,4 +1,4 @@
-"""Exported models: what is written, what other programs make of it, bad requests."""
+"""Exported models: files, use by other programs, and bad requests."""
 
 import json
 import os
@@ -37,7 +37,7 @@ SIZES = ((50, 70), (64, 64), (31, 90), (120, 100))
 
 
 def call(*command, **environment):
-    """Run a command of the project, or of its virtual environment."""
+    """Run a command of the project or of its virtual environment."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -65,7 +65,7 @@ def export(model_dir, export_dir, *flags):
 
 
 def make_model(kind):
-    """A model whose scores lie well apart, as those of a trained one."""
+    """A model with well-separated scores, like a trained one."""
     keras.utils.set_random_seed(3)
     if kind == "detector":
         model = RetinaNet(
@@ -89,7 +89,7 @@ def make_model(kind):
     for weight in model.trainable_weights:
         if weight.name == "kernel":
             fan_in = np.prod(weight.shape[:-1])
-            # Boxes near their anchors; scores far apart.
+            # Boxes near their anchors; well-separated scores.
             gain = {"box_predict": 0.01, "class_predict": 5.0}.get(
                 weight.path.split("/")[0], 1.0
             )
@@ -100,7 +100,7 @@ def make_model(kind):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Two model_dirs, their models, and a folder with both exported by the script."""
+    """Two model_dirs, their models, and the folder they are exported to."""
     folder = tmp_path_factory.mktemp("exported")
     models = {}
     for kind in KINDS:
@@ -128,7 +128,7 @@ def photos(folder):
 
 
 def expected(model, contents):
-    """What labeling makes of an image file, without the batch's axis."""
+    """Return the labels of an image file, without the batch axis."""
     image = images.decode(tf.constant(contents))
     frame, _, _ = augment.fit(image, {}, model.image_size)
     size = tf.shape(image)[:2]
@@ -282,7 +282,7 @@ def test_every_signature_equals_the_keras_model(exported, kind):
 
 
 def test_serving_resizes_like_labeling():
-    """What files and pixels become equals `augment.fit` to the bit."""
+    """Resized files and pixels equal `augment.fit` exactly."""
     draw = np.random.default_rng(0)
     for height, width in ((50, 70), (64, 64), (200, 30), (7, 65), (300, 301)):
         image = draw.integers(0, 256, (height, width, 3), np.uint8)
@@ -292,7 +292,7 @@ def test_serving_resizes_like_labeling():
 
 
 def test_raw_outputs(exported):
-    """Boxes and scores of all anchors, from the model's own outputs by hand."""
+    """Boxes and scores of all anchors, computed from the model's outputs."""
     folder, models = exported
     frames = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     loaded = tf.saved_model.load(str(folder / "served" / "detector" / "1"))
@@ -319,7 +319,7 @@ def test_raw_outputs(exported):
 
 
 def test_export_settings(exported, tmp_path):
-    """Shares in the place of pixels, Soft-NMS, another threshold, fewer boxes."""
+    """Normalized boxes, Soft-NMS, another threshold, fewer boxes."""
     folder, models = exported
     done = export(
         folder / "detector",
@@ -404,7 +404,7 @@ def test_invalid_image_files_are_skipped(exported, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_with_tensorflow_alone(exported, tmp_path, kind):
-    """Without Keras, and with this project out of reach."""
+    """Neither Keras nor this project can be imported."""
     folder, models = exported
     blocked = "import runpy, sys; sys.modules['keras'] = None; "
     blocked += "sys.modules['official_selftrain'] = None; sys.argv = sys.argv[1:]; "
@@ -472,7 +472,7 @@ def test_converted_formats_give_equal_outputs(exported, tmp_path, kind, form):
 
 @pytest.fixture(scope="module")
 def server(exported):
-    """Addresses of the two exported models: TF Serving's, or our stand-in's."""
+    """URLs of the two exported models, on TF Serving or our stand-in."""
     processes, urls = [], {}
     for kind in KINDS:
         ports = []
@@ -555,7 +555,7 @@ def test_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
 
 
 def png(width, height, rows):
-    """The bytes of a gray PNG that says to have a size, with rows of black."""
+    """Return a gray PNG with a size in its header and some black rows."""
 
     def chunk(kind, data):
         body = kind + data
@@ -568,7 +568,7 @@ def png(width, height, rows):
 
 
 def jpeg(photo, size=None):
-    """A photo as JPEG; with a size, one that its header states falsely."""
+    """Return a photo as JPEG, optionally with a false size in its header."""
     image = tf.io.decode_image(photo, channels=3, expand_animations=False)
     contents = tf.io.encode_jpeg(image).numpy()
     if size:
@@ -616,14 +616,14 @@ def test_bad_requests_are_rejected_and_good_ones_answered(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_teacher_labels_like_the_keras_model(exported, server, kind):
-    """Through `pseudo_label`'s own way of opening a teacher."""
+    """Opens the teacher as `pseudo_label` does."""
     folder, models = exported
     stage = folder / kind / "student" / "model.keras"
     places = [str(stage), str(folder / "served" / kind / "1"), server[kind]["grpc"]]
     labels = str(folder / kind / "labels.txt")
     found = []
     for place in places:
-        # A SavedModel brings its own labels.
+        # A SavedModel contains its labels.
         settings = opening.TeacherSettings(
             place, labels=None if place.endswith("/1") else labels
         )

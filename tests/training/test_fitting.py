@@ -20,7 +20,7 @@ from official_selftrain.training import actions, fitting, history, schedules
 
 
 def test_fit_outputs(tmp_path):
-    """5 steps with a line every 2: rows at 2, 4 and 5, the schedule's rates."""
+    """5 steps with a row every 2: rows at 2, 4 and 5, with the schedule's rates."""
     model = fit(tmp_path / "teacher", steps=5)
     rows = fitting.read_history(str(tmp_path / "teacher"))
     assert [row["step"] for row in rows] == [2.0, 4.0, 5.0]
@@ -68,7 +68,7 @@ def test_interrupted_fit_equals_uninterrupted_fit(tmp_path, monkeypatch):
 
 
 def test_rewritten_row_counts_once(tmp_path):
-    """As after a kill between a row and its checkpoint."""
+    """This happens after a kill between a row and its checkpoint."""
     for row in ((2, 1.5), (4, 9.0), (6, 3.0), (4, 2.5)):
         path = str(tmp_path / "history.csv")
         history.append(path, dict(zip(("step", "seconds"), row)))
@@ -128,7 +128,7 @@ def assert_finite_checkpoint(folder):
 
 
 class BadGradient(RetinaNet):
-    """The gradient of image 3's loss isn't a number, the loss is."""
+    """The gradient of image 3's loss is NaN, the loss is finite."""
 
     def compute_losses(self, outputs, labels):
         losses = super().compute_losses(outputs, labels)
@@ -191,7 +191,7 @@ def test_invalid_counts(tmp_path, name, value):
 
 
 def test_unlabeled_folder_as_pseudo_stream(tiny_coco, tmp_path):
-    """Images without any box give a finite loss in their stream."""
+    """Images without boxes give a finite loss."""
     pool = sources.folder(str(tiny_coco.unlabeled))
     fit(tmp_path / "student", steps=2, pseudo=pool)
     (row,) = fitting.read_history(str(tmp_path / "student"))
@@ -245,7 +245,7 @@ def test_validation_saves_the_best_model(tmp_path):
     ]
     with pytest.raises(ValueError, match="validate_every=3, log_every=2"):
         fit(tmp_path / "other", steps=6, validate=float, validate_every=3)
-    # Also where a training is shorter than a stretch of history.
+    # Also if a training is shorter than a row of the history.
     fit(tmp_path / "short", steps=1, validate=lambda model: 1.0, validate_every=4)
     assert (tmp_path / "short" / "best.keras").exists()
 
@@ -279,7 +279,7 @@ def test_warning_for_an_empty_pseudo_stream(tiny_coco, tmp_path, capsys):
 
 
 def told(folder, steps, done, *terms, log_every=4, suspend=False):
-    """Tell a history of steps with given terms."""
+    """Add steps with the given terms to a history."""
     optimizer = keras.optimizers.SGD(0.1)
     log = history.History(StageFolder(folder), steps, done, 2, optimizer)
     with log:
@@ -297,7 +297,7 @@ def test_row_includes_the_steps_before_an_interruption(tmp_path):
     told(tmp_path, 4, 2, {"loss": 6.0}, {"loss": 7.0})
     (row,) = fitting.read_history(str(tmp_path))
     assert (row["step"], row["loss"]) == (4.0, 4.0) and row["seconds"] >= 0.1
-    # A checkpoint of another step has other rows behind it.
+    # A checkpoint of another step doesn't continue the unfinished row.
     told(tmp_path, 6, 4, {"loss": 9.0}, log_every=1)
     assert fitting.read_history(str(tmp_path))[-1]["loss"] == 9.0
 
@@ -331,7 +331,7 @@ def test_tensorboard_scalars_and_images(tmp_path):
 
 
 def test_float16_overflow_is_skipped(tmp_path, capsys):
-    """A scale of the loss beyond float16 makes the first gradients infinite."""
+    """A loss scale beyond float16's range makes the first gradients infinite."""
     model = half_precision_model("mixed_float16")
     before = weights(model)
 
@@ -342,7 +342,7 @@ def test_float16_overflow_is_skipped(tmp_path, capsys):
     fit(tmp_path / "teacher", steps=30, model=model, optimizer=optimizer, log_every=1)
     rates = [r["learning_rate"] for r in fitting.read_history(tmp_path / "teacher")]
     assert 3 <= 30 - len(rates) <= 20  # skipped steps have no line
-    # The schedule stood still in them.
+    # The schedule doesn't advance in skipped steps.
     assert rates[0] == pytest.approx(0.01 * 0.5 * (1 + np.cos(np.pi / 30)))
     assert "float16 overflowed" in capsys.readouterr().err
     assert all(np.isfinite(w).all() for w in weights(model))
@@ -372,7 +372,7 @@ def half_precision_model(policy):
 
 @pytest.mark.parametrize("has_masks", [False, True], ids=["boxes", "masks"])
 def test_step_compiles_with_xla(tmp_path, has_masks):
-    """What a TPU needs; the losses are those of the step that isn't compiled."""
+    """TPUs require this; the losses equal those of the uncompiled step."""
     size = (128, 128) if has_masks else (32, 32)
     pools = [
         digits.scenes(

@@ -21,7 +21,7 @@ def test_cosine_matches_the_authors_schedule(name, rate):
 def test_cosine_by_hand():
     schedule = schedules.cosine(300, 0.32, 100, 0.0032)
     rates = [float(schedule(step)) for step in (0, 50, 100, 200, 300)]
-    # The start, half of the way up, the peak, half of the way down, the end.
+    # Start, middle of the warm-up, peak, middle of the decay, end.
     np.testing.assert_allclose(rates, [0.0032, 0.1616, 0.32, 0.16, 0], atol=1e-7)
     without = schedules.cosine(100, 1.0)
     assert [float(without(step)) for step in (0, 100)] == pytest.approx([1.0, 0.0])
@@ -55,7 +55,7 @@ def test_linear_scaling_follows_the_same_schedule_per_image():
     """A quarter of the batch: a quarter of the rate, four times the steps."""
     old = schedules.cosine(100, 0.8, warmup_steps=20, warmup_learning_rate=0.1)
     new = schedules.linear_scaling(old, 0.25)
-    # In the middle of the warm-up and half-way down the cosine.
+    # In the middle of the warm-up and of the cosine.
     assert float(new(40)) == pytest.approx(0.25 * 0.45, rel=1e-5)
     assert float(new(4 * 60)) == pytest.approx(0.25 * 0.4, rel=1e-5)
     assert schedules.linear_scaling(0.5, 0.25) == 0.125

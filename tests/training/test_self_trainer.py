@@ -11,7 +11,7 @@ from official_selftrain.training.self_trainer import LossNormalizer, SelfTrainer
 
 @keras.saving.register_keras_serializable(package="test_selftraining")
 class Line(keras.Model):
-    """y = w · x with a squared error: small enough for hand computation."""
+    """y = w · x with a squared error: small enough to compute by hand."""
 
     image_size = (1, 1)
 
@@ -48,7 +48,7 @@ def loss_of(trainer, data, training=True):
 
 
 def test_loss_scale_and_averages_over_five_steps():
-    """Five steps of fixed losses, every number worked out from the formula."""
+    """Five steps of fixed losses, with expected values from the formula."""
     labeled = [2.0, 4.0, 1.0, 3.0, 5.0]
     pseudo = [8.0, 2.0, 4.0, 1.0, 10.0]
     decay, alpha = 0.9, 3.0
@@ -90,7 +90,7 @@ def test_average_of_a_constant_loss_is_that_loss():
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
 def test_loss_is_invariant_to_the_scale_of_the_pseudo_loss(factor):
-    """After adaptation L stays about L_h, whatever L_p is multiplied by."""
+    """After adaptation L stays close to L_h for any factor of L_p."""
     trainer = SelfTrainer(Line(), alpha=2.0, decay=0.5)
     data = both(([0.0], [2.0]), ([0.0], [(3.0 * factor) ** 0.5]))
     losses = [loss_of(trainer, data) for _ in range(5)]
@@ -104,7 +104,7 @@ def test_plain_sum_without_normalization():
 
 
 def test_no_gradient_through_the_averages():
-    """dL/dw is that of L_h + alpha · constant · L_p, over 1 + alpha."""
+    """dL/dw is that of L_h + alpha · constant · L_p, divided by 1 + alpha."""
     trainer = SelfTrainer(Line(start=2.0), alpha=3.0, decay=0.9)
     data = both(([1.0], [0.0]), ([3.0], [1.0]))
     with tf.GradientTape() as tape:
@@ -175,7 +175,7 @@ def test_alpha_zero_equals_the_supervised_step_exactly():
 
 
 def test_history_averages_the_steps():
-    """The logs of fit equal the same steps' terms averaged by hand."""
+    """The logs of fit equal the averaged terms of the same steps."""
     _, logs = fitted(2.0, ["labeled", "pseudo"], decay=0.5)
     assert set(logs) == {"loss", "labeled_loss", "pseudo_loss", "pseudo_scale"}
 

@@ -68,7 +68,7 @@ def uninterrupted(tmp_path_factory):
     "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
 )
 def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
-    """Every other kill comes while a checkpoint is written."""
+    """Every other kill happens while a checkpoint is written."""
     draw = random.Random(kills)
     killed, writing = 0, 0
     while killed < kills and not (tmp_path / "model.keras").exists():

@@ -31,7 +31,7 @@ def test_two_updates_by_hand():
 
 
 def test_initial_weights_fade_quickly():
-    """Whatever the decay, the first update keeps 2/11 of the start."""
+    """For any decay, the first update keeps 2/11 of the initial weights."""
     model = small_model()
     for weight in model.weights:
         weight.assign(np.ones(weight.shape))
