@@ -142,7 +142,7 @@ def test_report_of_masks_has_class_table_legend_and_image_row(tmp_path):
     report.write(str(path), found, {}, samples, samples, names)
     page = path.read_text()
     assert "change mIoU by <b>+2.50</b>: student 60.50" in page
-    assert "left out of mIoU: 1." in page
+    assert "excluded from mIoU: 1." in page
     shown = cells(page)
     row = shown.index("&lt;0&gt;")
     assert shown[row - 3 : row + 6] == [

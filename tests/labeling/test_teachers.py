@@ -116,7 +116,7 @@ def test_coco_results_by_hand(tmp_path):
         ),
         (
             [{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}],
-            r"class ids among \{1: 'person'\}. Received: 2; say .* --labels",
+            r"class ids among \{1: 'person'\}. Received: 2; name .* --labels",
         ),
     ],
 )

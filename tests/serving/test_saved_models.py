@@ -374,7 +374,7 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     shutil.copytree(path, tmp_path / "1")
     for changes, text in (
         ({"model": "gone.keras"}, "Pass --model=FILE if it was moved"),
-        ({"sha256": "0"}, "Received: another model; pass --model=FILE"),
+        ({"sha256": "0"}, "Received: a different model; pass --model=FILE"),
     ):
         origin = json.dumps({**moved, **changes})
         (tmp_path / "1" / "assets" / "export.json").write_text(origin)
@@ -685,7 +685,7 @@ def test_existing_server_config(tmp_path, capsys, text, is_added):
     found = (tmp_path / "models.config").read_text()
     if not is_added:
         assert found == text
-        assert ("add to its list" in capsys.readouterr().out) == (text == "")
+        assert ("add this to its list" in capsys.readouterr().out) == (text == "")
         return
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse(found, config)
