@@ -487,7 +487,7 @@ def test_student_with_labels_of_another_teacher(run, tmp_path):
     )
     assert set(results) == {"student", "pseudo_labels", "config"}
     assert results["pseudo_labels"]["images"] == 12
-    assert results["pseudo_labels"]["precision"] is None  # nobody knows the truth
+    assert results["pseudo_labels"]["precision"] is None  # no ground truth
     assert not (tmp_path / "other" / "pseudo_labels").exists()
     assert (tmp_path / "other" / "labels.txt").read_text() == "0\n1\n"
     with pytest.raises(FileNotFoundError, match="none/manifest.json. Make it with"):

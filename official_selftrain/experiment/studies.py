@@ -353,12 +353,12 @@ def _costs(first):
     return f"{name} {result[name]:.1f}, {costs}"
 
 
-def table(plan, found):
+def table(plan, results):
     """Return a study's table as Markdown, in the paper's layout.
 
     Args:
         plan: dict, as returned by `grid`.
-        found: dict of (row, column, seed) to a dict with the metric, `status`, `text`
+        results: dict of (row, column, seed) to a dict with the metric, `status`, `text`
             and the costs.
 
     Returns:
@@ -375,23 +375,23 @@ def table(plan, found):
         f"|---|{'---|' * len(columns)}",
     ]
     for row in rows:
-        texts = [_cell_text(plan, found, row, column) for column in columns]
+        texts = [_cell_text(plan, results, row, column) for column in columns]
         lines.append(f"| {row} | {' | '.join(texts)} |")
-    lines += ["", _cost_text(plan, found)]
+    lines += ["", _cost_text(plan, results)]
     return "\n".join(lines) + "\n"
 
 
-def _values(plan, found, row, column):
+def _values(plan, results, row, column):
     """Return a cell's values by seed; NaN if missing."""
-    values = [found[row, column, seed][plan["metric"]] for seed in plan["seeds"]]
+    values = [results[row, column, seed][plan["metric"]] for seed in plan["seeds"]]
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _cell_text(plan, found, row, column):
-    values = _values(plan, found, row, column)
+def _cell_text(plan, results, row, column):
+    values = _values(plan, results, row, column)
     kept = values[~np.isnan(values)]
     missing = [
-        found[row, column, seed]["text"] or "no value"
+        results[row, column, seed]["text"] or "no value"
         for seed, value in zip(plan["seeds"], values)
         if np.isnan(value)
     ]
@@ -402,7 +402,7 @@ def _cell_text(plan, found, row, column):
         text += f" ± {kept.std(ddof=1):.1f}"
     first = next(iter(plan["rows"]))
     if row != first:
-        gains = values - _values(plan, found, first, column)
+        gains = values - _values(plan, results, first, column)
         gains = gains[~np.isnan(gains)]
         if len(gains):
             text += f" ({gains.mean():+.1f})"
@@ -413,7 +413,7 @@ def _cell_text(plan, found, row, column):
     return text
 
 
-def _cost_text(plan, found):
+def _cost_text(plan, results):
     """Return a table of mean costs per cell for each row.
 
     `seconds` is the total for the measured model: teacher, labeling (for a student) and
@@ -429,29 +429,29 @@ def _cost_text(plan, found):
         f"|---|{'---|' * (len(names) + 1)}",
     ]
     for row in plan["rows"]:
-        cells = [cell for key, cell in found.items() if key[0] == row]
+        cells = [cell for key, cell in results.items() if key[0] == row]
         texts = []
         for name in names:
             values = [cell[name] for cell in cells if cell[name] is not None]
             texts.append(f"{np.mean(values):,.0f}" if values else "")
         ratios = [
-            found[key]["seconds"] / found[first, *key[1:]]["seconds"]
-            for key in found
+            results[key]["seconds"] / results[first, *key[1:]]["seconds"]
+            for key in results
             if key[0] == row
-            and found[key]["seconds"]
-            and found[first, *key[1:]]["seconds"]
+            and results[key]["seconds"]
+            and results[first, *key[1:]]["seconds"]
         ]
         texts.append(f"{np.mean(ratios):.2f}" if ratios else "")
         lines.append(f"| {row} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
-def _draw(plan, found, path):
+def _draw(plan, results, path):
     """Plot one line per row over the columns."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
     places = np.arange(len(plan["columns"]))
     for row in plan["rows"]:
-        values = np.array([_values(plan, found, row, c) for c in plan["columns"]])
+        values = np.array([_values(plan, results, row, c) for c in plan["columns"]])
         present = ~np.isnan(values)
         counts = present.sum(axis=1)
         drawn = counts > 0

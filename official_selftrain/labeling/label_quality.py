@@ -303,17 +303,19 @@ def sweep(source, truth, thresholds=THRESHOLDS):
     }
 
 
-def _rates(thresholds, images, true, predicted, found):
-    both = [2.0 * f / (true + p) if true + p else 0.0 for f, p in zip(found, predicted)]
+def _rates(thresholds, images, true, predicted, correct):
+    both = [
+        2.0 * f / (true + p) if true + p else 0.0 for f, p in zip(correct, predicted)
+    ]
     best = max(both)
     # Of several, the middle one: the farthest from worse thresholds.
     places = [place for place, value in enumerate(both) if value == best]
     return {
         "true": int(true),
         "predicted": predicted.tolist(),
-        "found": found.tolist(),
-        "precision": [float(f / p) if p else None for f, p in zip(found, predicted)],
-        "recall": [float(f / true) if true else None for f in found],
+        "found": correct.tolist(),
+        "precision": [float(f / p) if p else None for f, p in zip(correct, predicted)],
+        "recall": [float(f / true) if true else None for f in correct],
         "F1": [float(value) for value in both],
         "per_image": [float(p / images) for p in predicted],
         "suggested": float(thresholds[places[len(places) // 2]]) if best else None,

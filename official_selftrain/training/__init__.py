@@ -1,4 +1,4 @@
-"""One step for teacher and student, and the loop that takes it."""
+"""The training step that teacher and student share, and its training loop."""
 
 from official_selftrain.training.fitting import fit
 from official_selftrain.training.self_trainer import SelfTrainer

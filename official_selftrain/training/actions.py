@@ -1,7 +1,6 @@
-"""What happens beside the loop, after its steps.
+"""Actions that run after each training step.
 
-An action is called with every `Step` that has been taken. `fitting.fit` lists them in
-their order.
+Each action is called with the completed `Step`. `fitting.fit` lists them in order.
 """
 
 import dataclasses
@@ -17,23 +16,23 @@ import tensorflow as tf
 from official_selftrain.inference import pictures, prediction
 from official_selftrain.training import checkpoints, distribution, history
 
-# Exit code of a process that SIGTERM has stopped: run it again to continue.
+# Exit code of a process stopped by SIGTERM: run it again to continue.
 PREEMPTED = 143
 
-_MAX_OVERFLOWS = 20  # steps in a row that float16 may skip
+_MAX_OVERFLOWS = 20  # consecutive steps that float16 may skip
 _DRAWN_SCORE = 0.5  # predictions below it aren't drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step that has been taken.
+    """A completed training step.
 
     Attributes:
         number: int, counted from 1.
-        steps: int, of the whole training.
-        log_every: int, steps of a row of the history.
+        steps: int, in the whole training.
+        log_every: int, steps per row of the history.
         terms: dict of floats, with `loss` and `gradient_norm`.
-        batch: what it learned from, a dict of streams with all replicas' parts.
+        batch: dict of streams, with the parts of all replicas.
         is_stopped: bool, whether a worker was asked to stop.
     """
 
@@ -46,10 +45,10 @@ class Step:
 
     @classmethod
     def of(cls, number, steps, log_every, terms, batch):
-        """Return a step out of what the compiled step gave.
+        """Create a step from the output of the compiled step.
 
         Args:
-            terms: dict of scalar tensors, with `stop`, above 0 if a worker is to stop.
+            terms: dict of scalar tensors; `stop` is above 0 if a worker must stop.
         """
         terms = {name: float(value) for name, value in terms.items()}
         is_stopped = terms.pop("stop") > 0.0
@@ -57,31 +56,32 @@ class Step:
 
     @property
     def is_last(self):
-        """Whether the training ends with it."""
+        """Whether this is the last step of the training."""
         return self.number == self.steps
 
     @property
     def ends_row(self):
-        """Whether a row of the history ends with it."""
+        """Whether this step ends a row of the history."""
         return self.is_due(self.log_every)
 
     def is_due(self, every):
-        """Return whether what is done every so many steps is due, or the last one."""
+        """Return whether `every` divides the step number, or this is the last step."""
         return self.number % every == 0 or self.is_last
 
     @property
     def is_finite(self):
-        """Whether the loss is finite, and the weights weren't spoiled by it.
+        """Whether the loss and the gradient norm are finite.
 
-        The gradient's norm tells of weights that are about to be spoiled.
+        A gradient that isn't finite would corrupt the weights.
         """
         return math.isfinite(self.terms["loss"] + self.terms["gradient_norm"])
 
 
 class FiniteCheck:
-    """Stop at a loss or gradient that isn't finite.
+    """Stop when the loss or the gradient isn't finite.
 
-    Float16 leaves such steps out and lowers its loss scale; only many in a row stop.
+    With float16 the optimizer skips such steps and lowers its loss scale; training
+    stops only after many in a row.
 
     Args:
         trainer: `SelfTrainer`, compiled.
@@ -100,8 +100,9 @@ class FiniteCheck:
         """Check a step.
 
         Raises:
-            ValueError: with the step, the terms and the images of the streams that
-                aren't finite, or of all where only their sum isn't.
+            ValueError: if the step isn't finite. The message lists the terms and the
+                image ids of the streams whose loss isn't finite, or of all streams
+                if only the sum isn't.
         """
         self._overflows = 0 if step.is_finite else self._overflows + 1
         if self._overflows <= self._allowed:
@@ -123,14 +124,14 @@ class FiniteCheck:
 
 
 class Pictures:
-    """Draw images as the model sees them, with labels and predictions, now and then.
+    """Periodically draw images as the model sees them, with labels and predictions.
 
     Args:
         trainer: `SelfTrainer`.
         strategy: `tf.distribute.Strategy`.
-        log: `history.History`, whose TensorBoard files get them.
-        class_names: names.
-        count: int, images of each stream; 0 draws none.
+        log: `history.History`, which writes them for TensorBoard.
+        class_names: list of str.
+        count: int, images per stream; 0 draws none.
     """
 
     def __init__(self, trainer, strategy, log, class_names, count):
@@ -147,14 +148,14 @@ class Pictures:
             return
         batch = distribution.local(self._strategy, step.batch)
         for stream, labels in batch.items():
-            if stream != "classified":  # not the detector's
+            if stream != "classified":  # not an input of the detector
                 self._log.picture(stream, self._drawn(labels))
 
     def _drawn(self, labels):
         """Return a stream's picture, uint8 `[h, w, 3]`."""
         labels = {key: value[: self._count] for key, value in labels.items()}
         images = labels["images"]
-        # The frame's pixels are what labels are in.
+        # Labels are in pixels of the frame.
         frame = tf.tile([images.shape[1:3]], [len(images), 1])
         samples = _samples(labels, self._predict(images, frame))
         figure = pictures.grid(samples, self._class_names)
@@ -163,22 +164,24 @@ class Pictures:
         return tf.io.decode_png(png.getvalue(), channels=3)
 
 
-def _samples(labels, found):
+def _samples(labels, predictions):
     """Return the samples that `pictures.grid` draws."""
     drawn = []
     for number, image in enumerate(np.asarray(labels["images"])):
         sample = {"image": image.round().clip(0, 255).astype(np.uint8), "labels": {}}
         if "mask" in labels:
             sample["labels"]["labels"] = {"mask": np.asarray(labels["mask"][number])}
-            sample["labels"]["model"] = {"mask": np.asarray(found["mask"][number])}
+            sample["labels"]["model"] = {
+                "mask": np.asarray(predictions["mask"][number])
+            }
         else:
             keys = ("boxes", "classes", "scores", "ignore")
             sample["labels"]["labels"] = {
                 k: np.asarray(labels[k][number]) for k in keys
             }
-            boxes = {k: np.asarray(found[k][number]) for k in keys[:3]}
+            boxes = {k: np.asarray(predictions[k][number]) for k in keys[:3]}
             boxes["ignore"] = np.zeros(len(boxes["boxes"]), bool)
-            count = int(found["num_detections"][number])
+            count = int(predictions["num_detections"][number])
             kept = boxes["scores"] >= _DRAWN_SCORE
             kept[count:] = False
             sample["labels"]["model"] = {k: v[kept] for k, v in boxes.items()}
@@ -187,13 +190,13 @@ def _samples(labels, found):
 
 
 class Validation:
-    """Validate the model now and then; keep the best one.
+    """Periodically validate the model and keep the best one.
 
     Args:
         model: `keras.Model`.
         validate: function (model) → float, higher is better, or None.
-        every: int, steps between two validations, or None for none.
-        log: `history.History`; only where it writes a model is validated.
+        every: int, steps between validations, or None to skip them.
+        log: `history.History`; only the worker that writes it validates.
     """
 
     def __init__(self, model, validate, every, log):
@@ -218,11 +221,11 @@ class Validation:
 
 
 class Saving:
-    """Save a checkpoint at every row of the history, and before a stop.
+    """Save a checkpoint at every row of the history, and before stopping.
 
     Args:
         kept: `checkpoints.Checkpoints`.
-        log: `history.History`; only where it writes a checkpoint is saved.
+        log: `history.History`; only the worker that writes it saves checkpoints.
     """
 
     def __init__(self, kept, log):
@@ -236,7 +239,7 @@ class Saving:
 
 
 class Preemption:
-    """Notice SIGTERM while a step runs; stop after a step that tells all workers.
+    """Stop all workers after the current step once one receives SIGTERM.
 
     Args:
         log: `history.History`.
@@ -245,7 +248,7 @@ class Preemption:
     def __init__(self, log):
         self.is_asked = False
         self._log = log
-        # Python hears signals in its main thread only.
+        # Python handles signals only in its main thread.
         self._listens = threading.current_thread() is threading.main_thread()
 
     def __enter__(self):
@@ -261,14 +264,14 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def wish(self):
-        """Return 1.0 if this worker was asked to stop, for the step to tell others."""
+        """Return 1.0 if this worker must stop; the step sums it over all workers."""
         return tf.constant(float(self.is_asked))
 
     def __call__(self, step):
         """End the process if a worker was asked to stop.
 
         Raises:
-            SystemExit: `PREEMPTED`, unless the training is at its end.
+            SystemExit: `PREEMPTED`, unless this was the last step.
         """
         if step.is_stopped:
             self.is_asked = True

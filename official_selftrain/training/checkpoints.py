@@ -1,4 +1,4 @@
-"""What a training is after a step, kept so that it can go on from there."""
+"""Checkpoints from which an interrupted training continues."""
 
 import tensorflow as tf
 
@@ -8,7 +8,7 @@ _KEPT = 5
 
 
 class Checkpoints:
-    """The last checkpoints of a training.
+    """The most recent checkpoints of a training.
 
     Args:
         folder: `StageFolder`.
@@ -17,7 +17,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, trainer, average):
-        # Dropout's seeds aren't part of what Keras lets TensorFlow track.
+        # Keras doesn't expose dropout's seeds to TensorFlow's tracking.
         model = trainer.model
         state = {
             "model": model,
@@ -35,7 +35,7 @@ class Checkpoints:
         )
 
     def restore(self):
-        """Go back to the last checkpoint that can be read; return its step, or 0."""
+        """Restore the latest readable checkpoint; return its step, or 0."""
         paths = self._manager.checkpoints[::-1]
         for path in paths:
             try:
@@ -51,7 +51,7 @@ class Checkpoints:
         return 0
 
     def save(self, step):
-        """Save what is needed to continue after a step.
+        """Save the training state after a step.
 
         Args:
             step: int.
@@ -60,7 +60,7 @@ class Checkpoints:
 
 
 def save_model(model, path):
-    """Save a model, whole or not at all.
+    """Save a model atomically.
 
     Args:
         model: `keras.Model`.

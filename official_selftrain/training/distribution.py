@@ -1,8 +1,8 @@
-"""The step on one device, on several, on several machines.
+"""Training on one device, several devices or several machines.
 
-A batch is split evenly over the replicas of a `tf.distribute.Strategy`. What a
-batch's loss is divided by, and the loss averages, are summed over the replicas, so
-that every number of a step is the same however many there are.
+A batch is split evenly over the replicas of a `tf.distribute.Strategy`. Loss divisors
+and loss averages are summed over the replicas, so a step's results don't depend on the
+number of replicas.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ NAMES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
 def strategy(name="one_device", tpu_address=""):
-    """Return the strategy that a training runs under.
+    """Return the distribution strategy of a training.
 
-    Call it before anything else of TensorFlow runs: machines find each other then.
+    Call it before any other TensorFlow operation: it connects the machines.
 
     Args:
         name: `"one_device"`: the first accelerator, or the CPU; `"mirrored"`: all
             GPUs of this machine, or all its logical CPU devices where it has none;
-            `"multi_worker"`: the machines that the environment's TF_CONFIG lists;
+            `"multi_worker"`: the machines listed in the variable TF_CONFIG;
             `"tpu"`: the cores of a TPU.
-        tpu_address: str, the TPU's name or grpc:// address; "" is the one that the
-            environment knows, `"local"` that of this machine.
+        tpu_address: str, the TPU's name or grpc:// address; "" uses the one from the
+            environment, `"local"` the one of this machine.
 
     Returns:
-        `tf.distribute.Strategy`; models and optimizers are made in its `scope()`.
+        `tf.distribute.Strategy`; create models and optimizers in its `scope()`.
 
     Raises:
-        ValueError: for another name, or a TF_CONFIG that is missing or not read.
+        ValueError: for an unknown name, or a missing or malformed TF_CONFIG.
         RuntimeError: if the TPU can't be reached.
     """
     arguments.check_choice("strategy", name, NAMES)
@@ -46,7 +46,7 @@ def strategy(name="one_device", tpu_address=""):
     )()
 
 
-# TensorFlow can't make one of these twice in a process.
+# TensorFlow can create each of these only once per process.
 @functools.cache
 def _mirrored():
     devices = tf.config.list_logical_devices("GPU")
@@ -89,12 +89,12 @@ def _tpu(address):
 
 
 def sum_over_replicas(value):
-    """Return the sum of a tensor, or of each of a list, in every replica.
+    """Sum a tensor, or each tensor of a nest, over all replicas.
 
-    No gradient passes through. Outside of a strategy it is the value itself.
+    No gradient flows through. Outside a strategy the value is returned unchanged.
     """
     if keras.backend.backend() != "tensorflow":
-        return value  # JAX's arrays span its devices: nothing is left to sum
+        return value  # JAX arrays span all devices: nothing to sum
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return value
@@ -103,14 +103,14 @@ def sum_over_replicas(value):
 
 
 def num_replicas():
-    """Return into how many parts the current strategy splits a batch."""
+    """Return the number of replicas of the current strategy."""
     if keras.backend.backend() != "tensorflow":
         return 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def worker(strategy):
-    """Return (index, number) of this process among those of a strategy."""
+    """Return (index, count) of this worker among those of a strategy."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
     resolver = strategy.cluster_resolver
@@ -118,29 +118,29 @@ def worker(strategy):
 
 
 def local(strategy, value):
-    """Return this process' first replica's part of each tensor of a nest."""
+    """Return the first local replica's part of each tensor of a nest."""
     return tf.nest.map_structure(
         lambda v: strategy.experimental_local_results(v)[0], value
     )
 
 
 def whole_batch(strategy, batch):
-    """Return all that this process has of a batch, a nest of tensors."""
+    """Concatenate the local replicas' parts of a batch, a nest of tensors."""
     return tf.nest.map_structure(
         lambda v: tf.concat(strategy.experimental_local_results(v), axis=0), batch
     )
 
 
 def per_replica_batch_size(batch_size, strategy, accumulation=1):
-    """Return how many images of each stream go through a replica at once.
+    """Return the number of images of each stream per replica and forward pass.
 
     Args:
         batch_size: int, images of each stream in a step.
         strategy: `tf.distribute.Strategy`.
-        accumulation: int, parts that a replica takes one after the other.
+        accumulation: int, parts that a replica processes in turn.
 
     Raises:
-        ValueError: for a batch that doesn't divide.
+        ValueError: if the batch doesn't divide evenly.
     """
     replicas = strategy.num_replicas_in_sync
     if batch_size % (replicas * accumulation):
@@ -153,7 +153,7 @@ def per_replica_batch_size(batch_size, strategy, accumulation=1):
 
 @contextlib.contextmanager
 def synchronized_batch_norm(model, strategy):
-    """Let the replicas share batch statistics; on one replica nothing changes."""
+    """Synchronize batch statistics over the replicas; a no-op on one replica."""
     layers = [
         layer
         for layer in model._flatten_layers()

@@ -1,4 +1,4 @@
-"""Fit a model to one to three streams, with checkpoints and a history."""
+"""Fit a model to one, two or three streams, with checkpoints and a history."""
 
 import dataclasses
 import os
@@ -28,22 +28,22 @@ def fit(
     monitoring=Monitoring(),
     machine=Machine(),
 ):
-    """Train a model with checkpoints, and save it when it is done.
+    """Train a model with checkpoints, and save it at the end.
 
-    Called again after an interruption, it continues from the last checkpoint and
-    ends with the same weights: bit for bit, on the same CPU or GPUs without
-    non-deterministic operations. SIGTERM saves a checkpoint before it ends the
-    process.
+    After an interruption, call it again to continue from the last checkpoint. The
+    final weights are the same, bit for bit, on the same CPU, or on the same GPUs
+    without non-deterministic operations. On SIGTERM it saves a checkpoint before the
+    process exits.
 
-    `output_dir` is a `StageFolder`. It gets the model; with classified images also the
-    classifier, with an average of the weights also that model, with validations also
-    the best one; the history, TensorBoard's files and the last five checkpoints. Only
-    the first of several workers writes.
+    `output_dir` is a `StageFolder`. It holds the model, the history, TensorBoard's
+    files and the last five checkpoints; also the classifier (with classified images),
+    the averaged model (with `ema_decay`) and the best model (with validation). With
+    several workers only the first one writes.
 
     Args:
-        model: model that obeys the contract of `official_selftrain.models`, made in
-            the scope of the machine's strategy.
-        streams: `Streams`, the images.
+        model: model that obeys the contract of `official_selftrain.models`, created
+            in the scope of the machine's strategy.
+        streams: `Streams`, the images to train on.
         output_dir: str.
         optimization: `Optimization`.
         loss: `Loss`.
@@ -55,8 +55,8 @@ def fit(
         The trained model.
 
     Raises:
-        ValueError: for a batch that doesn't divide, or a loss that isn't finite: with
-            the step, the terms and the ids of the images.
+        ValueError: if the batch doesn't divide evenly, or the loss isn't finite; the
+            message then holds the step, the terms and the image ids.
         SystemExit: `PREEMPTED`, after SIGTERM.
 
     Source: paper sections 3 and 4.
@@ -111,7 +111,7 @@ def fit(
 
 
 def _trainer(model, classifier, loss, optimization, learning_rate):
-    """Return a compiled `SelfTrainer`, and the average of its weights or None."""
+    """Return a compiled `SelfTrainer`, and a `WeightAverage` or None."""
     trainer = SelfTrainer(
         model,
         **dataclasses.asdict(loss),
@@ -127,7 +127,7 @@ def _trainer(model, classifier, loss, optimization, learning_rate):
 
 
 def _share(context):
-    """Return the part of every batch that a worker makes."""
+    """Return the part of every batch that a worker produces."""
     return pipeline.Share(
         context.num_replicas_in_sync,
         context.num_input_pipelines,
@@ -136,7 +136,7 @@ def _share(context):
 
 
 def _compiled(trainer, average, strategy, jit_compile):
-    """Return the function (batch, wish to stop) → terms that takes a step."""
+    """Return the compiled step, a function (batch, stop) → terms."""
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def step(batch, stop):
@@ -149,7 +149,7 @@ def _compiled(trainer, average, strategy, jit_compile):
 
 
 def _step(trainer, batch, stop):
-    """Take a step in a replica; any worker's wish to stop reaches all of them."""
+    """Take a step on a replica; a stop request reaches every worker."""
     terms = trainer.step(batch)
     terms["stop"] = distribution.sum_over_replicas(stop)
     if "pseudo" in batch:
@@ -160,12 +160,12 @@ def _step(trainer, batch, stop):
 
 
 def _without_labels(labels):
-    """Return 1.0 for each image that nothing is known of, 0.0 for the others."""
+    """Return 1.0 for each image without labels, 0.0 for the others."""
     if "mask" in labels:
-        known = tf.reduce_any(labels["mask"] != 255, axis=[1, 2])
+        is_labeled = tf.reduce_any(labels["mask"] != 255, axis=[1, 2])
     else:
-        known = tf.reduce_any((labels["classes"] >= 0) & ~labels["ignore"], axis=1)
-    return 1.0 - tf.cast(known, tf.float32)
+        is_labeled = tf.reduce_any((labels["classes"] >= 0) & ~labels["ignore"], axis=1)
+    return 1.0 - tf.cast(is_labeled, tf.float32)
 
 
 def _finish(folder, trainer, average, steps, images_per_step, alpha):
@@ -183,7 +183,7 @@ def _finish(folder, trainer, average, steps, images_per_step, alpha):
     if average is not None:
         with average.in_use():
             save_model(trainer.model, folder.average)
-    # Comes last: it marks the training as finished.
+    # Last: the model's file marks the training as finished.
     save_model(trainer.model, folder.model)
 
 
@@ -191,10 +191,10 @@ def read_history(output_dir):
     """Read the history of a training.
 
     Args:
-        output_dir: str, as given to `fit`.
+        output_dir: str, as passed to `fit`.
 
     Returns:
         list of dicts of floats: `step`, `seconds`, `learning_rate` and the logs
-        of `SelfTrainer`, means over the steps since the row before.
+        of `SelfTrainer`, averaged over the steps since the previous row.
     """
     return history.read(StageFolder(output_dir).history)

@@ -1,7 +1,7 @@
-"""The gradient of a whole batch, whatever parts and replicas it is split into.
+"""The gradient of a whole batch that is split over parts and replicas.
 
-What parts add up are sums and counts, which are divided at the end: then every number
-of a step is the same however many parts there are.
+Sums and counts are accumulated over the parts and divided once at the end, so the
+result doesn't depend on the number of parts.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from official_selftrain.training import distribution
 
 
 def part_loss(model, outputs, labels):
-    """Return the loss of a part of a batch, not yet divided, and its count.
+    """Return the summed loss of a part of a batch, and the count to divide it by.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
-        outputs: dict, the model's for the part.
+        outputs: dict, the model's outputs for the part.
         labels: dict.
 
     Returns:
-        `(sum, count)`, float32 scalars that add up over the parts. Of a model without
-        `loss_sum` the parts count alike.
+        `(sum, count)`, float32 scalars that add up over the parts. For a model without
+        `loss_sum` every part has the same weight.
     """
     if hasattr(model, "loss_sum"):
         return model.loss_sum(outputs, labels)
@@ -31,11 +31,11 @@ def part_loss(model, outputs, labels):
 
 
 def divisor(model, count):
-    """Return what a model's summed loss is divided by.
+    """Return the divisor of a model's summed loss.
 
     Args:
-        model: as of `part_loss`.
-        count: float32 scalar, this replica's.
+        model: as in `part_loss`.
+        count: float32 scalar of this replica.
     """
     count = distribution.sum_over_replicas(count)
     return model.divisor(count) if hasattr(model, "loss_sum") else count
@@ -50,8 +50,8 @@ def of_batch(trainer, batch, variables):
         variables: list of the trainable variables.
 
     Returns:
-        `(gradients, terms)`: a list of this replica's gradients, times the optimizer's
-        loss scale; a dict of the whole batch's float32 scalars.
+        `(gradients, terms)`: list of this replica's gradients, multiplied by the
+        optimizer's loss scale; dict of float32 scalars of the whole batch.
     """
     if trainer.accumulation > 1:
         return _accumulated(trainer, batch, variables)
@@ -63,16 +63,16 @@ def of_batch(trainer, batch, variables):
 
 
 def _accumulated(trainer, batch, variables):
-    """Return gradients and terms of a batch that is taken part by part.
+    """Return the gradients and terms of a batch that is processed in parts.
 
-    It goes backwards once for each stream: how they are weighed is known after the last
-    part only.
+    Each stream has its own backward pass, because the streams' weights are known only
+    after the last part.
     """
     models = {stream: trainer.model_of(stream) for stream in trainer.streams(batch)}
     sums = {s: [tf.zeros_like(v) for v in variables] for s in models}
     losses, counts = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     for number in range(trainer.accumulation):
-        # A part waits for the one before it: that is what saves memory.
+        # Each part waits for the previous one, which saves memory.
         with tf.control_dependencies(tf.nest.flatten(sums)):
             part = tf.nest.map_structure(
                 lambda v, number=number: tf.split(v, trainer.accumulation)[number],
@@ -80,9 +80,9 @@ def _accumulated(trainer, batch, variables):
             )
         with tf.GradientTape(persistent=True) as tape:
             outputs = trainer(part, training=True)
-            found = {s: part_loss(m, outputs[s], part[s]) for s, m in models.items()}
-            scaled = {s: trainer.optimizer.scale_loss(v) for s, (v, _) in found.items()}
-        for stream, (loss, count) in found.items():
+            parts = {s: part_loss(m, outputs[s], part[s]) for s, m in models.items()}
+            scaled = {s: trainer.optimizer.scale_loss(v) for s, (v, _) in parts.items()}
+        for stream, (loss, count) in parts.items():
             gradients = _gradients(tape, scaled[stream], variables)
             sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
             losses[stream] += loss
@@ -110,10 +110,10 @@ def _gradients(tape, loss, variables):
 
 
 def check_optimizer(optimizer):
-    """Check that an optimizer does under replicas what it does on one device.
+    """Check that an optimizer behaves the same on several replicas as on one.
 
     Raises:
-        ValueError: for clipping or loss scaling that differs there.
+        ValueError: for clipping or loss scaling that would behave differently.
     """
     if distribution.num_replicas() == 1:
         return
@@ -135,18 +135,18 @@ def _scales(optimizer):
 
 
 def clipped(gradients, optimizer):
-    """Clip by the norm of the whole batch's gradient.
+    """Clip gradients by the global norm of the whole batch.
 
-    Keras would clip each replica's own gradient, before it adds them up.
+    Keras would clip each replica's gradient before summing them.
 
     Args:
-        gradients: list of `of_batch`.
+        gradients: list, as returned by `of_batch`.
         optimizer: `keras.optimizers.Optimizer`, whose `global_clipnorm` is the limit;
-            on one replica it clips by itself.
+            on one replica it does the clipping itself.
 
     Returns:
-        `(gradients, norm)`: what the optimizer is to apply; float32 scalar, the norm
-        before clipping, without the loss scale.
+        `(gradients, norm)`: the gradients to apply; float32 scalar, the norm before
+        clipping, without the loss scale.
     """
     replicas = distribution.num_replicas()
     present = [g for g in gradients if g is not None]
@@ -158,18 +158,18 @@ def clipped(gradients, optimizer):
         return gradients, norm
     if optimizer.global_clipnorm:
         present, _ = tf.clip_by_global_norm(present, optimizer.global_clipnorm, norm)
-    # Keras sums over the replicas once more.
-    found = iter(present)
-    gradients = [None if g is None else next(found) / replicas for g in gradients]
+    # Keras sums over the replicas again.
+    summed = iter(present)
+    gradients = [None if g is None else next(summed) / replicas for g in gradients]
     return gradients, norm
 
 
 @contextlib.contextmanager
 def unspoiled(variables, optimizer):
-    """Keep what an overflow of float16 must not spoil: such a step is left out.
+    """Restore variables that a float16 overflow corrupts: such a step is skipped.
 
     Args:
-        variables: those that a forward pass changes.
+        variables: variables that a forward pass updates.
         optimizer: `keras.optimizers.Optimizer`.
     """
     kept = [v for v in variables if "float" in v.dtype] if _scales(optimizer) else []

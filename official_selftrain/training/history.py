@@ -1,4 +1,4 @@
-"""What a training tells while it runs: progress, history, TensorBoard, warnings."""
+"""Training logs: progress bar, history file, TensorBoard and warnings."""
 
 import csv
 import os
@@ -10,22 +10,22 @@ from tqdm import tqdm
 
 from official_selftrain.files import atomic
 
-_SCALES = (1e-3, 1e3)  # a ratio of the loss averages outside is warned about
+_SCALES = (1e-3, 1e3)  # warn about a loss ratio outside this range
 _MOSTLY = 0.5
 
 
 class History:
-    """Show progress; keep `history.csv` and TensorBoard's files in a folder.
+    """Show progress; write `history.csv` and TensorBoard's files to a folder.
 
-    A context: it shows and writes within.
+    Use it as a context manager.
 
     Args:
         folder: `StageFolder`.
-        steps: int, of the whole training.
-        step: int, done before.
+        steps: int, in the whole training.
+        step: int, steps already done.
         images_per_step: int.
-        optimizer: `keras.optimizers.Optimizer`, whose learning rate is told.
-        writes: bool; False shows and writes nothing.
+        optimizer: `keras.optimizers.Optimizer`, whose learning rate is logged.
+        writes: bool; False disables all output.
     """
 
     def __init__(self, folder, steps, step, images_per_step, optimizer, writes=True):
@@ -65,7 +65,7 @@ class History:
         self._sums, self._count, self._start = {}, 0, time.monotonic()
 
     def suspend(self):
-        """Keep what the next row needs of the steps since the last one."""
+        """Save the sums of an unfinished row, so that the next run continues it."""
         self.warn("stop", "terminated, saved; run it again to continue")
         if self.writes:
             unfinished = {
@@ -77,12 +77,12 @@ class History:
             atomic.write_json(self.folder.unfinished_row, unfinished)
 
     def resume(self, step):
-        """Don't count the time since a row's end: no step was taken in it."""
+        """Exclude the time between the end of a row and the next step."""
         if step.ends_row:
             self._start = time.monotonic()
 
     def add(self, step):
-        """Count a step in; write a row if one ends with it.
+        """Add a step; write a row if the step ends one.
 
         Args:
             step: `actions.Step`.
@@ -99,7 +99,7 @@ class History:
             self._end_row()
 
     def _end_row(self):
-        """Write the means of the steps since the row before."""
+        """Write the means over the steps since the previous row."""
         seconds = time.monotonic() - self._start
         means = {name: total / self._count for name, total in self._sums.items()}
         row = {
@@ -120,7 +120,7 @@ class History:
         self._begin()
 
     def scalars(self, values):
-        """Write a dict of floats for TensorBoard."""
+        """Write a dict of floats to TensorBoard."""
         if not self.writes:
             return
         with self._writer.as_default(step=self.step):
@@ -128,7 +128,7 @@ class History:
                 tf.summary.scalar(name, value)
 
     def picture(self, name, image):
-        """Write a picture for TensorBoard.
+        """Write an image to TensorBoard.
 
         Args:
             name: str.
@@ -154,7 +154,7 @@ class History:
             )
 
     def warn(self, kind, text):
-        """Print a warning, once of each kind."""
+        """Print a warning, once per kind."""
         if kind not in self._warned:
             self._warned.add(kind)
             tqdm.write(
@@ -164,9 +164,9 @@ class History:
 
 
 def append(path, row):
-    """Add a row to a CSV file, in the place of one of the same or a later step.
+    """Append a row to a CSV file, replacing rows of the same or a later step.
 
-    A training that was killed takes the steps since its last checkpoint again.
+    A training that was killed repeats the steps since its last checkpoint.
 
     Args:
         path: str.
@@ -186,7 +186,7 @@ def read(path):
         path: str.
 
     Returns:
-        list of dicts of floats; empty without the file.
+        list of dicts of floats; empty if the file doesn't exist.
     """
     return [
         {name: float(value) for name, value in row.items() if value != ""}

@@ -1,4 +1,4 @@
-"""The moving averages that bring the pseudo-labeled stream's loss to size."""
+"""Moving averages that scale the pseudo loss to the labeled loss."""
 
 import keras
 from keras import ops
@@ -6,11 +6,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class LossNormalizer(keras.layers.Layer):
-    """Keep the moving averages that bring the pseudo loss to size.
+    """Keep moving averages that scale the pseudo loss to the labeled loss.
 
-    Both averages start at zero and are divided by `1 - decay^t`, so that the
-    scale is already `L_h / L_p` at the first step. They are weights: saved,
-    restored and, under several replicas, averaged.
+    Both averages start at zero and are divided by `1 - decay^t`, so the scale is
+    already `L_h / L_p` at the first step. They are weights: they are saved, restored
+    and, on several replicas, averaged.
 
     Args:
         decay: float in 0…1, below 1.
@@ -18,7 +18,7 @@ class LossNormalizer(keras.layers.Layer):
     Raises:
         ValueError: for a decay outside 0…1.
 
-    Source: paper appendix B (decay 0.9997); the start is our decision.
+    Source: paper appendix B (decay 0.9997); the bias correction is our choice.
     """
 
     def __init__(self, decay=0.9997, **kwargs):
@@ -41,25 +41,25 @@ class LossNormalizer(keras.layers.Layer):
         self.built = True
 
     def update(self, labeled_loss, pseudo_loss):
-        """Take one step of both averages; no gradient passes through."""
-        share = 1.0 - self.decay
+        """Update both averages; no gradient flows through."""
+        weight = 1.0 - self.decay
         for average, value in (
             (self.labeled_sum, labeled_loss),
             (self.pseudo_sum, pseudo_loss),
         ):
             value = ops.stop_gradient(ops.cast(value, "float32"))
-            average.assign(self.decay * average + share * value)
+            average.assign(self.decay * average + weight * value)
         self.remaining.assign(self.decay * self.remaining)
 
     def averages(self):
-        """Return the bias-corrected averages `(labeled, pseudo)`, 0 at first."""
+        """Return the bias-corrected averages `(labeled, pseudo)`, initially 0."""
         weight = ops.maximum(1.0 - self.remaining, keras.config.epsilon())
         return self.labeled_sum / weight, self.pseudo_sum / weight
 
     def scale(self):
         """Return `average labeled loss / average pseudo loss`, a constant.
 
-        1 as long as no pseudo loss has been seen that isn't zero.
+        It is 1 until a nonzero pseudo loss has been seen.
         """
         labeled, pseudo = self.averages()
         seen = pseudo > 0.0

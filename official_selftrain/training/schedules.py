@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the paper."""
+"""Learning-rate schedules from the paper."""
 
 import keras
 from keras import ops
@@ -11,13 +11,13 @@ def cosine(steps, learning_rate, warmup_steps=0, warmup_learning_rate=0.0):
         steps: int, length of the training, warm-up included.
         learning_rate: float, the peak, reached after `warmup_steps`.
         warmup_steps: int, at least 0 and below `steps`.
-        warmup_learning_rate: float, where the warm-up starts.
+        warmup_learning_rate: float, at the start of the warm-up.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: if the warm-up is as long as the training.
+        ValueError: if the warm-up isn't shorter than the training.
 
     Source: paper section 4 (cosine decay after a linear warm-up over 1,000
     steps from 0.0032 to 0.32).
@@ -44,22 +44,22 @@ def stepwise(
     warmup_learning_rate=0.0,
     drops=((0.94, 0.1), (0.98, 0.01)),
 ):
-    """Return a schedule that drops by steps, with linear warm-up.
+    """Return a step-decay schedule with linear warm-up.
 
     Args:
         steps: int, length of the training, warm-up included.
         learning_rate: float, reached after `warmup_steps`.
         warmup_steps: int, at least 0 and below `steps`.
-        warmup_learning_rate: float, where the warm-up starts.
-        drops: pairs of (share of the training, factor of `learning_rate` from
+        warmup_learning_rate: float, at the start of the warm-up.
+        drops: pairs of (fraction of the training, factor of `learning_rate` from
             there on), in order.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`.
 
     Raises:
-        ValueError: if the warm-up is as long as the training or drops are out of
-            order.
+        ValueError: if the warm-up isn't shorter than the training, or drops are
+            out of order.
 
     Source: the authors' SpineNet settings.
     """
@@ -68,8 +68,8 @@ def stepwise(
             "Expected warmup_steps of at least 0 and below steps. "
             f"Received: warmup_steps={warmup_steps}, steps={steps}"
         )
-    shares = [share for share, _ in drops]
-    if shares != sorted(shares) or not all(0.0 < share < 1.0 for share in shares):
+    fractions = [fraction for fraction, _ in drops]
+    if fractions != sorted(fractions) or not all(0.0 < f < 1.0 for f in fractions):
         raise ValueError(
             f"Expected drops in order, each within 0...1. Received: drops={drops!r}"
         )
@@ -77,7 +77,7 @@ def stepwise(
         learning_rate,
         warmup_steps,
         warmup_learning_rate,
-        [[round(share * steps), factor] for share, factor in drops],
+        [[round(fraction * steps), factor] for fraction, factor in drops],
     )
 
 
@@ -123,14 +123,15 @@ class Stepwise(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def linear_scaling(schedule, factor):
-    """Return a schedule for a batch of another size.
+    """Adapt a schedule to a different batch size.
 
     Step t of the new training has seen as many images as step `factor · t` of the
-    old one and takes `factor` times its learning rate; warm-up and drops move along.
+    old one and uses `factor` times its learning rate; warm-up and drops shift
+    accordingly.
 
     Args:
         schedule: a `LearningRateSchedule` or a float.
-        factor: float above 0, new batch size over old.
+        factor: float above 0, new batch size divided by the old one.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`, or a float.
@@ -144,7 +145,7 @@ def linear_scaling(schedule, factor):
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class LinearScaling(keras.optimizers.schedules.LearningRateSchedule):
-    """Another schedule, `factor` times as high and `factor` times as fast.
+    """A schedule scaled to `factor` times the rate and `factor` times the speed.
 
     Args:
         schedule: `keras.optimizers.schedules.LearningRateSchedule`.

@@ -13,7 +13,7 @@ STREAMS = ("labeled", "pseudo", "classified")
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class SelfTrainer(keras.Model):
-    """Train a model on labeled images, or on labeled and pseudo-labeled ones.
+    """Train a model on labeled and, for a student, pseudo-labeled images.
 
     A batch is `{"labeled": batch}` for a teacher and `{"labeled": batch,
     "pseudo": batch}` for a student; the step is the same. With both, the loss is
@@ -22,47 +22,48 @@ class SelfTrainer(keras.Model):
 
     where L_h and L_p are the model's loss on each stream, each normalized by
     its own positives, and the means are exponential moving averages through
-    which no gradient flows. Both streams go through the model in one pass and
-    so share batch normalization. `alpha=0` leaves the pseudo stream out of the
-    step altogether. `L2 = l2 · Σ‖v‖² / 2`.
+    which no gradient flows. Both streams go through the model in one forward pass, so
+    they share batch statistics. `alpha=0` drops the pseudo stream from the step.
+    `L2 = l2 · Σ‖v‖² / 2`.
 
-    A third stream, `"classified"`, is for joint training: images with a class each go
-    through `classifier`, which shares the model's backbone, in a pass of their own, and
-    `classification_weight` times its loss is added to L. Each pass has its own batch
-    statistics; the shared layers' moving averages follow both.
+    A third stream, `"classified"`, is for joint training: images with one class each
+    go through `classifier`, which shares the model's backbone, in a separate forward
+    pass, and `classification_weight` times its loss is added to L. Each pass has its
+    own batch statistics; the shared layers' moving averages are updated by both.
 
     It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate` and `save`
-    work as usual. The logs hold `loss` (all of L), `labeled_loss` (L_h) and, with a
-    pseudo stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means), with
-    a classified one `classified_loss`.
-    Clipping is the optimizer's `global_clipnorm`.
+    work as usual. The logs hold `loss` (L), `labeled_loss` (L_h); with a pseudo
+    stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means); with a
+    classified stream, `classified_loss`. For clipping, set the optimizer's
+    `global_clipnorm`.
 
-    Under a `tf.distribute.Strategy` each replica has a part of the batch; positives,
-    losses and gradients are summed over all replicas before anything is divided,
-    averaged or clipped, so that the step is that of one device. `fitting.fit` drives
-    it; Keras' own `fit` only on one replica. The same holds of the parts of a batch
-    that `accumulation` takes one after the other, but for batch normalization, which
-    sees one part at a time. Accumulation goes backwards once for each stream: how they
-    are weighed is known after the last part only.
+    Under a `tf.distribute.Strategy` each replica processes a part of the batch.
+    Positives, losses and gradients are summed over all replicas before anything is
+    divided, averaged or clipped, so the step equals that of one device. Use
+    `fitting.fit` for it; Keras' own `fit` works on one replica only. The parts of
+    `accumulation` are combined in the same way, except for batch normalization, which
+    sees one part at a time. With accumulation each stream has its own backward pass,
+    because the streams' weights are known only after the last part.
 
     Args:
         model: `keras.Model` that obeys the contract of
             `official_selftrain.models`.
         alpha: float, at least 0, weight of the pseudo-labeled stream.
         normalize: bool; False gives the plain sum `L_h + alpha · L_p`.
-        decay: float, of the moving averages.
+        decay: float, decay of the moving averages.
         l2: float, factor of the L2 penalty.
-        l2_names: endings of the names of the weights it covers.
-        accumulation: int, parts of a batch that go through the model one after the
-            other before the weights change: less memory for the same step.
+        l2_names: suffixes of the names of the weights it covers.
+        accumulation: int, parts of a batch that go through the model in turn before
+            the weights are updated: the same step with less memory.
         classifier: `models.ImageClassifier` on the model's backbone, or None.
         classification_weight: float, at least 0, weight of the classified stream; 0
-            leaves it out of the step.
+            drops it from the step.
 
     Raises:
-        TypeError: if `model` has no `compute_losses`, or `classifier` is none.
+        TypeError: if `model` has no `compute_losses`, or `classifier` isn't an
+            `ImageClassifier`.
         ValueError: for a negative alpha, l2 or weight, an accumulation below 1, or a
-            classifier on another backbone.
+            classifier with a different backbone.
 
     Source: paper section 3.2 and appendix B, joint training of section 5 and appendix
     H; L2 of the authors' code.
@@ -125,7 +126,7 @@ class SelfTrainer(keras.Model):
             training: bool.
 
         Returns:
-            The model's outputs, or a dict of them with the streams' names.
+            The model's outputs, or for a batch a dict of them by stream.
         """
         if not isinstance(inputs, dict):
             return self.model(inputs, training=training)
@@ -134,25 +135,25 @@ class SelfTrainer(keras.Model):
         outputs = self.model(ops.concatenate(images), training=training)
         split = ops.shape(images[0])[0]
         parts = (slice(None, split), slice(split, None))
-        found = {
+        by_stream = {
             stream: {name: tensor[part] for name, tensor in outputs.items()}
             for stream, part in zip(streams, parts)
         }
         if "classified" in self.streams(inputs):
-            found["classified"] = self.classifier(
+            by_stream["classified"] = self.classifier(
                 inputs["classified"]["images"], training=training
             )
-        return found
+        return by_stream
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Return the joint loss of a batch, and in training update the averages.
+        """Return the joint loss of a batch; in training, update the averages.
 
         Args:
             x: a batch of streams.
-            y: unused, labels are part of the batch.
-            y_pred: `call`'s result for `x`.
+            y: unused; labels are part of the batch.
+            y_pred: the output of `call` for `x`.
             sample_weight: unused.
             training: bool; False leaves the averages as they are.
 
@@ -164,7 +165,7 @@ class SelfTrainer(keras.Model):
         return loss
 
     def train_step(self, *data):
-        """Take a step, as Keras' `fit` asks for it, and return the logs."""
+        """Take a step in Keras' `fit` and return the logs."""
         if keras.backend.backend() != "tensorflow":
             return super().train_step(*data)
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
@@ -174,58 +175,58 @@ class SelfTrainer(keras.Model):
         return self.compute_metrics(batch, None, None)
 
     def step(self, batch):
-        """Change the weights by one step, on one replica or in each of several.
+        """Update the weights once; call it on every replica.
 
         Args:
             batch: this replica's part of a batch of streams.
 
         Returns:
-            dict of float32 scalars, the whole batch's: `loss`, `labeled_loss`,
-            `gradient_norm` (before clipping), with a pseudo stream `pseudo_loss` and
-            `pseudo_scale`, with a classified one `classified_loss`.
+            dict of float32 scalars of the whole batch: `loss`, `labeled_loss`,
+            `gradient_norm` (before clipping); with a pseudo stream, `pseudo_loss` and
+            `pseudo_scale`; with a classified stream, `classified_loss`.
 
         Raises:
-            ValueError: for an optimizer whose clipping or loss scaling isn't that of
-                one device under several replicas.
+            ValueError: for an optimizer whose clipping or loss scaling would behave
+                differently on several replicas.
         """
         gradients.check_optimizer(self.optimizer)
         variables = [v.value for v in self.trainable_variables]
         statistics = [*self.model.non_trainable_variables, *self.normalizer.variables]
         with gradients.unspoiled(statistics, self.optimizer):
-            found, terms = gradients.of_batch(self, batch, variables)
-            found, terms["gradient_norm"] = gradients.clipped(found, self.optimizer)
-        self.optimizer.apply(found, variables)
+            grads, terms = gradients.of_batch(self, batch, variables)
+            grads, terms["gradient_norm"] = gradients.clipped(grads, self.optimizer)
+        self.optimizer.apply(grads, variables)
         return terms
 
     def stream_losses(self, batch, outputs):
-        """Return this replica's share of the loss of each stream of a batch.
+        """Return this replica's part of the loss of each stream of a batch.
 
         Args:
             batch: this replica's part of a batch of streams.
             outputs: dict of the streams' outputs.
 
         Returns:
-            dict of float32 scalars, which add up over the replicas.
+            dict of float32 scalars that add up over the replicas.
         """
-        found = {}
+        losses = {}
         for stream in self.streams(batch):
             model, labels = self.model_of(stream), batch[stream]
             if distribution.num_replicas() == 1:
-                found[stream] = model.compute_losses(outputs[stream], labels)["loss"]
+                losses[stream] = model.compute_losses(outputs[stream], labels)["loss"]
             else:
                 loss, count = gradients.part_loss(model, outputs[stream], labels)
-                found[stream] = loss / gradients.divisor(model, count)
-        return found
+                losses[stream] = loss / gradients.divisor(model, count)
+        return losses
 
     def factors(self, losses, training):
-        """Return what the loss of each stream counts, and the whole batch's terms.
+        """Return the weight of each stream's loss, and the terms of the whole batch.
 
         Args:
-            losses: dict of `stream_losses`.
+            losses: dict, as returned by `stream_losses`.
             training: bool; False leaves the averages as they are.
 
         Returns:
-            `(factors, terms)`, dicts of float32 scalars by stream and by name.
+            `(factors, terms)`, dicts of float32 scalars, by stream and by name.
         """
         losses = {
             stream: distribution.sum_over_replicas(ops.stop_gradient(loss))
@@ -251,7 +252,7 @@ class SelfTrainer(keras.Model):
         return factors, terms
 
     def penalty(self):
-        """Return this replica's share of the L2 penalty and the layers' losses."""
+        """Return this replica's part of the L2 penalty and of the layers' losses."""
         total = sum(self.losses) + ops.zeros(())
         if self.l2:
             squares = [
@@ -263,10 +264,10 @@ class SelfTrainer(keras.Model):
         return total / distribution.num_replicas()
 
     def joint_loss(self, losses, training):
-        """Return this replica's share of the joint loss, and the whole batch's terms.
+        """Return this replica's part of the joint loss, and the whole batch's terms.
 
         Args:
-            losses: dict of `stream_losses`.
+            losses: dict, as returned by `stream_losses`.
             training: bool; False leaves the averages as they are.
 
         Returns:
@@ -286,13 +287,13 @@ class SelfTrainer(keras.Model):
             self.classified_loss.update_state(terms["classified_loss"])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Return the logs, without the terms of streams that aren't there."""
+        """Return the logs, without the terms of absent streams."""
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         absent = tuple(f"{s}_" for s in set(STREAMS) - set(self.streams(x)))
         return {k: v for k, v in logs.items() if not k.startswith(absent)}
 
     def streams(self, batch):
-        """Return the names of the streams that enter the step."""
+        """Return the names of the streams used in the step."""
         if "labeled" not in batch:
             raise ValueError(
                 'Expected a batch {"labeled": …} or {"labeled": …, "pseudo": …}. '
@@ -311,7 +312,7 @@ class SelfTrainer(keras.Model):
         return [s for s in STREAMS if s in batch and weights[s]]
 
     def model_of(self, stream):
-        """Return the model that a stream goes through."""
+        """Return the model that processes a stream."""
         return self.classifier if stream == "classified" else self.model
 
     def get_config(self):

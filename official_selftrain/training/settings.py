@@ -1,4 +1,4 @@
-"""The settings of a training, in groups that check themselves."""
+"""Training settings, in groups that validate themselves."""
 
 import dataclasses
 import math
@@ -14,18 +14,17 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How long a model is trained and how its weights move.
+    """How long a model is trained and how its weights are updated.
 
     Attributes:
         steps: int.
-        batch_size: int, images of each stream in a step, on all replicas together.
+        batch_size: int, images of each stream per step, over all replicas.
         optimizer: function `(learning_rate)` → `keras.optimizers.Optimizer`.
         schedule: function `(steps)` → learning rate or schedule.
-        accumulation: int, parts of a batch that go through the model one after the
-            other.
-        ema_decay: float or None, of a moving average of the weights.
-        scaled_batch_size: int or None; trains with this batch instead, and with steps
-            and learning rate scaled to it.
+        accumulation: int, parts of a batch that go through the model in turn.
+        ema_decay: float or None, decay of a moving average of the weights.
+        scaled_batch_size: int or None; replaces `batch_size`, with steps and learning
+            rate scaled accordingly.
 
     Raises:
         TypeError: for an optimizer or schedule that isn't a function.
@@ -59,7 +58,7 @@ class Optimization:
         """Return the steps, batch size and learning rate to train with.
 
         Args:
-            title: str, shown where they are scaled.
+            title: str, prefix of the line printed when they are scaled.
 
         Returns:
             `(steps, batch_size, learning_rate)`: int, int, float or schedule.
@@ -81,16 +80,16 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """How the joint loss is put together (see `SelfTrainer`).
+    """How the joint loss is computed (see `SelfTrainer`).
 
     Attributes:
         alpha: float, at least 0, weight of the pseudo-labeled stream.
-        normalize: bool, the paper's normalized loss instead of the plain sum.
-        decay: float in 0…1, below 1, of the loss averages.
+        normalize: bool, use the paper's normalized loss instead of the plain sum.
+        decay: float in 0…1, below 1, decay of the loss averages.
         l2: float, at least 0, factor of the L2 penalty.
-        l2_names: endings of the names of the weights it covers.
+        l2_names: suffixes of the names of the weights it covers.
         classification_weight: float, at least 0, weight of the classified images'
-            loss; 0 leaves them out.
+            loss; 0 drops them.
 
     Raises:
         ValueError: for a factor below 0.
@@ -114,17 +113,17 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Monitoring:
-    """What is written down while a model is trained.
+    """What is logged during training.
 
     Attributes:
-        log_every: int, steps between two checkpoints and rows of the history.
-        validate_every: int, steps between two validations, a multiple of `log_every`;
+        log_every: int, steps between checkpoints and between rows of the history.
+        validate_every: int, steps between validations, a multiple of `log_every`;
             None for no validation before the end.
-        num_pictures: int, images of each stream that TensorBoard shows: at the first,
+        num_pictures: int, images of each stream shown in TensorBoard, at the first,
             the last and every tenth row of the history.
 
     Raises:
-        ValueError: for counts below 1, or a validation between two rows.
+        ValueError: for counts below 1, or validations between rows.
     """
 
     log_every: int = 100
@@ -145,17 +144,17 @@ class Monitoring:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a training runs on, and in which precision.
+    """The devices a training runs on, and its precision.
 
     Attributes:
         strategy: function () → `tf.distribute.Strategy`, such as
-            `distribution.strategy`; None: the current one. Of several workers, which
-            share a folder, the first writes.
+            `distribution.strategy`; None: the current one. Several workers share a
+            folder, and the first one writes.
         precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
         jit_compile: bool, compile the step with XLA (one replica only).
 
     Raises:
-        ValueError: for another precision.
+        ValueError: for an unknown precision.
     """
 
     strategy: Callable | None = None
@@ -169,7 +168,7 @@ class Machine:
         """Return the `tf.distribute.Strategy`.
 
         Raises:
-            ValueError: for `jit_compile` on several replicas.
+            ValueError: for `jit_compile` with several replicas.
         """
         strategy = self.strategy() if self.strategy else tf.distribute.get_strategy()
         replicas = strategy.num_replicas_in_sync

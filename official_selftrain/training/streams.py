@@ -1,4 +1,4 @@
-"""The streams of images that a training sees."""
+"""The image streams of a training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,23 +12,23 @@ from official_selftrain.models.classifier import ImageClassifier
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """The images that a training sees.
+    """The images that a model is trained on.
 
     Attributes:
         labeled: `examples.Source`.
         pseudo: `examples.Source` or None, the pseudo-labeled images.
-        classified: `examples.Source` whose images have a class each, a box that covers
-            the image; or None. As many of them as labeled ones join every step.
+        classified: `examples.Source` whose images have one class each, as a box that
+            covers the image; or None. A step has as many of them as labeled ones.
         classifier: `models.ImageClassifier` on the model's backbone, for them.
-        fill_with_labeled: bool; True takes as many labeled images more as a student
-            has pseudo-labeled ones.
+        fill_with_labeled: bool; True adds as many labeled images as a student has
+            pseudo-labeled ones.
         validate: function (model) → float, higher is better, or None.
-        max_boxes: int, slots for the labels of an image.
+        max_boxes: int, label slots per image.
         seed: int, of order and augmentation.
 
     Raises:
-        ValueError: without a slot, or for classified images that the classifier can't
-            take.
+        ValueError: for `max_boxes` below 1, or classified images that don't match
+            the classifier.
     """
 
     labeled: examples.Source
@@ -50,23 +50,23 @@ class Streams:
         return dataclasses.replace(self, classified=None, classifier=None)
 
     def images_per_step(self, batch_size):
-        """Return how many images a step of `batch_size` takes from all streams."""
+        """Return the number of images per step over all streams."""
         detected = 2 if self.pseudo or self.fill_with_labeled else 1
         return (detected + (self.classified is not None)) * batch_size
 
     def batches(self, batch_size, image_size, augment, start_step, share):
-        """Return the endless dataset of a training's batches.
+        """Return an infinite dataset of training batches.
 
         Args:
             batch_size: int, images of each stream.
             image_size: (height, width) of the frame.
             augment: as described in `data.augmentation.augment`.
-            start_step: int, batches to leave out.
+            start_step: int, batches to skip.
             share: `pipeline.Share`, this worker's part of every batch.
 
         Returns:
-            `tf.data.Dataset` of dicts of the streams' batches: `labeled` and, where
-            they are there, `pseudo` and `classified`.
+            `tf.data.Dataset` of dicts of the streams' batches: `labeled` and, if
+            present, `pseudo` and `classified`.
         """
         is_filled = self.fill_with_labeled and self.pseudo is None
         own_size = 2 * batch_size if is_filled else batch_size
@@ -94,7 +94,7 @@ class Streams:
 
 
 def _check_classified(classified, classifier):
-    """Check that images have a class each, of those that a classifier knows."""
+    """Check that images have one class each, matching the classifier."""
     if classifier is None:
         raise ValueError(
             "Expected a classifier for classified images. Received: classifier=None"

@@ -6,12 +6,12 @@ import tensorflow as tf
 
 
 class WeightAverage(tf.Module):
-    """The exponential moving average of all weights that a model saves.
+    """An exponential moving average of all weights that a model saves.
 
     Batch normalization's statistics are averaged too. After t updates the decay is
-    `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
+    `min(decay, (1 + t) / (10 + t))`, so the initial weights fade quickly.
 
-    Make it within the scope of the model's strategy.
+    Create it in the scope of the model's strategy.
 
     Args:
         model: `keras.Model`, built.
@@ -20,7 +20,7 @@ class WeightAverage(tf.Module):
     Raises:
         ValueError: for a decay outside 0…1.
 
-    Source: `tf.train.ExponentialMovingAverage`, which leaves the start to its user.
+    Source: `tf.train.ExponentialMovingAverage` with `num_updates`.
     """
 
     def __init__(self, model, decay):
@@ -36,17 +36,17 @@ class WeightAverage(tf.Module):
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def update(self):
-        """Take the weights in; call it outside of the replicas' step."""
+        """Update the averages; call it outside the replicas' step."""
         self.updates.assign_add(1)
         count = tf.cast(self.updates, tf.float32)
         decay = tf.minimum(self.decay, (1.0 + count) / (10.0 + count))
         for average, weight in zip(self.averages, self._weights):
-            share = tf.cast(1.0 - decay, average.dtype)
-            average.assign(average - share * (average - weight))
+            rate = tf.cast(1.0 - decay, average.dtype)
+            average.assign(average - rate * (average - weight))
 
     @contextlib.contextmanager
     def in_use(self):
-        """Put the averages into the model for a while."""
+        """Temporarily replace the model's weights by the averages."""
         raw = [tf.identity(weight) for weight in self._weights]
         self._assign(self.averages)
         try:
