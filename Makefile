@@ -1,11 +1,11 @@
-# make quickstart and make test set up what they need; make help lists the rest.
+# make quickstart and make test set up what they need; make help lists all targets.
 
 VENV ?= .venv
 EXTRA ?= cpu
 CONSTRAINTS ?= constraints.txt
 MODEL_DIR ?= runs/quickstart
 MIN_FREE_GB ?= 4
-# Test files run side by side; PARALLEL= runs them one after the other.
+# Test files run in parallel; PARALLEL= runs them sequentially.
 PARALLEL ?= -n 2 --dist worksteal
 
 BIN = $(VENV)/bin
@@ -18,7 +18,7 @@ help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
-	@echo "make smoke       set up, then take two steps of every row of the paper"
+	@echo "make smoke       set up, then take two steps of every configuration of the paper"
 	@echo "make studies     set up, then run the embedded studies (two to three hours)"
 	@echo "make docs        set up, then render the API reference into docs/api"
 	@echo "make lint        set up, then check the style"
@@ -26,7 +26,7 @@ help:
 	@echo "make test-oldest run the tests with the oldest supported packages (Python 3.11)"
 	@echo "make install     set up only"
 	@echo "make clean       remove the virtual environments"
-	@echo "PYTHON=/path/to/python chooses a Python, EXTRA=gpu a TensorFlow."
+	@echo "PYTHON=/path/to/python selects the Python, EXTRA=gpu the TensorFlow build."
 
 quickstart: $(STAMP)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.train \
@@ -56,7 +56,7 @@ docs: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# TensorFlow Addons can't be imported beside Keras 3: an environment of its own.
+# TensorFlow Addons isn't compatible with Keras 3: it needs a separate environment.
 PARITY_VENV ?= .venv-parity
 
 parity: $(STAMP)

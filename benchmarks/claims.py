@@ -2,12 +2,12 @@
 
 python benchmarks/claims.py --model_dir=runs/study
 
-Reads the studies' CSV files (`make studies` makes them) and prints a Markdown table.
-A difference is taken in the claim's direction, seed by seed, averaged over the columns
-it speaks of. The claim is reproduced if the 95 % interval of its mean (Student's t over
-the seeds) lies above 0, not reproduced if it lies below, and else not decided; counts
-are compared by Fisher's exact test at the same level.
-`--record` keeps table, CSV files and figures in benchmarks/results/studies/. The last
+Reads the studies' CSV files (written by `make studies`) and prints a Markdown table. A
+difference is computed in the claim's direction for each seed, averaged over the claim's
+columns. The claim is reproduced if the 95 % interval of the mean (Student's t over the
+seeds) lies above 0, not reproduced if below, otherwise not decided. Counts are compared
+by Fisher's exact test at the same level.
+`--record` stores table, CSV files and figures in benchmarks/results/studies/. The last
 line of the output is JSON.
 """
 
@@ -30,8 +30,8 @@ ALL = ("S1", "S2", "S3", "S4")
 SHARES = ("20 %", "50 %", "100 %")
 SELF = "Rand Init + self-training"
 
-# study, claim, the paper's figures, what is measured as a sum of terms: (factor, row,
-# columns that are averaged).
+# Study, claim, the paper's figures, and the measured sum of terms: (factor, row,
+# columns to average).
 DIFFERENCES = (
     (
         "digits_table_2",
@@ -125,10 +125,10 @@ def main():
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     folder = pathlib.Path(arguments.model_dir)
-    found = {name: read(folder / f"{name}.csv") for name in STUDIES}
-    rows = [difference(found[study], *rest) for study, *rest in DIFFERENCES]
+    tables = {name: read(folder / f"{name}.csv") for name in STUDIES}
+    rows = [difference(tables[study], *rest) for study, *rest in DIFFERENCES]
     studies = [study for study, *_ in DIFFERENCES]
-    for row in losses(found["digits_figure_2"]):
+    for row in losses(tables["digits_figure_2"]):
         rows.append(row)
         studies.append("digits_figure_2")
     header = ("claim", "paper", "here: mean ± sd (95 %), seeds", "verdict", "command")
@@ -139,7 +139,7 @@ def main():
             "--model_dir=runs/study"
         )
         lines.append(f"| {' | '.join(row)} | `{command}` |")
-    lines += ["", cost(found["digits_table_2"])]
+    lines += ["", cost(tables["digits_table_2"])]
     text = "\n".join(lines) + "\n"
     print(text)
     verdicts = {row[0]: row[3] for row in rows}
@@ -161,7 +161,7 @@ def read(path):
 
 
 def difference(cells, claim, paper, terms):
-    """Return a claim's row of the table."""
+    """Return the table row of a claim."""
     seeds = sorted({seed for _, _, seed in cells})
     values = []
     for seed in seeds:
@@ -174,12 +174,12 @@ def difference(cells, claim, paper, terms):
 
 
 def number(text):
-    """Return a cell's figure, NaN without one."""
+    """Return the value of a cell, NaN if empty."""
     return float(text) if text else math.nan
 
 
 def judged(values):
-    """Return how the differences of the seeds read, and the verdict on their mean."""
+    """Return the differences over the seeds as text, and the verdict on their mean."""
     kept = [value for value in values if not math.isnan(value)]
     if len(kept) < 2:
         return f"{len(kept)} of {len(values)} seeds", "not decided"
@@ -196,7 +196,7 @@ def judged(values):
 
 
 def counted(more, fewer):
-    """Return the verdict on one count's being greater: Fisher's exact test at 2.5 %."""
+    """Return whether one count is greater: Fisher's exact test at 2.5 %."""
     table = [[count, of - count] for count, of in (more, fewer)]
     if stats.fisher_exact(table, "greater").pvalue < 0.025:
         return "reproduced"
@@ -206,7 +206,7 @@ def counted(more, fewer):
 
 
 def losses(cells):
-    """Return the rows about the plain sum and the normalized loss."""
+    """Return the table rows on the plain sum and the normalized loss."""
     counts = []
     for name in ("plain sum", "normalized"):
         runs = [
@@ -214,13 +214,13 @@ def losses(cells):
             for key, cell in cells.items()
             if key[0].startswith(name) and cell["status"] != "failed"
         ]
-        died = [cell for cell in runs if cell["status"] == "diverged"]
+        diverged = [cell for cell in runs if cell["status"] == "diverged"]
         lost = [
             cell
             for cell in runs
             if cell["AP"] and float(cell["AP"]) < float(cell["teacher_AP"])
         ]
-        counts.append((len(died), len(lost), len(runs)))
+        counts.append((len(diverged), len(lost), len(runs)))
     (plain, plain_lost, plain_runs), (died, died_lost, runs) = counts
     rows = [
         (
@@ -256,7 +256,7 @@ def losses(cells):
 
 
 def cost(cells):
-    """Return what self-training costs, in a line."""
+    """Return a line on the cost of self-training."""
     ratios = {"seconds": [], "images": []}
     for (row, column, seed), cell in cells.items():
         whole = cells.get((SELF, column, seed))

@@ -2,10 +2,10 @@
 
 python benchmarks/evaluation.py
 
-5,000 images of 80 classes, as many as COCO's validation images, with 7 true boxes and
-100 detections each, made up from a seed. `CocoMetric` takes them batch by batch;
-pycocotools alone reads the same from JSON files, as its users do. The last line of the
-output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes 500.
+Uses 5,000 random images of 80 classes, as many as in COCO's validation set, with 7 true
+boxes and 100 detections each. `CocoMetric` takes them batch by batch; pycocotools reads
+the same data from JSON files, as in typical use. The last line of the
+output is JSON; `--record` appends it to benchmarks/results/. `--quick` uses 500.
 """
 
 import contextlib
@@ -64,14 +64,14 @@ def main():
 
 
 def made_up(first_id):
-    """Return a batch of detections near true boxes, and of others, with the truth."""
+    """Return a batch of detections, half of them near true boxes, and its labels."""
     rng = np.random.default_rng(first_id)
     corners = rng.uniform(0, SIDE / 2, (BATCH_SIZE, NUM_TRUE, 2))
     truth = np.concatenate(
         [corners, corners + rng.uniform(8, SIDE / 2, corners.shape)], axis=-1
     )
     classes = rng.integers(0, NUM_CLASSES, (BATCH_SIZE, NUM_TRUE))
-    # Half of the detections are true boxes, moved; their classes are mostly right.
+    # Half of the detections are shifted true boxes, mostly with the correct class.
     source = rng.integers(0, NUM_TRUE, (BATCH_SIZE, NUM_FOUND))
     moved = np.take_along_axis(truth, source[..., None], axis=1)
     moved = moved + rng.normal(0, 8, moved.shape)
@@ -94,13 +94,13 @@ def made_up(first_id):
 
 
 def write_files(batches, folder):
-    """Write the truth as a COCO file, the detections as a results file."""
+    """Write labels as a COCO file and detections as a results file."""
 
     def bbox(box):
         ymin, xmin, ymax, xmax = box.astype(np.float64).tolist()
         return [xmin, ymin, xmax - xmin, ymax - ymin]
 
-    images, truth, found = [], [], []
+    images, truth, detections = [], [], []
     for predictions, labels in batches:
         for row, image_id in enumerate(labels["ids"].tolist()):
             images.append({"id": image_id})
@@ -112,19 +112,19 @@ def write_files(batches, folder):
             columns = (predictions[key][row] for key in ("boxes", "classes", "scores"))
             for box, label, score in zip(*columns):
                 entry = {"image_id": image_id, "category_id": int(label)}
-                found.append({**entry, "bbox": bbox(box), "score": float(score)})
+                detections.append({**entry, "bbox": bbox(box), "score": float(score)})
     categories = [{"id": k, "name": str(k)} for k in range(NUM_CLASSES)]
     content = {"images": images, "annotations": truth, "categories": categories}
     pathlib.Path(folder, "truth.json").write_text(json.dumps(content))
-    pathlib.Path(folder, "found.json").write_text(json.dumps(found))
+    pathlib.Path(folder, "detections.json").write_text(json.dumps(detections))
 
 
 def read_and_evaluate(folder):
-    """Return the AP of the files, by pycocotools alone."""
+    """Return the AP of the files, computed by pycocotools alone."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(os.path.join(folder, "truth.json"))
-        found = truth.loadRes(os.path.join(folder, "found.json"))
-        evaluation = COCOeval(truth, found, "bbox")
+        detections = truth.loadRes(os.path.join(folder, "detections.json"))
+        evaluation = COCOeval(truth, detections, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -1,13 +1,13 @@
-"""Measure what a SavedModel adds to the network and its suppression.
+"""Measure the overhead of a SavedModel over the network and its NMS.
 
 python benchmarks/export.py
 
-A ResNet-50 RetinaNet at 640 x 640 is exported. In turn, in one process: its signatures
-`image_tensor` (pixels of 640 x 480, resized within) and `serving_default` (the same as
-JPEG files), and the bare Keras forward pass with the same NMS on frames in memory. One
-image at a time gives the latencies' median and 99th percentile, eight at a time the
-throughput. The last line of the output is JSON; `--record` appends it to
-benchmarks/results/. `--quick` takes fewer rounds.
+Exports a ResNet-50 RetinaNet at 640 x 640. In one process, it alternates between the
+signatures `image_tensor` (pixels of 640 x 480, resized by the model) and
+`serving_default` (the same as JPEG files), and the bare Keras forward pass with the
+same NMS on frames in memory. Single images give median and 99th percentile of the
+latency, batches of eight the throughput. The last line of the output is JSON;
+`--record` appends it to benchmarks/results/. `--quick` runs fewer rounds.
 """
 
 import os
@@ -64,7 +64,7 @@ def main():
 
 
 def runs(model, loaded, count):
-    """Return functions that answer for `count` images."""
+    """Return functions that predict `count` images."""
     photo = tf.image.resize(datasets.load_sample_image("china.jpg"), (480, 640))
     pixels = tf.cast(tf.repeat(photo[None], count, axis=0), tf.uint8)
     files = tf.constant([tf.io.encode_jpeg(image).numpy() for image in pixels])

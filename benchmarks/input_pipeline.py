@@ -1,14 +1,13 @@
-"""Measure how fast images are augmented, relative to decoding and resizing them.
+"""Measure the speed of augmentation, relative to decoding and resizing.
 
 python benchmarks/input_pipeline.py
 
-Batches of 640 x 640 are made from 640 x 480 JPEG photographs, on 1 and on 2
-cores, by the package's own pipeline with S1 to S4. In turn with them runs the
-floor: the same files decoded, resized to 640 x 640 and batched, nothing else; the
-fastest floor casts to float32 before it resizes, which is twice as fast.
-The parts of an augmentation are timed alone, one image at a time on one core.
-The last line of the output is JSON; `--record` appends it to
-benchmarks/results/. `--quick` takes fewer images.
+The package's pipeline with S1 to S4 produces batches of 640 x 640 from 640 x 480 JPEG
+photographs, on 1 and 2 cores. It alternates with the floor, which only decodes, resizes
+and batches the same files; the fastest floor casts to float32 before resizing, which is
+twice as fast. The parts of an augmentation are also timed separately, one image at a
+time on one core. The last line of the output is JSON; `--record` appends it to
+benchmarks/results/. `--quick` uses fewer images.
 """
 
 import functools
@@ -60,7 +59,7 @@ def main():
             figures[f"{name} on {cores}, images/s"] = statistics.median(speeds[name])
         for name in AUGMENTATIONS:
             for bare in ("floor", "fastest floor"):
-                # Neighbors in time share what else the machine does.
+                # Adjacent runs see the same load from other processes.
                 pairs = zip(speeds[bare], speeds[name])
                 ratios[f"{name}_over_{bare} on {cores}"] = statistics.median(
                     bare / full for bare, full in pairs
@@ -73,7 +72,7 @@ def main():
 
 
 def photographs(count):
-    """Return a source of JPEG images with 7 boxes each, as COCO has on average."""
+    """Return a source of JPEG images with 7 boxes each, the average of COCO."""
     scenes = [
         tf.image.resize(image, (480, 640)).numpy().astype(np.uint8)
         for image in sklearn.datasets.load_sample_images().images
@@ -99,7 +98,7 @@ def photographs(count):
 
 
 def on_cores(dataset, cores):
-    """Return the dataset with as many threads as `cores`."""
+    """Return the dataset, limited to `cores` threads."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = cores
     options.threading.max_intra_op_parallelism = 1
@@ -130,7 +129,7 @@ def time_in_turn(streams, batches, rounds):
     speeds = {name: [] for name in streams}
     for _ in range(rounds):
         for name, dataset in streams.items():
-            # A new iterator each time: one that waits goes on preparing batches.
+            # A new iterator each time: an idle one would keep preparing batches.
             iterator = iter(dataset)
             for _ in range(4):
                 next(iterator)
@@ -144,7 +143,7 @@ def time_in_turn(streams, batches, rounds):
 
 
 def parts(source, repeats):
-    """Return milliseconds of each part of the work on one image, on one core."""
+    """Return milliseconds per image of each part of the work, on one core."""
     example = next(iter(source.dataset))
     image = examples.read_image(example)
     labels = {"boxes": example["boxes"] * [480.0, 640.0, 480.0, 640.0]}

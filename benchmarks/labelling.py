@@ -1,13 +1,13 @@
-"""Measure what labeling adds to a teacher's forward pass.
+"""Measure the overhead of labeling over a teacher's forward pass.
 
 python benchmarks/labelling.py
 
-Images are labeled and written as TFRecord: the quickstart's scenes by its detector,
-photographs of 500 x 375 (JPEG) by a ResNet-50 RetinaNet at 640 x 640 and by a ResNet-18
-segmenter of 21 classes at 256 x 256, at one and at six scales. Beside it the same
-network is timed alone, with NMS where there are boxes, on decoded images in memory.
-Each is timed in turn, in the same process. The last line of the output is JSON;
-`--record` appends it to benchmarks/results/. `--quick` takes fewer images.
+Labels images and writes them as TFRecord: the quickstart's scenes with its detector,
+and photographs of 500 x 375 (JPEG) with a ResNet-50 RetinaNet at 640 x 640 and a
+ResNet-18 segmenter of 21 classes at 256 x 256, at one and at six scales. For comparison
+the same network, with NMS for boxes, runs alone on decoded images in memory. All are
+timed in turn, in the same process. The last line of the output is JSON; `--record`
+appends it to benchmarks/results/. `--quick` uses fewer images.
 """
 
 import io
@@ -80,7 +80,7 @@ def main():
                 median["masks_six_scales"] / median["bare_segmenter"]
             ),
             "six_scales_over_one": median["masks_six_scales"] / median["masks"],
-            # A network's work grows with the padded area of its frame.
+            # The cost of a network is proportional to the padded area of its frame.
             "six_scales_area": sum(
                 np.prod([-(-round(s * side) // 128) * 128 for side in FRAME])
                 for s in SCALES
@@ -112,7 +112,7 @@ def photographs(count):
 
 
 def bare(model, count):
-    """Return a job: the network alone on as many images, NMS included."""
+    """Return a job that runs the network alone on `count` images, NMS included."""
     batch = tf.random.uniform((BATCH, *model.image_size, 3), 0.0, 255.0)
     sizes = np.tile(np.int32([model.image_size]), (BATCH, 1))
     predict = prediction.predictor(model)
@@ -126,7 +126,7 @@ def bare(model, count):
 
 
 def labeling(model, source, num_classes, **settings):
-    """Return a job: label a source and write its shards."""
+    """Return a job that labels a source and writes its shards."""
     names = [str(label) for label in range(num_classes)]
     teacher = teachers.keras_teacher(model, names, **settings)
 

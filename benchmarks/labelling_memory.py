@@ -2,10 +2,10 @@
 
 python benchmarks/labelling_memory.py
 
-Labels folders of 1,000 and 100,000 images (links to a few small files, every one read
-and decoded) with a teacher that gives ten boxes without looking, each in a process of
-its own. The last line of the output is JSON; `--record` appends it to
-benchmarks/results/. `--quick` takes 1,000 and 10,000.
+Labels folders of 1,000 and 100,000 images (links to a few small files, each read and
+decoded), each in its own process, with a teacher that returns ten constant boxes. The
+last line of the output is JSON; `--record` appends it to benchmarks/results/. `--quick`
+uses 1,000 and 10,000.
 """
 
 import argparse

@@ -2,11 +2,10 @@
 
 make parity
 
-The results of TensorFlow Addons come from parity_reference.py, run in an
-environment of its own. Prints a table: operation, greatest and mean absolute
-difference in gray levels, and where they disagree, why. `--record` writes the
-table to benchmarks/results/parity.txt and the arrays to tests/golden/parity.npz,
-which the tests read.
+The reference results come from parity_reference.py, which runs in a separate
+environment. Prints a table: operation, greatest and mean absolute difference in gray
+levels, and the reason for any difference. `--record` writes the table to
+benchmarks/results/parity.txt and the arrays to tests/golden/parity.npz for the tests.
 
 python benchmarks/parity.py parity.npz
 """
@@ -31,7 +30,7 @@ TENTHS = [[0.9, 0.2, 3.0], [-0.1, 1.1, -2.0], [0.0, 0.0, 1.0]]
 
 
 def warp(image, move):
-    """Return an image after a move."""
+    """Return an image after an affine transform."""
     return affine.warp([image], move, [placement.FILL_PIXEL])[0]
 
 
@@ -63,7 +62,7 @@ OURS = {
     ),
 }
 
-# Why an operation differs, where it does.
+# Reasons for the operations that differ.
 REASONS = {
     "transform_of_tenths": "single pixels halfway between two round the other way",
     "sharpness": "TensorFlow Addons rounds twice, the paper's authors and we cut off",
@@ -93,7 +92,7 @@ def compare(arrays):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("path", help="what parity_reference.py wrote")
+    parser.add_argument("path", help="the output of parity_reference.py")
     parser.add_argument("--record", action="store_true")
     arguments = parser.parse_args()
     with np.load(arguments.path) as file:

@@ -1,7 +1,7 @@
 """Run TensorFlow Addons' image operations on seeded images and write the results.
 
-Runs alone, under TensorFlow 2.15 with tensorflow-addons 0.23, which can't be
-imported beside Keras 3: `make parity` sets that environment up. See parity.py.
+Needs TensorFlow 2.15 and tensorflow-addons 0.23, which isn't compatible with Keras 3:
+`make parity` creates that environment. See parity.py.
 
 python benchmarks/parity_reference.py parity.npz
 """
@@ -26,7 +26,7 @@ def images():
 
 
 def results(image):
-    """Return what each operation makes of an image."""
+    """Return the result of each operation on an image."""
     image = tf.constant(image)
     gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
     black = tf.zeros_like(image)
@@ -40,7 +40,7 @@ def results(image):
         "transform": tfa.image.transform(
             image, [0.913, 0.207, 3.1, -0.107, 1.1, -2.3, 0.0, 0.0], fill_value=fill
         ),
-        # Tenths: many pixels lie exactly between two others.
+        # Tenths: many sampling points lie exactly halfway between two pixels.
         "transform_of_tenths": tfa.image.transform(
             image, [0.9, 0.2, 3.0, -0.1, 1.1, -2.0, 0.0, 0.0], fill_value=fill
         ),

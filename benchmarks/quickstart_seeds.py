@@ -1,12 +1,11 @@
-"""Measure what pseudo-labels are worth in the quickstart, over several seeds.
+"""Measure the benefit of pseudo-labels in the quickstart, over several seeds.
 
 python benchmarks/quickstart_seeds.py --seeds=0,1,2,3,4 --output_dir=runs/seeds
 
-Every seed is a run of gin/quickstart.gin, or of another --gin_file, with other digits,
-scenes, weights and orders, in a process of its own; runs that are finished are kept.
-The last line of the output is JSON; `--record` appends it to
-benchmarks/results/. `--quick`
-takes one seed and a tenth of the steps.
+Every seed is a run of gin/quickstart.gin, or of another --gin_file, in its own process,
+with different digits, scenes, weights and orders; finished runs are kept. The last line
+of the output is JSON; `--record` appends it to benchmarks/results/. `--quick` uses one
+seed and a tenth of the steps.
 """
 
 import os
@@ -77,7 +76,7 @@ def main():
 
 
 def run(seed, gin_file, output_dir, params):
-    """Run one seed and return its figures."""
+    """Run one seed and return its results."""
     model_dir = pathlib.Path(output_dir) / f"seed_{seed}"
     command = [
         sys.executable,
@@ -110,7 +109,7 @@ def run(seed, gin_file, output_dir, params):
 
 
 def gains_over(rows, other):
-    """Return how much better the student is than another stage, with standard error."""
+    """Return the student's gain over another stage, with its standard error."""
     gains = [row["student"] - row[other] for row in rows]
     return {
         "mean": statistics.mean(gains),

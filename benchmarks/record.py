@@ -1,4 +1,4 @@
-"""What the benchmarks share: their flags, and the JSON line that ends their output."""
+"""Shared by all benchmarks: flags and the JSON line at the end of the output."""
 
 import argparse
 import json
@@ -10,24 +10,24 @@ RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
 
 def parser(description):
-    """Return a parser of `--quick` and `--record`.
+    """Return a parser with `--quick` and `--record`.
 
     Args:
         description: str, a script's docstring, whose first line is shown.
     """
-    made = argparse.ArgumentParser(description=description.split("\n")[0])
-    made.add_argument("--quick", action="store_true")
-    made.add_argument("--record", action="store_true")
-    return made
+    result = argparse.ArgumentParser(description=description.split("\n")[0])
+    result.add_argument("--quick", action="store_true")
+    result.add_argument("--record", action="store_true")
+    return result
 
 
 def finish(benchmark, ratios, figures, versions, is_recorded):
-    """Print a benchmark's JSON line; append it to its results if that is wanted.
+    """Print a benchmark's JSON line; optionally append it to the results.
 
     Args:
-        benchmark: str, its name and its results'.
-        ratios: dict of name to a ratio of two things timed in turn.
-        figures: dict of name to whatever else was measured.
+        benchmark: str, name of the benchmark and of its results file.
+        ratios: dict of name to a ratio of two measurements taken in turn.
+        figures: dict of name to any other measurement.
         versions: dict of package to version.
         is_recorded: bool.
     """

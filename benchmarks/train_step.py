@@ -1,15 +1,14 @@
-"""Measure what a training step costs beside a simpler one.
+"""Measure the cost of a training step relative to simpler ones.
 
 python benchmarks/train_step.py
 
-ResNet-50 FPN RetinaNet at 256 x 256, a batch of 4. In turn are timed: the bare
+Uses a ResNet-50 FPN RetinaNet at 256 x 256 and a batch of 4. It times in turn: the bare
 network, forward and backward from the sum of its outputs; the same with targets,
 matching and loss; and targets, matching and loss alone. Then a student's whole step
-with 2 labeled and 2 pseudo-labeled images and a supervised one with 4 labeled
-images; and, on the CPU split in two, a step of both halves and one of the whole. Peak
-memory is that of a process which takes one kind of step only. The last line of the
-output is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer
-steps.
+with 2 labeled and 2 pseudo-labeled images, and a supervised one with 4 labeled images.
+Finally a step on the CPU split into two devices, and one on the whole CPU. Peak memory
+is measured in a process that takes only one kind of step. The last line of the output
+is JSON; `--record` appends it to benchmarks/results/. `--quick` takes fewer steps.
 """
 
 import json
@@ -37,7 +36,9 @@ SIZE, BATCH, SLOTS = 256, 4, 100
 def main():
     """Time the steps and print a JSON line."""
     parser = record.parser(__doc__)
-    parser.add_argument("--only", help="take one kind of step, print its peak memory")
+    parser.add_argument(
+        "--only", help="take only one kind of step and print its peak memory"
+    )
     arguments = parser.parse_args()
     rounds = 5 if arguments.quick else 15
     if arguments.only == "two_devices":
@@ -87,7 +88,7 @@ def main():
         **{f"{name}, s": statistics.median(values) for name, values in times.items()},
         "peak_memory_gb": peak,
         **{f"{kind}'s peak_memory_gb": gb for kind, gb in zip(kinds, memory)},
-        # One float32 overlap for each pair; the comparison's other tensors fuse.
+        # One float32 overlap per pair; the other tensors of the matching are fused.
         "matching_mb_per_image_at_640_with_100_boxes": num_anchors * 100 * 4 / 1e6,
     }
     for name, value in {**ratios, **figures}.items():
@@ -97,7 +98,7 @@ def main():
 
 
 def whole_step(kind, strategy=None):
-    """Return a function that takes a student's or a supervised step."""
+    """Return a function that takes a student or supervised step."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
         trainer = SelfTrainer(RetinaNet(80, (SIZE, SIZE), backbones.resnet(50)))
@@ -128,7 +129,7 @@ def whole_step(kind, strategy=None):
 
 
 def two_devices(rounds):
-    """Return the time of a step on two halves of the CPU over one on all of it."""
+    """Return the time ratio of a step on two CPU devices to one on a single device."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     halves = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(cpu, halves)
@@ -138,7 +139,7 @@ def two_devices(rounds):
 
 
 def alone(kind, quick):
-    """Return the last line of this script run for one kind of step."""
+    """Return the last line of this script's output for one kind of step."""
     command = [
         sys.executable,
         __file__,
@@ -150,7 +151,7 @@ def alone(kind, quick):
 
 
 def peak_memory_gb():
-    """Return this process' peak memory."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
@@ -172,7 +173,7 @@ def batch():
 
 
 def time_in_turn(functions, rounds):
-    """Return seconds of each function, round by round, after two to warm up."""
+    """Return seconds per round of each function, after two warm-up rounds."""
     times = {name: [] for name in functions}
     for number in range(rounds + 2):
         for name, function in functions.items():

@@ -1,4 +1,4 @@
-"""Ask a model server about a photograph, and draw the answer.
+"""Send a photograph to a model server and draw its predictions.
 
 python export/client.py --url=http://localhost:8501/v1/models/quickstart \\
     --labels=exported/quickstart/1/assets/labels.txt \\
@@ -6,10 +6,10 @@ python export/client.py --url=http://localhost:8501/v1/models/quickstart \\
 python export/client.py --url=grpc://localhost:8500/quickstart \\
     --image=photo.jpg --output=drawn.png
 
-Prints the detections of at least `--score_threshold`, or the shares of the classes.
-Needs numpy, pillow and, for gRPC, `tensorflow-serving-api`; nothing else of this
-project.
-Exit codes: 0 done, 1 when the server refuses or doesn't answer.
+Prints the detections with a score of at least `--score_threshold`, or the fraction of
+the pixels of each class. Needs numpy, pillow and, for gRPC, `tensorflow-serving-api`;
+nothing of this project. Exit codes: 0 done, 1 if the server rejects the request or
+doesn't respond.
 """
 
 import argparse
@@ -34,8 +34,8 @@ def main():
         "--url", required=True, help="http://… or grpc://host:port/NAME"
     )
     parser.add_argument("--image", required=True, help="a JPEG, PNG, BMP or GIF file")
-    parser.add_argument("--output", required=True, help="the drawing")
-    parser.add_argument("--labels", help="labels.txt, a class name on each line")
+    parser.add_argument("--output", required=True, help="the image file to write")
+    parser.add_argument("--labels", help="labels.txt, one class name per line")
     parser.add_argument("--score_threshold", type=float, default=0.5)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
     arguments = parser.parse_args()
@@ -46,21 +46,21 @@ def main():
 
 
 def show(arguments):
-    """Ask, print and draw."""
+    """Send the request; print and draw the predictions."""
     contents = pathlib.Path(arguments.image).read_bytes()
     ask = ask_grpc if arguments.url.startswith("grpc://") else ask_rest
     answer = ask(arguments.url, contents, arguments.timeout)
     names = []
     if arguments.labels:
         names = pathlib.Path(arguments.labels).read_text().splitlines()
-    # Boxes are those of the upright image.
+    # Boxes refer to the upright image.
     image = ImageOps.exif_transpose(Image.open(arguments.image)).convert("RGB")
     draw = draw_mask if "mask" in answer else draw_boxes
     draw(image, answer, names, arguments.score_threshold).save(arguments.output)
 
 
 def ask_rest(url, contents, timeout):
-    """Return the outputs for an image file by TF Serving's REST interface."""
+    """Return the outputs for an image file, using TF Serving's REST API."""
     inputs = {"image_bytes": [{"b64": base64.b64encode(contents).decode()}]}
     request = urllib.request.Request(
         f"{url}:predict",
@@ -71,14 +71,14 @@ def ask_rest(url, contents, timeout):
         with urllib.request.urlopen(request, timeout=timeout) as response:
             outputs = json.load(response)["outputs"]
     except urllib.error.HTTPError as error:
-        sys.exit(f"client: the server refuses: {error.read().decode()}")
+        sys.exit(f"client: the server rejected the request: {error.read().decode()}")
     except (OSError, http.client.HTTPException) as error:
-        sys.exit(f"client: no answer of {url}: {error}")
+        sys.exit(f"client: no response from {url}: {error}")
     return {name: np.array(values)[0] for name, values in outputs.items()}
 
 
 def ask_grpc(url, contents, timeout):
-    """Return the outputs for an image file by TF Serving's gRPC interface."""
+    """Return the outputs for an image file, using TF Serving's gRPC API."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -87,7 +87,7 @@ def ask_grpc(url, contents, timeout):
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
     request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([contents]))
-    # Masks of photographs are larger than gRPC's 4 MB.
+    # Masks of photographs exceed gRPC's default limit of 4 MB.
     options = [("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(address, options) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -99,14 +99,14 @@ def ask_grpc(url, contents, timeout):
 
 
 def draw_boxes(image, answer, names, score_threshold):
-    """Print and draw the boxes of at least a score; ids of classes count from 1."""
+    """Print and draw the boxes above a score; class ids start at 1."""
     boxes = np.asarray(answer["detection_boxes"], float)
-    # Back from what the boxes are measured in, such as shares, to the image's pixels.
+    # Convert from the boxes' units, such as fractions, to pixels of the image.
     _, _, scale, offset = np.asarray(answer["image_info"], float)
     boxes = (boxes + np.tile(offset, 2)) / np.tile(scale, 2)
     drawing = ImageDraw.Draw(image)
-    found = zip(boxes, answer["detection_classes"], answer["detection_scores"])
-    for (top, left, bottom, right), class_id, score in found:
+    rows = zip(boxes, answer["detection_classes"], answer["detection_scores"])
+    for (top, left, bottom, right), class_id, score in rows:
         if score < score_threshold:
             continue
         number = int(class_id)
@@ -119,7 +119,7 @@ def draw_boxes(image, answer, names, score_threshold):
 
 
 def draw_mask(image, answer, names, score_threshold):
-    """Print the shares of the classes; tint what is sure enough and no background."""
+    """Print the fraction of each class; tint confident foreground pixels."""
     mask = np.asarray(answer["mask"])[: image.height, : image.width]
     confidence = np.asarray(answer["confidence"])[: image.height, : image.width]
     pixels = np.asarray(image, float)

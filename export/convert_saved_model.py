@@ -1,11 +1,11 @@
-"""Convert a SavedModel into another format, and compare the two.
+"""Convert a SavedModel to another format, and compare the two.
 
 python export/convert_saved_model.py exported/quickstart/1 \\
     --format=openvino --output=quickstart.xml --images=photos
 
-The signature `image_tensor` becomes an ONNX file (tf2onnx; run by ONNX Runtime), an
-OpenVINO one (.xml and .bin) or a TFLite one (run by LiteRT). The images go through both
-models. Prints the largest differences. Exit codes: 0 done and equal within 1e-3 pixels
+Converts the signature `image_tensor` to ONNX (tf2onnx; run by ONNX Runtime), OpenVINO
+(.xml and .bin) or TFLite (run by LiteRT). Runs both models on the images and prints the
+largest differences. Exit codes: 0 done and equal within 1e-3 pixels
 and 1e-4 of a score, 1 otherwise. Needs `pip install official_selftrain[formats]`.
 """
 
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from run_saved_model import image_paths, largest_difference
 
-# Whatever is not listed counts or names something and has to be equal.
+# All other outputs are counts or ids and must be equal.
 LIMITS = {"detection_boxes": 1e-3, "detection_scores": 1e-4, "confidence": 1e-4}
 
 
@@ -27,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("saved_model")
     parser.add_argument("--format", required=True, choices=sorted(CONVERSIONS))
-    parser.add_argument("--output", required=True, help="the file to be written")
+    parser.add_argument("--output", required=True, help="the file to write")
     parser.add_argument("--images", required=True, help="a folder or glob of images")
     arguments = parser.parse_args()
     paths = image_paths(arguments.images)
@@ -41,15 +41,15 @@ def main():
         pixels = tf.io.decode_image(
             tf.io.read_file(path), channels=3, expand_animations=False
         )[None]
-        found = run(pixels.numpy())
+        converted = run(pixels.numpy())
         for name, expected in function(images=pixels).items():
-            difference = largest_difference(found[name], expected)
+            difference = largest_difference(converted[name], expected)
             worst[name] = max(worst.get(name, 0.0), difference)
     for name, difference in sorted(worst.items()):
         print(f"largest difference of {name}: {difference:.2g}")
-    is_right = all(value <= LIMITS.get(name, 0.0) for name, value in worst.items())
-    print(f"{len(paths)} images: {'equal' if is_right else 'NOT equal'}")
-    return 0 if is_right else 1
+    is_equal = all(value <= LIMITS.get(name, 0.0) for name, value in worst.items())
+    print(f"{len(paths)} images: {'equal' if is_equal else 'NOT equal'}")
+    return 0 if is_equal else 1
 
 
 def to_onnx(loaded, function, output):
@@ -70,10 +70,10 @@ def to_openvino(loaded, function, output):
     import openvino
     from openvino.frontend.tensorflow import utils
 
-    # OpenVINO's own look at the environment fails on Python 3.13.
+    # OpenVINO's environment check fails on Python 3.13.
     utils.get_environment_setup = lambda framework: {"tensorflow": tf.__version__}
-    # Weights stay float32, and so does arithmetic, which by default is that of the
-    # processor's bfloat16.
+    # Keep weights in float32, and arithmetic too, which defaults to bfloat16 if the
+    # processor supports it.
     openvino.save_model(
         openvino.convert_model(function), output, compress_to_fp16=False
     )
@@ -81,15 +81,15 @@ def to_openvino(loaded, function, output):
     model = core.compile_model(output, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(pixels):
-        found = model([pixels])
-        return {out.get_any_name(): found[out] for out in model.outputs}
+        results = model([pixels])
+        return {out.get_any_name(): results[out] for out in model.outputs}
 
     return run
 
 
 def to_tflite(loaded, function, output):
     """Write a TFLite file; return a function that runs it."""
-    # TensorFlow's own interpreter corrupts memory when the images' size changes.
+    # TensorFlow's interpreter corrupts memory when the image size changes.
     from ai_edge_litert.interpreter import Interpreter
 
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], loaded)

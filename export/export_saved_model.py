@@ -3,9 +3,9 @@
 python export/export_saved_model.py \\
     --model_dir=runs/quickstart --stage=student --export_dir=exported
 
-Writes `exported/quickstart/1/` with the signatures that export/README.md describes, the
-next version when called again, and beside it `models.config` and
-`batching_parameters.txt` for the server. Exit codes: 0 done, 1 a mistake in the call.
+Writes `exported/quickstart/1/`, or the next version, with the signatures described in
+export/README.md, and `models.config` and `batching_parameters.txt` for the server. Exit
+codes: 0 done, 1 a mistake in the call.
 """
 
 import json
@@ -27,38 +27,44 @@ from official_selftrain.serving import saved_models
 
 flags.adopt_module_key_flags(command_line)
 
-_MODEL_DIR = flags.DEFINE_string("model_dir", None, "Of the experiment.", required=True)
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "The folder of the experiment.", required=True
+)
 _STAGE = flags.DEFINE_enum(
-    "stage", "student", ("teacher", "student", "control"), "Which of its models."
+    "stage", "student", ("teacher", "student", "control"), "The stage to export."
 )
-_AVERAGE = flags.DEFINE_bool("average", False, "The moving average of its weights.")
+_AVERAGE = flags.DEFINE_bool("average", False, "Export the averaged weights.")
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "Where a server looks for its models.", required=True
+    "export_dir", None, "The model folder of the server.", required=True
 )
-_NAME = flags.DEFINE_string("name", None, "At the server; model_dir's name by default.")
-_VERSION = flags.DEFINE_integer("version", None, "The next by default.", lower_bound=1)
+_NAME = flags.DEFINE_string("name", None, "Model name; by default that of model_dir.")
+_VERSION = flags.DEFINE_integer(
+    "version", None, "By default the next one.", lower_bound=1
+)
 _BOXES = flags.DEFINE_enum(
-    "boxes", "pixels", ("pixels", "normalized"), "What boxes are measured in."
+    "boxes", "pixels", ("pixels", "normalized"), "Units of the boxes."
 )
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", saved_models.MAX_PIXELS, "Larger images are refused.", lower_bound=1
+    "max_pixels", saved_models.MAX_PIXELS, "Larger images are rejected.", lower_bound=1
 )
 _WARMUP_IMAGE = flags.DEFINE_string(
-    "warmup_image", None, "A file that the server warms up with; gray by default."
+    "warmup_image",
+    None,
+    "An image file that the server warms up with; gray by default.",
 )
-# What a detector does with its boxes; by default as it was trained.
+# A detector's post-processing; by default as in training.
 _SUPPRESSION = {
     "score_threshold": flags.DEFINE_float(
-        "score_threshold", None, "Detections have a score above it.", 0.0, 1.0
+        "score_threshold", None, "Minimum score of detections.", 0.0, 1.0
     ),
     "nms_threshold": flags.DEFINE_float(
         "nms_threshold", None, "IoU above which boxes are suppressed.", 0.0, 1.0
     ),
     "soft_nms_sigma": flags.DEFINE_float(
-        "soft_nms_sigma", None, "Above 0: Soft-NMS instead.", 0.0
+        "soft_nms_sigma", None, "If above 0, use Soft-NMS instead.", 0.0
     ),
     "max_detections": flags.DEFINE_integer(
-        "max_detections", None, "Detections per image.", 1
+        "max_detections", None, "Maximum number of detections per image.", 1
     ),
 }
 
@@ -69,7 +75,7 @@ def main(argv):
 
 
 def _export():
-    # Else a version that is half written would stay.
+    # Clean up a partially written version.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     model_dir, stage = os.path.normpath(_MODEL_DIR.value), _STAGE.value
     folder = RunFolder(model_dir).stage(stage)
@@ -78,7 +84,7 @@ def _export():
         path = folder.average
         if not os.path.exists(path):
             raise FileNotFoundError(
-                f"Expected {path}. Make it by training with EMA_DECAY"
+                f"Expected {path}. Train with EMA_DECAY to create it"
             )
         model = keras.saving.load_model(path)
     suppression = {

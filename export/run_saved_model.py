@@ -2,9 +2,9 @@
 
 python export/run_saved_model.py exported/quickstart/1 --images=photos --output=out.npz
 
-The result holds an array `NUMBER/OUTPUT` for every output of every image, in the order
-of their names. Files that can't be read are named and left out. Neither Keras nor this
-project is needed.
+The result holds an array `NUMBER/OUTPUT` for every output of every image, numbered by
+file name. Unreadable files are reported and skipped. Needs neither Keras nor this
+project.
 """
 
 import argparse
@@ -35,33 +35,33 @@ def main():
 
 
 def run(arguments):
-    """Run the model and write its answers."""
+    """Run the model and write its outputs."""
     paths = image_paths(arguments.images)
     if not paths:
         sys.exit(f"Expected images. Received: images={arguments.images!r}, empty")
     loaded = tf.saved_model.load(arguments.saved_model)
     function = loaded.signatures["serving_default"]
-    found = {}
+    outputs = {}
     for start in range(0, len(paths), arguments.batch_size):
         part = paths[start : start + arguments.batch_size]
         try:
-            found.update(answers(function, part, start))
+            outputs.update(answers(function, part, start))
         except tf.errors.InvalidArgumentError:
-            # One file that is no image fails its whole batch.
+            # One invalid file fails its whole batch.
             for number, path in enumerate(part, start):
                 try:
-                    found.update(answers(function, [path], number))
+                    outputs.update(answers(function, [path], number))
                 except tf.errors.InvalidArgumentError:
                     print(f"skipped {path}: can't be read", file=sys.stderr)
-    if not found:
+    if not outputs:
         raise ValueError(
             f"Expected an image that can be read. Received: none of {len(paths)} files"
         )
-    np.savez(arguments.output, **found)
+    np.savez(arguments.output, **outputs)
 
 
 def answers(function, paths, first_number):
-    """Return a dict of `NUMBER/OUTPUT` to the model's answers for some files."""
+    """Return a dict of `NUMBER/OUTPUT` to the model's outputs for some files."""
     outputs = function(image_bytes=tf.stack([tf.io.read_file(p) for p in paths]))
     return {
         f"{number}/{name}": value
@@ -71,7 +71,7 @@ def answers(function, paths, first_number):
 
 
 def largest_difference(values, others):
-    """Return the largest difference; infinite for NaN and for another shape."""
+    """Return the largest difference; infinite for NaN or different shapes."""
     values, others = np.asarray(values, float), np.asarray(others, float)
     if values.shape != others.shape:
         return float("inf")
@@ -80,7 +80,7 @@ def largest_difference(values, others):
 
 
 def image_paths(images):
-    """Return the files of a folder or glob, in order."""
+    """Return the files of a folder or glob, sorted."""
     if os.path.isdir(images):
         images = os.path.join(images, "*")
     return sorted(path for path in glob.glob(images) if os.path.isfile(path))

@@ -1,11 +1,11 @@
-"""Compare a SavedModel with the Keras model it was made of.
+"""Compare a SavedModel with the Keras model it was exported from.
 
 python export/verify_saved_model.py exported/quickstart/1 --images=photos
 
-The images go through the SavedModel in a fresh process that imports TensorFlow only,
-in batches, and through the Keras model as labeling does it, one by one. Prints the
-largest differences. Exit codes: 0 no box differs by more than 1e-3 pixels and no score
-by more than 1e-4, 1 otherwise or after a mistake in the call.
+Runs the SavedModel in batches, in a fresh process that imports only TensorFlow, and the
+Keras model image by image, as labeling does. Prints the largest differences. Exit
+codes: 0 no box differs by more than 1e-3 pixels and no score by more than 1e-4, 1
+otherwise or after a mistake in the call.
 """
 
 import json
@@ -61,23 +61,23 @@ def _verify(path):
     worst, compared = _largest_differences(model, paths, answers, is_normalized)
     for name, difference in worst.items():
         print(f"largest difference of {name}: {difference:.2g}")
-    is_right = all(worst[name] <= LIMITS[name] for name in worst)
+    is_equal = all(worst[name] <= LIMITS[name] for name in worst)
     skipped = f", {len(paths) - compared} skipped" if compared < len(paths) else ""
-    print(f"{compared} images: {'equal' if is_right else 'NOT equal'}{skipped}")
-    return 0 if is_right else 1
+    print(f"{compared} images: {'equal' if is_equal else 'NOT equal'}{skipped}")
+    return 0 if is_equal else 1
 
 
 def _exported_model(origin):
-    """Return the Keras model that was exported, with the settings it was given."""
+    """Return the exported Keras model, with the settings of the export."""
     path = _MODEL.value or origin["model"]
     if not os.path.exists(path):
         raise FileNotFoundError(
-            f"Expected {path}, the model that was exported. Say with "
-            "--model=FILE where it is now"
+            f"Expected {path}, the model that was exported. Pass "
+            "--model=FILE if it was moved"
         )
     if not _MODEL.value and hashes.sha256(path) != origin["sha256"]:
         raise ValueError(
-            f"Expected {path} as it was exported. Received: another model; pass "
+            f"Expected {path} as it was exported. Received: a different model; pass "
             "--model=FILE"
         )
     model = keras.saving.load_model(path)
@@ -91,9 +91,9 @@ def _exported_model(origin):
 
 
 def _answers_alone(path):
-    """Return a SavedModel's outputs by an image's number, of a fresh process.
+    """Return a SavedModel's outputs by image number, computed in a fresh process.
 
-    None if that failed: it has said why.
+    None if the process failed; it has printed the error.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = os.path.join(folder, "found.npz")
@@ -111,12 +111,12 @@ def _answers_alone(path):
 
 
 def _largest_differences(model, paths, answers, is_normalized):
-    """Return the largest differences by name, and how many images were compared."""
+    """Return the largest differences by name, and the number of compared images."""
     is_segmenter = hasattr(model, "multi_scale")
     expect = _expected_masks(model) if is_segmenter else prediction.predictor(model)
     compare = _masks if is_segmenter else _boxes
     worst = {}
-    for number, outputs in sorted(answers.items()):  # without those that can't be read
+    for number, outputs in sorted(answers.items()):  # without unreadable images
         image = images.decode(tf.io.read_file(paths[number]))
         frame = letterbox.fit(image, model.image_size)
         size = tf.shape(image)[:2]
@@ -133,8 +133,8 @@ def _expected_masks(model):
 
     def expect(frames, sizes):
         covered = letterbox.covered_size(sizes, model.image_size)
-        found = probabilities(frames)
-        return prediction.masks_of_size(found, covered[0], sizes[0])
+        of_frames = probabilities(frames)
+        return prediction.masks_of_size(of_frames, covered[0], sizes[0])
 
     return expect
 

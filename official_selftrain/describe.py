@@ -1,9 +1,9 @@
-"""Print how large the model of an experiment is.
+"""Print the size of an experiment's model.
 
     python -m official_selftrain.describe --gin_file=gin/coco_s4.gin --num_classes=80
 
-A table of parameters and multiply-adds of backbone, decoder and head. Exit codes: 0
-done, 1 a mistake in the call.
+Prints a table of parameters and multiply-adds of backbone, decoder and head. Exit
+codes: 0 done, 1 a mistake in the call.
 """
 
 import gin
@@ -15,7 +15,7 @@ from official_selftrain.models import sizes
 flags.adopt_module_key_flags(gin_files)
 
 _NUM_CLASSES = flags.DEFINE_integer(
-    "num_classes", 80, "Classes; the data, which would tell, isn't read.", lower_bound=1
+    "num_classes", 80, "Number of classes; the data isn't read.", lower_bound=1
 )
 
 
@@ -34,7 +34,7 @@ def _describe():
             raise ValueError(
                 f"Expected {group}.{name} to be set, for example by "
                 "--gin_param='experiment.Data.image_size = (640, 640)'. Received: "
-                f"files that set {', '.join(sorted(settings)) or 'nothing of it'}"
+                f"files that set {', '.join(sorted(settings)) or 'neither'}"
             )
     model = settings["model"](
         num_classes=_NUM_CLASSES.value, image_size=settings["image_size"]

@@ -1,13 +1,13 @@
-"""Look at your own images and labels, and write an experiment for them.
+"""Inspect your own images and labels, and write an experiment for them.
 
     python -m official_selftrain.init --images=photos --annotations=labels.json \\
         --unlabeled=more_photos --output=mine.gin
 
-Prints what is there and what is wrong with it, and writes `mine.gin`, each setting with
-its reason, and beside it `mine_train.json`, `mine_validation.json` and
-`mine_unlabeled.json`, the images and boxes that can be used, and `mine_findings.txt`,
-everything that is wrong. Your own files are never changed. Exit codes: 0 done, 1 a
-mistake in the call or the data.
+Prints a summary of the data and its problems, and writes `mine.gin`, each setting with
+its reason. Next to it are `mine_train.json`, `mine_validation.json` and
+`mine_unlabeled.json`, the usable images and boxes, and `mine_findings.txt`, all
+problems. Your own files are never changed. Exit codes: 0 done, 1 a mistake in the call
+or the data.
 """
 
 from absl import app, flags

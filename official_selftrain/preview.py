@@ -1,12 +1,12 @@
-"""Draw what an augmentation does to an experiment's labeled images.
+"""Draw an experiment's labeled images under several augmentations.
 
     python -m official_selftrain.preview \\
         --gin_file=gin/quickstart.gin --output=augmentations.png
 
-A contact sheet: one column for each image; rows for the image as it is, for the
-augmentation of the experiment, and for Augment-S1 to S4, with boxes and masks.
-Where the images have no masks, masks are painted from the boxes, to show that
-they move together. Exit codes: 0 done, 1 a mistake in the call or the data.
+Writes a contact sheet with one column per image, and rows for the original image, the
+experiment's augmentation and Augment-S1 to S4, with boxes and masks. For images without
+masks, filled boxes serve as masks, to show that both move together. Exit codes: 0
+done, 1 a mistake in the call or the data.
 """
 
 import functools
@@ -26,11 +26,11 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", 6, "Columns.", lower_bound=1)
 _REFERENCE_SIZE = flags.DEFINE_integer(
     "reference_size",
     640,
-    "The longer side, in pixels, of the images that the policies' pixels are meant "
-    "for; 0 takes pixels as they are, as the rows of the paper do.",
+    "The longer side, in pixels, of the images that the policies' pixel values are "
+    "meant for; 0 uses the values unchanged, as the paper does.",
     lower_bound=0,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the augmentations.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the augmentations.", lower_bound=0)
 
 
 def main(argv):
@@ -54,7 +54,9 @@ def _preview():
     }
     source = settings["labeled"]()
     if not source.has_labels:
-        raise ValueError("Expected labeled images. Received: no annotation at all")
+        raise ValueError(
+            "Expected labeled images. Received: images without annotations"
+        )
     sheet = pictures.contact_sheet(
         source, rows, settings["image_size"], _NUM_IMAGES.value, _SEED.value
     )

@@ -4,7 +4,7 @@
         --teacher=runs/quickstart --images=photos --output_dir=labels
 
 The teacher is a model_dir or .keras file of this package, a SavedModel folder, a model
-at a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`) or a
+on a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`) or a
 JSON file of COCO results. Run the same command again to continue after an
 interruption. Exit codes: 0 done, 1 a mistake in the call or the data, 3 too many
 images without a label, 130 interrupted.
@@ -31,33 +31,36 @@ flags.adopt_module_key_flags(command_line)
 _FLAGS = flags.FLAGS
 
 _REQUIRED = {
-    "teacher": "A model_dir or .keras file, a SavedModel folder, http://… or grpc://… "
-    "of a TF Serving server, or a COCO results .json.",
+    "teacher": "A model_dir or .keras file, a SavedModel folder, a TF Serving URL "
+    "(http://… or grpc://…), or a COCO results .json.",
     "images": "A folder or glob of images, a COCO .json, .tfrecord files, or "
     "tfds:NAME:SPLIT.",
-    "output_dir": "Where the labels go.",
+    "output_dir": "The folder to write the labels to.",
 }
 _OPTIONAL = {
     "image_dir": "The folder of a COCO file's images; by default the file's own.",
-    "data_dir": "Where TFDS keeps its data.",
-    "labels": "The teacher's classes: a text file, a name a line, whose first is id 1 "
-    "(??? marks an id that isn't used), or a COCO .json with categories.",
-    "classes": "The student's classes, in such a file or separated by commas; the "
-    "teacher's are matched by name.",
-    "coco_json": "Write the boxes as this COCO file too.",
-    "signature": "Of a SavedModel or server; serving_default by default.",
+    "data_dir": "The data folder of TFDS.",
+    "labels": "The teacher's classes: a text file with one name per line, the first of "
+    "id 1 (??? marks an unused id), or a COCO .json with categories.",
+    "classes": "The student's classes, a file like --labels or comma-separated names; "
+    "the teacher's are matched by name.",
+    "coco_json": "Also write the boxes to this COCO file.",
+    "signature": "Signature of a SavedModel or server; serving_default by default.",
 }
 _NUMBERS = {
-    "batch_size": (16, "Images at a time."),
+    "batch_size": (16, "Images per batch."),
     "shard_size": (500, "Images per shard."),
-    "max_boxes": (100, "Boxes an image keeps, those of highest score."),
-    "num_workers": (1, "Processes on this machine; with GPUs, each takes one."),
-    "worker_count": (1, "Machines that share the work."),
+    "max_boxes": (100, "Maximum number of boxes per image."),
+    "num_workers": (1, "Processes on this machine, one GPU each if available."),
+    "worker_count": (1, "Number of machines that share the work."),
 }
-_SHARES = {
+_FRACTIONS = {
     "score_floor": (0.05, "Boxes below it aren't stored."),
-    "score_threshold": (0.5, "What counts as a label in the figures."),
-    "max_empty_share": (0.95, "Exit 3 if more images have no label."),
+    "score_threshold": (0.5, "Minimum score of a label in the summary."),
+    "max_empty_share": (
+        0.95,
+        "Exit with 3 if a larger fraction of the images is unlabeled.",
+    ),
 }
 for _name, _help in _REQUIRED.items():
     flags.DEFINE_string(_name, None, _help, required=True)
@@ -65,17 +68,19 @@ for _name, _help in _OPTIONAL.items():
     flags.DEFINE_string(_name, None, _help)
 for _name, (_default, _help) in _NUMBERS.items():
     flags.DEFINE_integer(_name, _default, _help, lower_bound=1)
-for _name, (_default, _help) in _SHARES.items():
+for _name, (_default, _help) in _FRACTIONS.items():
     flags.DEFINE_float(_name, _default, _help, lower_bound=0.0, upper_bound=1.0)
-flags.DEFINE_integer("worker_index", 0, "Which machine this is.", lower_bound=0)
+flags.DEFINE_integer("worker_index", 0, "Index of this machine.", lower_bound=0)
 flags.DEFINE_integer("first_class_id", 1, "The id of the first line of --labels.")
-flags.DEFINE_enum("box_units", "auto", served.BOX_UNITS, "Of a SavedModel's boxes.")
-flags.DEFINE_bool("drop_others", False, "Leave labels of other classes away.")
+flags.DEFINE_enum(
+    "box_units", "auto", served.BOX_UNITS, "Units of a SavedModel's boxes."
+)
+flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
-flags.DEFINE_list("scales", ["1.0"], "Scales that a Keras teacher of masks averages.")
-flags.DEFINE_bool("flip", False, "Average over mirror images too.")
+flags.DEFINE_list("scales", ["1.0"], "Scales that a Keras segmenter averages over.")
+flags.DEFINE_bool("flip", False, "Also average over mirrored images.")
 flags.DEFINE_bool(
-    "report", False, "Write report.html: the labels against the images' own, if any."
+    "report", False, "Write report.html, with a comparison to ground truth if any."
 )
 flags.DEFINE_bool(
     "beam", False, "Run on Apache Beam; its flags follow --, such as -- --runner=…"
@@ -122,9 +127,9 @@ def _label(beam_flags):
 
 
 def _judge():
-    """Say what the labels are worth; refuse those that are mostly empty."""
+    """Summarize the labels; reject mostly empty ones."""
     if not LabelFolder(_FLAGS.output_dir).is_finished:
-        print("labels: this share is done, others are missing")
+        print("labels: this worker's shards are done, others are missing")
         return 0
     quality = judging.describe(_FLAGS.output_dir, _FLAGS.score_threshold)
     if _FLAGS.coco_json:

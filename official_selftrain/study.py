@@ -1,15 +1,15 @@
-"""Run a grid of experiments; write the table and the figure of what they come to.
+"""Run a grid of experiments; write a table and a figure of the results.
 
     python -m official_selftrain.study \\
         --gin_file=gin/study/digits_table_2.gin --model_dir=runs/study --jobs=2
 
-Every training is a process of its own; cells whose teachers follow from the same
-settings share teacher and labels. `--gin_param` changes the grid
-(`"studies.grid.seeds = (0,)"`) or every cell (`"TEACHER_STEPS = 10"`). Run the same
-command again after an interruption: what is finished is kept. A training that diverges
-is a value of the table; a cell that fails is named there and tried again by the next
-call. `model_dir` gets `digits_table_2.md`, `.csv` and `.png`, named after the gin file:
-several studies may share it, and with it their teachers. Exit codes: 0 done, 1 a
+Every training runs in its own process; cells with the same teacher settings share
+teacher and labels. `--gin_param` changes the grid (`"studies.grid.seeds = (0,)"`) or
+every cell (`"TEACHER_STEPS = 10"`). Run the same command again after an interruption:
+finished stages are kept. The table reports trainings that diverge and cells that fail;
+failed cells are retried by the next call. `model_dir` gets `digits_table_2.md`, `.csv`
+and `.png`, named after the gin file. Several studies may share a `model_dir`, and
+thereby their teachers. Exit codes: 0 done, 1 a
 mistake in the call or a cell that failed, 130 interrupted.
 """
 
@@ -23,10 +23,8 @@ from official_selftrain.experiment import studies
 
 flags.adopt_module_key_flags(gin_files)
 
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Where everything is kept.", required=True
-)
-_JOBS = flags.DEFINE_integer("jobs", 1, "Cells at a time.", lower_bound=1)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "The output folder.", required=True)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Number of parallel processes.", lower_bound=1)
 
 
 def main(argv):
@@ -50,12 +48,13 @@ def _study():
     cells = study_plan.cells(plan, folder, model_dir, first, others)
     os.makedirs(model_dir, exist_ok=True)
     with open(os.path.join(model_dir, "lock"), "w") as lock:
-        # The cells' processes hold it too, so that none of a killed study is doubled.
+        # The cells' processes inherit the lock: after a killed study none runs twice.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"Expected a model_dir that no study works in. Received: {model_dir!r}"
+                f"Expected a model_dir that no other study is using. Received: "
+                f"{model_dir!r}"
             ) from None
         studies.run(cells, _JOBS.value, lock.fileno(), first)
     name = os.path.join(model_dir, os.path.splitext(os.path.basename(path))[0])

@@ -3,8 +3,8 @@
     python -m official_selftrain.train \\
         --gin_file=gin/quickstart.gin --model_dir=runs/quickstart
 
-Run the same command again to continue after an interruption: what is finished
-is kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupted,
+Run the same command again to continue after an interruption: finished stages
+are kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupted,
 143 stopped by SIGTERM; a training saves a checkpoint first.
 """
 
@@ -18,13 +18,11 @@ from official_selftrain.files.run_folder import RunFolder
 
 flags.adopt_module_key_flags(gin_files)
 
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "Where everything is kept.", required=True
-)
+_MODEL_DIR = flags.DEFINE_string("model_dir", None, "The output folder.", required=True)
 _STAGES = flags.DEFINE_list(
     "stages",
     list(experiment.STAGES),
-    f"Stages to run, out of {','.join(experiment.STAGES)}.",
+    f"Stages to run, from {','.join(experiment.STAGES)}.",
 )
 
 

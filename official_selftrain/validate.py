@@ -1,10 +1,9 @@
-"""List every violation in files of labels.
+"""List all violations in label files.
 
     python -m official_selftrain.validate --labels=labels
 
-Reads TFRecord shards (a folder, path or glob) or a COCO .json, one's own, another
-tool's or those of pseudo_label. Exit codes: 0 none, 1 a mistake in the call, 2
-violations.
+Reads TFRecord shards (a folder, path or glob) or a COCO .json, written by pseudo_label
+or any other tool. Exit codes: 0 none, 1 a mistake in the call, 2 violations.
 """
 
 import os
@@ -24,10 +23,12 @@ flags.DEFINE_string(
     required=True,
 )
 flags.DEFINE_string(
-    "classes", None, "Known classes: a text file, a COCO .json, or separated by commas."
+    "classes",
+    None,
+    "Valid classes: a text file, a COCO .json, or comma-separated names.",
 )
 flags.DEFINE_string("image_dir", None, "The folder of a COCO file's images.")
-flags.DEFINE_bool("open_images", True, "Decode every image too.")
+flags.DEFINE_bool("open_images", True, "Also decode every image.")
 
 
 def main(argv):
@@ -40,14 +41,14 @@ def _validate():
     if classes is not None:
         is_file = os.path.isfile(classes)
         classes = teachers.read_classes(classes)[0] if is_file else classes.split(",")
-    found, num_images = validation.validate(
+    violations, num_images = validation.validate(
         flags.FLAGS.labels, classes, flags.FLAGS.image_dir, flags.FLAGS.open_images
     )
-    for kind, (count, place) in found.items():
+    for kind, (count, place) in violations.items():
         print(f"{count:>8}  {validation.VIOLATIONS[kind]} (first: {place})")
-    total = sum(count for count, _ in found.values())
+    total = sum(count for count, _ in violations.values())
     print(f"{num_images} images, {total} violations")
-    return 2 if found else 0
+    return 2 if violations else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The embedded studies and what is said about the paper's claims."""
+"""The embedded studies and the verdicts on the paper's claims."""
 
 import importlib.util
 import pathlib
@@ -26,7 +26,7 @@ def clean_gin():
 @pytest.mark.parametrize(
     ("values", "text", "verdict"),
     [
-        # Student's t of two degrees of freedom is 4.303: half of the interval is
+        # Student's t with two degrees of freedom is 4.303: half the interval is
         # 4.303 · 1 / √3 = 2.484.
         ([1.0, 2.0, 3.0], "+2.0 ± 1.0 (-0.5 to +4.5), 3", "not decided"),
         ([2.9, 3.0, 3.1], "+3.0 ± 0.1 (+2.8 to +3.2), 3", "reproduced"),
@@ -55,11 +55,11 @@ def test_a_difference_is_averaged_over_columns_within_a_seed():
             cells["b", column, seed] = cell(40.0)
     terms = ((1, "a", ("A", "B")), (-1, "b", ("A", "B")))
     row = claims.difference(cells, "claim", "+3", terms)
-    # Mean 3.033, deviation 0.058, half of the interval 4.303 · 0.058 / √3 = 0.143.
+    # Mean 3.033, deviation 0.058, half the interval 4.303 · 0.058 / √3 = 0.143.
     assert row == ("claim", "+3", "+3.0 ± 0.1 (+2.9 to +3.2), 3", "reproduced")
 
 
-def test_divergence_and_loss_of_ap_are_counted():
+def test_counts_of_divergence_and_ap_loss():
     cells = {}
     for seed in ("0", "1"):
         for column in ("0.25", "1", "2", "3"):
@@ -75,8 +75,8 @@ def test_divergence_and_loss_of_ap_are_counted():
     # One-sided: C(16, 4) / C(32, 4) = 0.0506, C(16, 2) / C(32, 2) = 0.242.
     assert rows[0][2:] == ("4 of 16 against 0 of 16", "not decided")
     assert rows[1][2:] == ("2 of 16 against 0 of 16", "not decided")
-    # Where the plain sum survived: +1, +1, +1 and +1, +1, +3; with the larger rate one
-    # more of each.
+    # Gains where the plain sum converged: +1, +1, +1 and +1, +1, +3; one more each with
+    # the larger rate.
     assert rows[2][2] == "+1.3 ± 0.5 (-2.9 to +5.6), 2"
     assert rows[3][2] == "+2.3 ± 0.5 (-1.9 to +6.6), 2"
 
@@ -92,11 +92,11 @@ def test_divergence_and_loss_of_ap_are_counted():
         ((0, 12), (0, 12), "not decided"),
     ],
 )
-def test_counts_are_compared_by_fisher_s_test(more, fewer, verdict):
+def test_fisher_test_of_counts(more, fewer, verdict):
     assert claims.counted(more, fewer) == verdict
 
 
-def test_a_missing_study_is_named(tmp_path):
+def test_missing_study(tmp_path):
     with pytest.raises(
         SystemExit, match="Expected .*x.csv. Make it with: make studies"
     ):
@@ -104,7 +104,7 @@ def test_a_missing_study_is_named(tmp_path):
 
 
 def test_the_cost_of_self_training_by_hand():
-    """20 / 10 and 60 / 20 of the seconds; 150 / 100 and 350 / 100 of the images."""
+    """Ratios of seconds 20 / 10 and 60 / 20; of images 150 / 100 and 350 / 100."""
     pretrained = {"teacher_images": "100", "student_images": ""}
     cells = {
         ("pre-trained", "S1", "0"): cell(1.0, seconds="10.0") | pretrained,
@@ -123,7 +123,7 @@ def test_the_cost_of_self_training_by_hand():
     )
 
 
-# Cells, different teachers, different students, of each seed.
+# Cells, distinct teachers and distinct students per seed.
 GRIDS = {
     "digits_table_2": (16, 8, 4),
     "digits_table_3": (9, 3, 3),
@@ -147,7 +147,7 @@ def test_every_study_is_tested():
 
 
 def test_grids_share_their_teachers():
-    """The studies of one folder train a teacher of the same settings once."""
+    """Studies in one folder train each distinct teacher once."""
     teachers = {}
     for name, expected in GRIDS.items():
         plan, cells = cells_of(name, {"seeds": (0,)})
@@ -158,7 +158,7 @@ def test_grids_share_their_teachers():
         assert f"--gin_file=gin/study/{name}.gin" in text
         assert "of the paper (page" in text and f"studies/{name}.md" in text
         gin.clear_config()
-    # S4's teacher of Table 2, with all labels; that of 20 %; S1's.
+    # Table 2's teachers: S4 with all labels, S4 with 20 %, S1.
     assert teachers["digits_table_10"] < teachers["digits_table_3"]
     assert teachers["digits_table_10"] < teachers["digits_table_2"]
     assert len(teachers["digits_table_3"] & teachers["digits_table_7"]) == 1
@@ -168,7 +168,7 @@ def test_grids_share_their_teachers():
 def test_figure_2_of_the_paper():
     plan, cells = cells_of("coco_figure_2", {"columns": {"3": ("ALPHA = 3.0",)}})
     assert len(plan["rows"]) == 14 and len(cells) == 14
-    # One for each augmentation.
+    # One per augmentation.
     assert len({cell["teacher_dir"] for cell in cells}) == 4
     gin.clear_config()
     (larger,) = [c for c in cells if c["row"] == "S2, 180k, larger rate, plain sum"]

@@ -7,7 +7,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_the_command_prints_a_table():
+def test_command_prints_a_table():
     done = subprocess.run(
         [
             *(sys.executable, "-m", "official_selftrain.describe"),
@@ -26,7 +26,7 @@ def test_the_command_prints_a_table():
     assert rows["total"] == ["34,091,159", "34,167,319", "96.88", "B"]
 
 
-def test_a_file_without_an_image_size_is_told_how_to_get_one():
+def test_missing_image_size_suggests_a_setting():
     command = [
         *(sys.executable, "-m", "official_selftrain.describe"),
         "--gin_file=gin/include/spinenet49s.gin",

@@ -1,4 +1,4 @@
-"""The API reference has every module and shows the docstrings as they are meant."""
+"""The API reference covers every module and renders the docstrings correctly."""
 
 import html
 import os
@@ -18,7 +18,7 @@ PACKAGE = ROOT / "official_selftrain"
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Render the reference in a process of its own: it imports the command lines."""
+    """Render the reference in a separate process, as it imports the commands."""
     folder = tmp_path_factory.mktemp("api")
     done = subprocess.run(
         [sys.executable, "tools/api_reference.py", folder],
@@ -38,7 +38,7 @@ def page_of(reference, module):
 
 
 def text_of(page):
-    """Return a page's text, without tags and in one line."""
+    """Return a page's text as one line, without tags."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
@@ -51,7 +51,7 @@ def test_every_module_has_a_page(reference):
     }
 
 
-def test_the_start_page_leads_on(reference):
+def test_start_page_links_to_modules(reference):
     index = (reference / "index.html").read_text()
     assert "url=./official_selftrain.html" in index
     page = page_of(reference, "official_selftrain")
@@ -80,7 +80,7 @@ def test_arguments_are_a_list(reference):
 
 
 def test_every_section_is_a_heading(reference):
-    """A section that the docstring's form hides would stay a line of text."""
+    """An unrecognized section would remain plain text."""
     section = re.compile(r"\b(Args|Returns|Raises|Attributes|Yields):\s*\w")
     for path in reference.rglob("official_selftrain/**/*.html"):
         docstrings = re.findall(

@@ -42,7 +42,7 @@ def clean_gin():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_every_file_parses_and_uses_all_it_sets(name):
+def test_every_file_parses_without_unused_settings(name):
     gin_files.load_config([str(FILES[name])], ["SEED = 3"])
     assert gin.query_parameter("SEED/gin.macro.value") == 3
 
@@ -99,7 +99,7 @@ def test_rows_of_other_tables(name):
     assert trainable(model) == parameters
     if table == "Table 5":
         assert model.soft_nms_sigma == 0.3
-        # Peak half of the authors' at 256; drops at 94 and 98 %.
+        # Half of the authors' peak rate at 256; drops at 94 and 98 %.
         fit = bound.of_training("student")
         schedule = fit["schedule"](steps=1000000)
         assert float(schedule(0)) == pytest.approx(0.00335)
@@ -109,8 +109,8 @@ def test_rows_of_other_tables(name):
 
 
 # Tables 2 to 4, 7, 10, 12 and 13, Figures 1 and 3: AP of teacher and student (None
-# where the paper has none), steps of both, alpha, augmentation, share of COCO, whether
-# it starts from a checkpoint.
+# where the paper has none), steps of both, alpha, augmentation, fraction of COCO,
+# whether it starts from a checkpoint.
 COCO_ROWS = {
     "coco_20_from_imagenet_s1.gin": (29.94, None, 5625, 5625, 1.0, 1, 0.2, True),
     "coco_20_from_imagenet_s2.gin": (31.11, None, 5625, 5625, 1.0, 2, 0.2, True),
@@ -203,7 +203,7 @@ EXPERIMENTS = sorted(
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_loads_alone(name, monkeypatch):
-    """Includes are found from the file's own folder, whatever was loaded before."""
+    """Includes are resolved from the file's folder, whatever was loaded before."""
     monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
     params = []
     if name == "study/coco_resnet101.gin":
@@ -212,7 +212,7 @@ def test_every_experiment_loads_alone(name, monkeypatch):
     assert bound.of_experiment(resolve_references=False)["labeled"]
 
 
-def test_the_root_holds_what_a_newcomer_starts_from():
+def test_root_folder_holds_the_starter_files():
     starts = {"quickstart", "quickstart_segmentation", "own_data", "own_masks"}
     starts |= {f"coco_s{number}" for number in range(1, 5)}
     assert {path.stem for path in GIN.glob("*.gin")} == starts
@@ -220,7 +220,7 @@ def test_the_root_holds_what_a_newcomer_starts_from():
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
-def test_rows_lie_in_the_folder_of_the_first_table_they_name(path):
+def test_rows_are_in_the_folder_of_their_first_table(path):
     kind, number = re.search(r"(Table|Figure)s? (\d+)", path.read_text()).groups()
     assert path.parent.name == f"{kind.lower()}_{number}"
 
@@ -338,7 +338,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkey
         "STUDENT_STEPS = 2",
         "WARMUP_STEPS = 1",
         "BATCH_SIZE = 2",
-        # The row's rate belongs to a batch of 256; at 2, B7 diverges with it.
+        # The row's rate is for a batch of 256; with 2 images B7 diverges.
         "schedules.cosine.learning_rate = 0.0025",
         "IMAGE_SIZE = (128, 128)",
         "SCORE_THRESHOLD = 0.0",
@@ -409,16 +409,16 @@ def run_on_tiny_voc(
         "WARMUP_STEPS = 1",
         "BATCH_SIZE = 2",
         "student/training.Optimization.batch_size = 2",
-        # The row's rate belongs to a batch of 256.
+        # The row's rate is for a batch of 256.
         "LEARNING_RATE = 0.001",
-        # Fresh models are sure of nothing.
+        # Untrained models have low scores.
         "SCORE_THRESHOLD = 0.0",
         "CHECKPOINT = None",
         *params,
     ]
     gin_files.load_config([str(FILES[name])], params)
     run = bound.run
-    # A teacher of two steps finds nothing but background: let it pass.
+    # After two steps a teacher predicts only background: accept that.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     return run(str(model_dir), stages=stages)
 
@@ -462,7 +462,7 @@ def test_pascal_rows_run_on_a_tiny_voc_folder(
 
 @pytest.mark.slow
 def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
-    """gin/own_masks.gin: folders of its own, a plain folder of unlabeled images."""
+    """gin/own_masks.gin with custom folders and a plain folder of unlabeled images."""
     params = [
         f'LABELED_DIR = "{tiny_voc.root}"',
         f'UNLABELED_IMAGES = "{tiny_voc.root / "JPEGImages"}"',
@@ -482,7 +482,7 @@ def test_own_masks_run(tiny_voc, tmp_path, monkeypatch):
     assert len(results["student"]["class_IoU"]) == 4
 
 
-def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
         'validation/sources.voc.split = "vall"': "available lists: .* split='vall'",
         "validation/sources.voc.mask_folder = None": "kind, masks. Received: no label",
@@ -498,7 +498,7 @@ def test_mistakes_show_before_the_training(tiny_voc, tmp_path, monkeypatch):
         assert not (tmp_path / str(index) / "teacher").exists()
 
 
-def test_a_missing_checkpoint_is_named(tiny_voc, tmp_path, monkeypatch):
+def test_missing_checkpoint(tiny_voc, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Expected a checkpoint, nowhere.index"):
         run_on_tiny_voc(
             "pascal_b7.gin",

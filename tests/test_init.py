@@ -1,4 +1,4 @@
-"""The command that looks at one's own data and writes an experiment."""
+"""The command that inspects custom data and writes an experiment."""
 
 import json
 import pathlib
@@ -44,15 +44,15 @@ def init(tmp_path, **arguments):
     return call("init", *(f"--{k}={v}" for k, v in arguments.items()), cwd=tmp_path)
 
 
-def test_the_written_experiment_runs(arguments, tmp_path):
-    """Report, files, and a run of the whole loop from another folder than gin's."""
+def test_generated_experiment_runs(arguments, tmp_path):
+    """Report, files, and a run of the whole loop outside the gin folder."""
     done = init(tmp_path, **arguments)
     assert done.returncode == 0, done.stderr
     for text in (
         "labeled: 6 images, 96 x 64 to 96 x 64 pixels, 0 without boxes; 18 boxes, up",
-        "square                         6  33.3 %       6  few: expect little of it",
+        "square                         6  33.3 %       6  few boxes: expect a low AP",
         "unlabeled: 4 images",
-        "images that can't be read, left out: 1 (first: ",
+        "unreadable images, left out: 1 (first: ",
         "images that are among the labeled ones, left out: 1 (first: ",
         "5 images with 15 boxes of 3 classes to train on, 1 to validate, 4 unlabeled.",
         "--gin_file='settings/it'\"'\"'s mine.gin' --model_dir='runs/it'",
@@ -66,7 +66,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     }
     found = (tmp_path / "settings" / "it's mine_findings.txt").read_text().splitlines()
     assert len(found) == 2
-    assert found[0].startswith("unlabeled: images that can't be read, left out: /")
+    assert found[0].startswith("unlabeled: unreadable images, left out: /")
     assert "/unlabeled/again.jpg" in found[1]
     assert "few validation images (1): " in done.stdout
     counts = {}
@@ -78,7 +78,7 @@ def test_the_written_experiment_runs(arguments, tmp_path):
     text = (tmp_path / "settings" / "it's mine.gin").read_text()
     prose = [line for line in text.splitlines() if line[:1] == "#"]
     assert max(len(line) for line in prose if line[1:3] != "  ") <= 88  # no command
-    # Anchors of 24 pixels and more: the objects' sides are 22.6 and 24 of 96.
+    # Anchors of at least 24 pixels: the objects' sides are 22.6 and 24 of 96.
     assert "IMAGE_SIZE = (128, 128)" in text
     params = [
         *(
@@ -112,8 +112,8 @@ def test_nothing_is_overwritten(arguments, tmp_path):
     done = init(tmp_path, **arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == (
-        "init: Expected an output that isn't there yet. Received: "
-        "output=\"settings/it's mine.gin\" where settings/it's mine_train.json exists; "
+        "init: Expected a new output. Received: "
+        "output=\"settings/it's mine.gin\", but settings/it's mine_train.json exists; "
         "remove it or choose another name"
     )
     assert [p.name for p in (tmp_path / "settings").iterdir()] == [
@@ -121,15 +121,15 @@ def test_nothing_is_overwritten(arguments, tmp_path):
     ]
 
 
-def test_an_output_of_another_kind(arguments, tmp_path):
+def test_output_must_be_a_gin_file(arguments, tmp_path):
     done = init(tmp_path, **{**arguments, "output": "mine.json"})
     assert done.returncode == 1
     text = "init: Expected a .gin file. Received: output='mine.json'"
     assert done.stderr.splitlines()[-1] == text
 
 
-def test_validation_images_of_ones_own_without_weights(arguments, tmp_path):
-    """All labeled images are for training then; ResNet-18 where no weights are."""
+def test_custom_validation_images_without_weights(arguments, tmp_path):
+    """Then all labeled images are for training; ResNet-18 without installed weights."""
     held_out = tmp_path / "held out"
     held_out.mkdir()
     pixels, objects = painted(7)

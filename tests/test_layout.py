@@ -1,4 +1,4 @@
-"""The house rules that can be read off the source: floors, names, docstrings."""
+"""House rules checked on the source: layers, names and docstrings."""
 
 import ast
 import graphlib
@@ -12,7 +12,7 @@ PACKAGE = ROOT / "official_selftrain"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A room imports from lower floors only, and its modules from each other without a
-# cycle. A file at the package's root is a command and stands on top.
+# cycle. A file at the package's root is a command, the top layer.
 FLOORS = {
     "checks": 0,
     "files": 0,
@@ -39,8 +39,8 @@ OWNERS = {
     "absl": ("cli", ""),
 }
 
-# Facts that one module each owns, by the function that nobody else may call. Beside
-# the owner stand the modules that still call it, each with the reason.
+# Functions that only one module, the owner, may call. Exceptions are listed next to the
+# owner, each with its reason.
 OWNED_CALLS = {
     "os.replace": {
         "files.atomic": "owner: files that are written whole or not at all",
@@ -75,7 +75,7 @@ def room_of(module):
 
 
 def violations(module, source):
-    """Return what is wrong with a module's imports, one line each."""
+    """Return the violations in a module's imports, one line each."""
     room = room_of(module)
     if room not in FLOORS:
         return [f"{module} has no floor: add its room to FLOORS"]
@@ -114,12 +114,12 @@ def test_floors(path):
         ("helpers.strings", "", "has no floor"),
     ],
 )
-def test_the_check_finds_what_it_looks_for(module, source, text):
+def test_import_check_finds_violations(module, source, text):
     assert any(text in line for line in violations(module, source))
 
 
 def owned_calls(source):
-    """Return which of the functions in `OWNED_CALLS` a source text names."""
+    """Return the functions of `OWNED_CALLS` used in a source text."""
     nodes = ast.walk(ast.parse(source))
     named = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
     return set(OWNED_CALLS) & (named | set(imports_of(source)))
@@ -137,7 +137,7 @@ def test_facts_have_one_owner():
     "source",
     ["import os\nos.replace(a, b)", "from os import replace", "f = os.replace"],
 )
-def test_the_check_finds_calls(source):
+def test_owner_check_finds_calls(source):
     assert owned_calls(source) == {"os.replace"}
     assert owned_calls("text.replace(a, b)\nos.path.exists(a)") == set()
 
@@ -147,13 +147,13 @@ def test_modules_of_a_room_import_each_other_without_a_cycle():
     needs = {}
     for path in MODULES:
         found = {n.partition(".")[2] for n in imports_of(path.read_text())}
-        # A name that is no module is one of its module's own.
+        # A name that isn't a module is defined in its module.
         found = {n if n in names else n.rpartition(".")[0] for n in found}
         needs[name_of(path)] = found & names - {name_of(path), ""}
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError
 
 
-def test_commands_lie_at_the_root_and_nothing_else():
+def test_only_commands_at_the_package_root():
     commands = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     for name in commands:
         assert "app.run(main)" in (PACKAGE / f"{name}.py").read_text(), name
@@ -207,7 +207,7 @@ def test_gin_files_include_files_that_exist():
 
 
 def strings_of(source):
-    """Return the strings of a source text, but its docstrings."""
+    """Return the strings of a source text, except docstrings."""
     tree = ast.parse(source)
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     documented = [n for n in ast.walk(tree) if isinstance(n, kinds)]

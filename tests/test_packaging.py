@@ -1,4 +1,4 @@
-"""What is installed: the packages of setup.py, their versions, and the gin files."""
+"""The installation: packages of setup.py, their versions, and the gin files."""
 
 import ast
 import importlib.util
@@ -21,14 +21,14 @@ from official_selftrain.cli import gin_files, gin_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# What is installed beside the package: see tools/make_venv.sh.
+# Installed in addition to the package: see tools/make_venv.sh.
 OTHERS = {"tensorflow-serving-api"}
-# Extras that the tests do without, and the tool whose version nothing depends on.
+# Extras that the tests don't need, and a tool whose version doesn't matter.
 UNTESTED = {"apache-beam", "jupyterlab", "tensorflow-tpu", "ruff"}
 
 
 def requirements():
-    """Return the lower bounds of setup.py, None where there is none, by name."""
+    """Return the lower bounds of setup.py by name, or None."""
     lists = [
         node
         for keyword in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
@@ -47,7 +47,7 @@ def requirements():
 
 
 def pins(file):
-    """Return the versions that a file of constraints names."""
+    """Return the versions in a constraints file."""
     lines = (ROOT / file).read_text().splitlines()
     pairs = [line.split("==") for line in lines if not line.startswith("#")]
     names = [canonicalize_name(name) for name, _ in pairs]
@@ -67,7 +67,7 @@ def test_oldest_versions_are_the_lower_bounds():
             assert {Version(bound) for bound in bounds} == {oldest[name]}, name
 
 
-def test_newest_versions_are_named_for_every_requirement():
+def test_every_requirement_is_pinned():
     newest = pins("constraints.txt")
     oldest = pins("constraints-oldest.txt")
     assert set(requirements()) - set(newest) == UNTESTED - {"ruff"}
@@ -116,7 +116,7 @@ def test_every_gin_file_is_installed(installed):
     }
 
 
-def test_short_names_stand_for_the_installed_files(installed, tmp_path, monkeypatch):
+def test_short_names_refer_to_installed_files(installed, tmp_path, monkeypatch):
     path = installed / "official_selftrain" / "cli" / "gin_folder.py"
     spec = importlib.util.spec_from_file_location("gin_folder", path)
     module = importlib.util.module_from_spec(spec)
@@ -125,14 +125,14 @@ def test_short_names_stand_for_the_installed_files(installed, tmp_path, monkeypa
     for name in ROWS:
         expected = str(installed / "official_selftrain" / "gin" / name)
         assert module.find(f"gin/{name}") == module.find(name) == expected
-    # What includes are looked up in, and where a study finds its experiment.
+    # The search folder of includes and of a study's experiment.
     monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", [""])
     monkeypatch.setattr(gin_folder, "FOLDER", module.FOLDER)
     gin_files.load_config([f"gin/{ROWS[1]}"], [])
     assert gin.query_parameter("STUDENT_STEPS/gin.macro.value") == 90000
 
 
-def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
+def test_files_in_the_current_folder_take_precedence(tmp_path, monkeypatch):
     assert gin_folder.FOLDER == str(GIN)
     monkeypatch.chdir(tmp_path)
     assert gin_folder.find("gin/coco_s3.gin") == str(GIN / "coco_s3.gin")
@@ -146,15 +146,15 @@ def test_a_file_of_the_current_folder_comes_first(tmp_path, monkeypatch):
     ("path", "nearest"),
     [
         ("gin/quikstart.gin", "gin/quickstart.gin"),
-        # Where a row of the paper lay once, and without its folder.
+        # Former location of a row of the paper, and its name without the folder.
         ("gin/coco_resnet101_s1.gin", "gin/paper/table_12/coco_resnet101_s1.gin"),
         ("pascal_l2.gin", "gin/paper/table_6/pascal_l2.gin"),
         ("study/digit.gin", "gin/study/digits.gin"),
-        # A path that leaves the folder names no shipped file.
+        # A path outside the folder isn't a shipped file.
         ("gin/../gin/coco_s3.gin", "gin/coco_s3.gin"),
     ],
 )
-def test_a_missing_file_is_told_the_nearest(path, nearest, tmp_path, monkeypatch):
+def test_missing_file_suggests_the_nearest(path, nearest, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error:
         gin_folder.find(path)
@@ -182,7 +182,7 @@ def test_commands_run_without_a_clone(installed, tmp_path):
         done = call("describe", name)
         assert done.returncode == 0, done.stderr
         assert "retinanet, 640 x 640, 80 classes" in done.stdout
-    # The study's experiment and its pre-training are found before the mistake is.
+    # The study's experiment and pre-training are found before the mistake.
     flags = ("--model_dir=study", "--gin_param=TEECHER_STEPS = 2")
     done = call("study", "study/digits_table_2.gin", *flags)
     assert done.returncode == 1 and "nearest: TEACHER_STEPS" in done.stderr

@@ -1,4 +1,4 @@
-"""Every page's links lead somewhere, and its commands are commands.
+"""Links and commands of all pages are valid.
 
 Pages are the Markdown files, the notebooks and the headers of gin files. A command's
 program, files and flags must exist; settings for an experiment are loaded into it.
@@ -28,7 +28,7 @@ PAGES = [
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 
-# Programs that aren't ours, and that a reader of a page has or installs.
+# Third-party programs that readers have or install.
 OTHERS = {"cd", "curl", "docker", "git", "jupyter", "npm", "pip", "sed", "sh", "sort"}
 OTHERS |= {"comm", "tensorboard", "saved_model_cli", "tensorflow_model_server", "."}
 OTHERS |= {"row", "row()", "}"}  # a function that a page defines
@@ -41,7 +41,7 @@ TABLED_FLAG = re.compile(r'^    "(\w+)": (?:"|\(|flags)', re.MULTILINE)
 
 
 def page(name):
-    """Return a page's text and its blocks of commands."""
+    """Return a page's text and its code blocks of commands."""
     path = ROOT / name
     text = path.read_text()
     if path.suffix == ".gin":
@@ -90,7 +90,7 @@ def anchors(path):
 
 
 def flags_of(path):
-    """Return the flags that a script takes, those of ours that it imports included."""
+    """Return the flags of a script, including those of our modules it imports."""
     text = path.read_text()
     found = {*FLAG.findall(text), *TABLED_FLAG.findall(text)}
     for module in ("command_line", "gin_files"):
@@ -104,7 +104,7 @@ def flags_of(path):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.endswith(".gin")])
-def test_links_lead_somewhere(name):
+def test_links_resolve(name):
     text, _ = page(name)
     for target in LINK.findall(FENCE.sub("", text)):
         if target.startswith("https://"):
@@ -117,7 +117,7 @@ def test_links_lead_somewhere(name):
 
 
 def check(command):
-    """Assert that a command could be started."""
+    """Assert that a command is valid."""
     while re.fullmatch(r"[A-Z_]+=.*", command[0], re.DOTALL):
         command = command[1:]
         if not command:
@@ -162,7 +162,7 @@ def check(command):
 
 
 def experiment_of(words):
-    """Return the gin files and settings of a command, or None without files of ours."""
+    """Return the gin files and settings of a command, or None without our files."""
     given = [word.partition("=")[::2] for word in words]
     files = [value for flag, value in given if flag == "--gin_file"]
     if not files or not all(file.startswith("gin/") for file in files):
@@ -176,7 +176,7 @@ def experiment_of(words):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_are_commands(name):
+def test_commands_are_valid(name):
     _, blocks = page(name)
     for command in commands(blocks):
         check(command)
@@ -190,7 +190,7 @@ def test_python_of_pages_compiles():
                     ast.parse(code)
 
 
-def test_the_checks_find_mistakes():
+def test_checks_find_mistakes():
     for command in (
         "python -m official_selftrain.trian --gin_file=gin/quickstart.gin",
         "python -m official_selftrain.train --gin_flie=gin/quickstart.gin",

@@ -1,4 +1,4 @@
-"""Image operations against those of TensorFlow Addons, run where it can be."""
+"""Image operations against recorded results of TensorFlow Addons."""
 
 import importlib.util
 import pathlib
@@ -9,13 +9,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "parity.npz"
 
-# Greatest differences in gray levels: roundings instead of cut fractions.
+# Greatest differences in gray levels: rounding instead of truncation.
 TOLERANCES = {
     **{name: 2 for name in ("sharpness", "smooth")},
     **{name: 1 for name in ("color", "grey", "brightness")},
     "adjust_contrast": 5,
 }
-# Another definition; single pixels halfway between two others.
+# A different definition; single pixels halfway between two others.
 NOT_EQUAL = {"adjust_saturation", "transform_of_tenths"}
 
 
@@ -28,7 +28,7 @@ def parity():
     return module
 
 
-def test_operations_equal_tensorflow_addons(parity):
+def test_operations_match_tensorflow_addons(parity):
     rows = parity.compare(dict(np.load(GOLDEN)))
     assert len(rows) == 17
     for operation, greatest, mean in rows:
@@ -40,7 +40,7 @@ def test_operations_equal_tensorflow_addons(parity):
         assert (greatest == 0) == (operation not in parity.REASONS)
 
 
-def test_only_a_pixel_in_a_thousand_rounds_the_other_way(parity):
+def test_at_most_one_pixel_in_a_thousand_rounds_differently(parity):
     arrays = np.load(GOLDEN)
     for name in ("noise", "waves"):
         ours = parity.OURS["transform_of_tenths"](arrays[f"{name}/in"]).numpy()
@@ -48,7 +48,7 @@ def test_only_a_pixel_in_a_thousand_rounds_the_other_way(parity):
         assert differ.mean() < 1e-3
 
 
-def test_the_recorded_table_is_that_of_the_arrays(parity):
+def test_recorded_table_matches_the_arrays(parity):
     text = (ROOT / "benchmarks" / "results" / "parity.txt").read_text()
     for operation, greatest, mean in parity.compare(dict(np.load(GOLDEN))):
         assert f"\n{operation:20}{greatest:9.0f}{mean:9.4f}  " in text

@@ -25,7 +25,7 @@ def preview(*arguments):
     )
 
 
-def test_the_command_draws_a_sheet(tmp_path):
+def test_command_draws_a_sheet(tmp_path):
     output = tmp_path / "new" / "sheet.png"
     done = preview(f"--gin_file={TINY}", f"--output={output}", "--num_images=2")
     assert done.returncode == 0, done.stderr
@@ -65,13 +65,13 @@ def test_the_sheet_shows_every_row_with_its_boxes_and_masks():
         assert len(axes.patches) == len(boxes) > 0
         ymin, xmin, _, _ = boxes[0] * 40 / 48
         np.testing.assert_allclose(axes.patches[0].get_xy(), (xmin, ymin), atol=0.1)
-        # The middle of a box is tinted, the padding at the right hatched.
+        # The middle of a box is tinted, the padding on the right hatched.
         center = (boxes[0][:2] + boxes[0][2:]) / 2 * 40 / 48
         assert mask[int(center[0]), int(center[1]), 3] > 0.0
         assert 0.1 < (mask[:, 41:, 3] > 0).mean() < 0.5
 
 
-def test_masks_are_painted_from_boxes():
+def test_masks_are_filled_boxes():
     labels = {
         "boxes": tf.constant([[1.0, 2.0, 3.0, 5.0], [2.0, 0.0, 4.0, 3.0]]),
         "classes": tf.constant([4, 0]),

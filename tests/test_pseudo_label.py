@@ -1,4 +1,4 @@
-"""The command line that labels: broken files, kills, workers, empty labels."""
+"""The labeling command: broken files, kills, workers, empty labels."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from official_selftrain.labeling import label_store
 ROOT = pathlib.Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
 
-# A teacher that takes its time, and one box for each image, by the image's mean.
+# A slow teacher that predicts one box per image, from the image's mean.
 STUB = """
 import sys, time
 import numpy as np, tensorflow as tf
@@ -77,7 +77,7 @@ def photographs(tmp_path):
 @pytest.mark.parametrize(
     "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
 )
-def test_killed_at_random_moments_it_ends_the_same(photographs, tmp_path, kills):
+def test_result_is_the_same_after_random_kills(photographs, tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert stub(photographs, whole, 0, 1).wait() == 0
     expected = contents(whole)
@@ -103,7 +103,7 @@ def test_killed_at_random_moments_it_ends_the_same(photographs, tmp_path, kills)
     assert line.startswith(f"{photographs / '100.png'}: Unknown image file format")
 
 
-def test_two_workers_at_once_give_what_one_gives(photographs, tmp_path):
+def test_two_concurrent_workers_equal_one(photographs, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     workers = [stub(photographs, two, 0, 2), stub(photographs, two, 1, 2)]
     workers.append(stub(photographs, one, 0, 1))
@@ -136,8 +136,8 @@ def call(*arguments):
     )
 
 
-def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
-    """Labeled: six kinds; skipped with a reason: four; the loop is passed by."""
+def test_mixed_folder_with_two_processes(teacher_dir, tmp_path):
+    """Six kinds are labeled, four skipped with a reason; symlink loops are ignored."""
     folder = tmp_path / "kinds"
     folder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
@@ -174,17 +174,17 @@ def test_a_folder_of_all_kinds_and_two_processes(teacher_dir, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     stored = label_store.read(str(tmp_path / "one"), ["b", "a"])
     assert [int(e["id"]) for e in stored.dataset] == [0, 1, 2, 3, 4, 5]
-    # The turned photograph is embedded upright, for readers that know no EXIF.
+    # The rotated photograph is embedded upright, for readers without EXIF support.
     turned = list(stored.dataset)[4]["encoded"].numpy()
     with Image.open(io.BytesIO(turned)) as upright:
         assert upright.size == (20, 30) and upright.format == "PNG"
-    # Other settings don't mix with these labels.
+    # Different settings are rejected for these labels.
     result = call(*settings, f"--output_dir={tmp_path / 'one'}", "--max_boxes=3")
     assert result.returncode == 1 and result.stderr.count("Expected") == 1
     assert "max_boxes=5" not in result.stderr and "max_boxes=100" in result.stderr
 
 
-def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
+def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
     result = call(
         f"--teacher={teacher_dir}",
         f"--images={tiny_coco.annotations}",
@@ -196,7 +196,7 @@ def test_labels_that_are_mostly_missing(teacher_dir, tiny_coco, tmp_path):
     assert "0 boxes in 6 images, 100 % of the images empty" in result.stderr
     assert "would give one box per image" in result.stderr
     assert "Traceback" not in result.stderr
-    # The labels are there; a lower threshold needs no second labeling.
+    # The labels exist; a lower threshold needs no second labeling.
     assert (
         sources.tfrecord(str(tmp_path / "labels" / "*.tfrecord"), "ab").num_images == 6
     )
@@ -233,8 +233,8 @@ def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path
     assert "Traceback" not in result.stderr
 
 
-def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
-    """The truth as a teacher's results: everything is found, nothing is doubtful."""
+def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
+    """Ground truth as COCO results: full recall, no uncertainty."""
     content = json.loads(tiny_coco.annotations.read_text())
     results = [
         {key: entry[key] for key in ("image_id", "category_id", "bbox")}
@@ -258,7 +258,7 @@ def test_results_of_others_report_and_coco_file(tiny_coco, tmp_path):
     assert f"threshold of the best F1, on 18 labels: {best}\n" in result.stdout
     assert row["precision"] == [1.0] * 19 and row["recall"] == [1.0] * 19
     assert row["suggested"] == 0.5  # all of 0.05 to 0.95 are as good
-    # The categories had the ids 1, 3 and 90.
+    # The original category ids are 1, 3 and 90.
     found = sources.coco(str(tmp_path / "labels.json"), "/")
     truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
     assert found.class_names == truth.class_names

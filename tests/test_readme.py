@@ -1,4 +1,4 @@
-"""README's Python example runs as it stands."""
+"""README's Python example runs unchanged."""
 
 import pathlib
 import re
@@ -17,7 +17,7 @@ def test_model_fit_in_user_code(tmp_path, monkeypatch):
     assert losses["labeled_loss"][-1] < names["first_loss"]
 
 
-def test_tables_of_the_studies_are_those_that_are_kept():
+def test_study_tables_match_the_recorded_ones():
     text = README.read_text()
     results = README.parent / "benchmarks" / "results" / "studies"
     names = {path.stem for path in results.glob("*.md")}
@@ -29,7 +29,7 @@ def test_tables_of_the_studies_are_those_that_are_kept():
         assert name == "claims" or (results / f"{name}.csv").exists()
 
 
-def test_paths_that_readme_names_exist():
+def test_paths_in_readme_exist():
     root = README.parent
     for path in re.findall(
         r"`((?:gin|benchmarks|official_selftrain|tests)/[\w./]+)`", README.read_text()

@@ -42,7 +42,7 @@ BUILT = {}
 
 
 def model_settings():
-    """Return the settings that the row's model follows from, but for start values."""
+    """Return the settings of the row's model, except for initial weights."""
     found = {
         key: values
         for key, values in gin.config._CONFIG.items()
@@ -53,7 +53,7 @@ def model_settings():
 
 
 def check_model(name):
-    """Build the row's model, once for all rows that have the same one."""
+    """Build the row's model, once for all rows that share it."""
     settings = bound.of_experiment()
     size = settings["image_size"]
     key = model_settings() + repr(size)
@@ -70,7 +70,7 @@ def check_model(name):
 
 
 def figure_2():
-    """Return the flags of a cell of each row of Figure 2, at alpha 3."""
+    """Return the flags of one cell per row of Figure 2, at alpha 3."""
     _, cells = cells_of("coco_figure_2", {"columns": {"3": ("ALPHA = 3.0",)}})
     gin.clear_config()
     return {f"resnet101, {cell['row']}": cell["command"] for cell in cells}
@@ -80,7 +80,7 @@ CELLS = figure_2()
 
 
 def load(name, params):
-    """Read a row's gin file, or those of a cell of Figure 2."""
+    """Parse a row's gin file, or those of a cell of Figure 2."""
     flags = [flag.split("=", 1) for flag in CELLS.get(name, ())]
     files = [value for kind, value in flags if kind == "--gin_file"]
     lines = [value for kind, value in flags if kind == "--gin_param"]
@@ -102,7 +102,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
     check_model(name)
     gin.clear_config()
 
-    # One block in every stage.
+    # One block per stage.
     small = dict.fromkeys(backbones._EFFICIENTNETS, (1.0, 0.1))
     monkeypatch.setattr(backbones, "_EFFICIENTNETS", small)
     if "resnet" in name:
@@ -123,7 +123,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
                 *("SCORE_THRESHOLD = 0.0", "retinanet.RetinaNet.score_threshold = 0.0"),
             ]
             load(name, params)
-            # The rows' rates belong to batches of 128 and 256.
+            # The rows' rates are for batches of 128 and 256.
             for schedule in ("cosine", "stepwise"):
                 key = f"schedules.{schedule}.learning_rate"
                 with gin.unlock_config():

@@ -1,4 +1,4 @@
-"""Studies: the table by hand, sharing, divergence as a value, continuing."""
+"""Studies: the table by hand, sharing, divergence, continuing."""
 
 import csv
 import fcntl
@@ -87,7 +87,7 @@ def test_the_table_by_hand():
         ({"columns": {"b": ("C = '{pretraining}'",)}}, "Received: pretraining=None"),
     ],
 )
-def test_grids_that_are_none(arguments, text):
+def test_invalid_grids(arguments, text):
     grid = {"experiment": "x.gin", "rows": {"a": ("teacher",)}, "columns": {"b": ()}}
     with pytest.raises((ValueError, TypeError), match=text):
         studies.grid(**{**grid, **arguments})
@@ -110,7 +110,7 @@ def test_grids_that_are_none(arguments, text):
         ("experiment.Labeling.batch_size = 2", False),
     ],
 )
-def test_what_a_teacher_and_its_labels_follow_from(param, is_same):
+def test_settings_that_affect_a_teacher(param, is_same):
     found = []
     for params in ([], [param]):
         gin.clear_config()
@@ -152,7 +152,7 @@ def start(path, model_dir, *flags):
     )
 
 
-def test_a_study_that_is_killed_goes_on(tmp_path):
+def test_killed_study_continues(tmp_path):
     path, model_dir = tmp_path / "study.gin", tmp_path / "study"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("SCORE_THRESHOLD = 0.005\n")
@@ -167,11 +167,11 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     teachers = list(model_dir.glob("teachers/*"))
     assert len(teachers) == 1  # all four cells share it
     made = (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns
-    # What is left of the killed study's processes may still hold its folder.
+    # Remaining processes of the killed study may still lock its folder.
     while time.monotonic() < deadline:
         process = start(path, model_dir, "--jobs=2")
         output, errors = process.communicate()
-        if "no study works in" not in errors:
+        if "no other study is using" not in errors:
             break
         assert process.returncode == 1
         time.sleep(1.0)
@@ -197,12 +197,12 @@ def test_a_study_that_is_killed_goes_on(tmp_path):
     alone = rows["teacher", "small"]
     assert alone["seconds"] == alone["teacher_seconds"] and not alone["student_steps"]
     assert small["student_AP"] == small["AP"] and small["teacher_AP"] == alone["AP"]
-    # What is known of a cell that diverged.
+    # The results of a diverged cell.
     assert (large["seconds"], large["teacher_AP"]) == ("", alone["AP"])
     assert large["text"] in output and output.startswith("study: ")
     assert len(np.unique(np.asarray(Image.open(model_dir / "study.png")))) > 10
-    # Another study with other students, in other order and of one teacher more, shares
-    # the teacher and its labels.
+    # Another study, with different students, order and one more teacher, shares the
+    # teacher and its labels.
     other = path.with_name("other_students.gin")
     text = path.read_text().replace("STUDENT_STEPS = 4", "STUDENT_STEPS = 5")
     rows = text.index("studies.grid.rows")
@@ -224,31 +224,31 @@ studies.grid.columns = {"all": ()}
     assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
     found = csv.DictReader((model_dir / "other_students.csv").read_text().splitlines())
     found = {row["row"]: row for row in found}
-    # A threshold that leaves no label is the student's failure alone.
+    # A threshold without labels fails only the student.
     assert found["strict"]["status"] == "failed"
     assert found["strict"]["text"].startswith("train: Expected pseudo-labels with a sc")
     assert found["teacher"]["AP"] == alone["AP"]
-    # A student that diverges takes nothing from its control.
+    # A diverged student doesn't affect its control.
     assert found["died"]["status"] == "diverged"
     assert found["control"]["status"] == "done" and found["control"]["AP"] != ""
     assert found["control"]["control_steps"] == "5"
     parts = ("teacher_seconds", "control_seconds")
     expected = sum(float(found["control"][k]) for k in parts)
     assert float(found["control"]["seconds"]) == pytest.approx(expected)
-    # Nothing is left to do.
+    # Nothing left to do.
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
     with open(model_dir / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = start(path, model_dir)
         _, errors = process.communicate()
-        assert process.returncode == 1 and "no study works in" in errors
+        assert process.returncode == 1 and "no other study is using" in errors
     process = start(path, model_dir)
     again, errors = process.communicate()
     assert process.returncode == 0 and "study: " not in again, errors
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
 
 
-def test_settings_of_the_command_line_reach_every_cell(tmp_path):
+def test_command_line_settings_apply_to_every_cell(tmp_path):
     path = tmp_path / "study.gin"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("")
@@ -264,7 +264,7 @@ def test_settings_of_the_command_line_reach_every_cell(tmp_path):
         assert cell["command"][-2:] == [f"--gin_param={line}" for line in params]
 
 
-def test_a_cell_that_fails_is_named(tmp_path):
+def test_failed_cell_is_reported(tmp_path):
     path = tmp_path / "study.gin"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     path.write_text(text.replace("TEACHER_STEPS = 4", "BATCH_SIZE = 0"))
@@ -324,11 +324,11 @@ checkpoints.pretrained.parts = ("backbone",)
 
 
 def test_cells_start_from_a_pretraining(tmp_path):
-    """One that diverges is a value of its cells; of a good one they start."""
+    """Cells report a diverged pre-training, and start from a successful one."""
     path, model_dir = tmp_path / "warm.gin", tmp_path / "study"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     rows = text.index("studies.grid.rows")
-    # Nothing is learned: the cell ends with the backbone it starts from.
+    # With a rate of 0 the cell ends with its initial backbone.
     path.write_text(
         text[:rows]
         + """studies.grid.pretraining = "pretraining.gin"

@@ -1,4 +1,4 @@
-"""The command line: what it leaves, how it continues, what it refuses."""
+"""The train command: outputs, continuation and rejected input."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def kill_when(model_dir, ready):
     assert ready(), "the run ended before it could be killed"
 
 
-def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
+def test_completes_without_repeated_work_after_kills(tmp_path):
     model_dir = tmp_path / "run"
 
     def stage_kill(pattern, unfinished):
@@ -109,7 +109,7 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
     )
     rows = (model_dir / "teacher" / "history.csv").read_text().splitlines()
     assert rows[: len(rows_before)] == rows_before
-    # Rows of 2, 4, … 20: at most the one at the kill was written twice.
+    # Rows 2, 4, … 20: at most the one at the kill was written twice.
     assert len(rows) - 1 in (10, 11)
     finished.clear()
     remember("teacher/model.keras", "pseudo_labels/*.tfrecord")
@@ -147,7 +147,7 @@ def test_killed_in_every_stage_it_completes_without_repeating_work(tmp_path):
         and "training.Optimization.steps = %TEACHER_STEPS" in operative
     )
 
-    # Once more: nothing is left to do, and the same results are shown.
+    # Rerun: nothing left to do, and the same results are printed.
     again = call(model_dir)
     assert again.returncode == 0, again.stderr
     assert "evaluation: finished, kept" in again.stdout
@@ -211,7 +211,7 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
         ),
     ],
 )
-def test_gin_mistakes_are_refused(param, text):
+def test_gin_mistakes_are_rejected(param, text):
     with pytest.raises(ValueError, match=text):
         gin_files.load_config([TINY], [param])
 
@@ -227,8 +227,8 @@ def test_gin_mistakes_are_refused(param, text):
         ),
     ],
 )
-def test_gin_files_that_cannot_be_read(tmp_path, content, text):
-    """The errors are among those that the command line prints in one line."""
+def test_malformed_gin_files(tmp_path, content, text):
+    """The command prints these errors as one line."""
     path = tmp_path / "bad.gin"
     path.write_text(content)
     with pytest.raises(command_line._MISTAKES, match=text):
@@ -247,7 +247,7 @@ def test_model_dir_that_is_a_file(tmp_path):
 def test_model_dir_of_another_experiment(tmp_path):
     gin_files.load_config([TINY], [])
     gin_files.claim_model_dir(str(tmp_path))
-    # Nothing is made yet: other settings may take its place.
+    # No outputs yet: different settings are accepted.
     gin.clear_config()
     gin_files.load_config([TINY], ["SEED = 5"])
     gin_files.claim_model_dir(str(tmp_path))
@@ -263,8 +263,8 @@ def test_model_dir_of_another_experiment(tmp_path):
         gin_files.claim_model_dir(str(tmp_path))
 
 
-def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
-    """So that a threshold can be chosen by looking at the teacher's labels."""
+def test_student_settings_may_change_before_it_starts(tmp_path):
+    """This allows choosing a threshold by inspecting the teacher's labels."""
 
     def claim(*params):
         gin.clear_config()
@@ -326,12 +326,12 @@ def test_until_a_student_is_begun_its_settings_may_change(tmp_path):
         ),
     ],
 )
-def test_run_refuses(run, params, stages, error, text):
+def test_invalid_runs(run, params, stages, error, text):
     with pytest.raises(error, match=text):
         run(*params, stages=stages)
 
 
-def test_a_teacher_without_confident_labels_stops_the_run(run):
+def test_run_stops_without_confident_labels(run):
     params = ("SCORE_THRESHOLD = 0.99", "TEACHER_STEPS = 2")
     for _ in range(2):  # the second time the labels are there
         with pytest.raises(
@@ -343,7 +343,7 @@ def test_a_teacher_without_confident_labels_stops_the_run(run):
     assert results["pseudo_labels"]["one_box_threshold"] < 0.99
 
 
-def test_unreadable_images_are_named(run, tiny_coco, tmp_path):
+def test_unreadable_images_are_reported(run, tiny_coco, tmp_path):
     config = tmp_path / "own.gin"
     config.write_text(own_data(tiny_coco))
     broken = sorted(pathlib.Path(tiny_coco.images).iterdir())[0]
@@ -353,7 +353,7 @@ def test_unreadable_images_are_named(run, tiny_coco, tmp_path):
 
 
 def data_params(tiny_coco):
-    """The overrides that gin/include/coco_files.gin asks for."""
+    """The overrides required by gin/include/coco_files.gin."""
     data = {
         "TRAIN_ANNOTATIONS": tiny_coco.annotations,
         "TRAIN_IMAGES": tiny_coco.images,
@@ -408,7 +408,7 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     """No box in one stream or in both: the run ends with finite losses."""
     path = pathlib.Path(tiny_coco.annotations)
     content = json.loads(path.read_text())
-    # One crowd, which is no object, so that the file counts as labeled.
+    # One crowd, which isn't an object, so that the file counts as labeled.
     content["annotations"] = content["annotations"][:1]
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
@@ -428,9 +428,9 @@ def test_images_without_any_box(run, tiny_coco, tmp_path, stream):
     assert all(abs(row["loss"]) < 1e6 for row in rows)
 
 
-def test_masks_are_labeled_once_for_every_threshold(run, tmp_path, monkeypatch):
+def test_masks_are_labeled_once_for_all_thresholds(run, tmp_path, monkeypatch):
     """The segmentation quickstart, cut short; another threshold in another folder."""
-    # A teacher of two steps finds nothing but background: let it pass.
+    # After two steps a teacher predicts only background: accept that.
     monkeypatch.setattr(label_quality, "require_labels", lambda *_: None)
     params = [
         *("TEACHER_STEPS = 2", "STUDENT_STEPS = 2", "BATCH_SIZE = 4"),
@@ -473,7 +473,7 @@ def test_masks_are_labeled_once_for_every_threshold(run, tmp_path, monkeypatch):
     assert "change mIoU by" in page and page.count("data:image/png;base64,") == 4
 
 
-def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
+def test_student_with_labels_of_another_teacher(run, tmp_path):
     run(stages=["teacher", "pseudo_labels"])
     labels = tmp_path / "labels"
     (tmp_path / "run" / "pseudo_labels").rename(labels)
@@ -487,7 +487,7 @@ def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
     )
     assert set(results) == {"student", "pseudo_labels", "config"}
     assert results["pseudo_labels"]["images"] == 12
-    assert results["pseudo_labels"]["precision"] is None  # nobody knows the truth
+    assert results["pseudo_labels"]["precision"] is None  # no ground truth
     assert not (tmp_path / "other" / "pseudo_labels").exists()
     assert (tmp_path / "other" / "labels.txt").read_text() == "0\n1\n"
     with pytest.raises(FileNotFoundError, match="none/manifest.json. Make it with"):
@@ -498,7 +498,7 @@ def test_a_student_of_labels_that_another_teacher_made(run, tmp_path):
         )
 
 
-def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatch):
+def test_rounds_continue_while_the_student_improves(run, tmp_path, monkeypatch):
     """Teacher 1, students 3, 5 and 5: the third round is the last."""
     values = {"teacher": 1.0, "student": 3.0}
     values.update({"round_2/student": 5.0, "round_3/student": 5.0})
@@ -530,7 +530,7 @@ def test_rounds_go_on_as_long_as_the_student_is_better(run, tmp_path, monkeypatc
     assert "Rounds" in (folder / "report.html").read_text()
 
 
-def test_averages_and_validation_of_an_experiment(run, tmp_path):
+def test_weight_averages_and_validation(run, tmp_path):
     results = run(
         "EMA_DECAY = 0.9",
         "VALIDATE_EVERY = 2",
@@ -545,7 +545,7 @@ def test_averages_and_validation_of_an_experiment(run, tmp_path):
         assert row == {"step": 2.0, "value": results[stage]["AP"]}
 
 
-def test_what_may_change_between_two_runs(run):
+def test_settings_that_may_change_between_runs(run):
     """Devices and the number of rounds; nothing else."""
     run("TEACHER_STEPS = 2", stages=["teacher"])
     run("TEACHER_STEPS = 2", 'TPU_ADDRESS = "x"', "ROUNDS = 2", stages=["teacher"])
@@ -554,19 +554,19 @@ def test_what_may_change_between_two_runs(run):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "True", '"x"', "2.0"])
-def test_validations_that_are_none(run, value):
+def test_invalid_validation_interval(run, value):
     with pytest.raises(ValueError, match="validate_every, an integer of at least 1"):
         run(f"VALIDATE_EVERY = {value}")
 
 
-def test_a_precision_that_is_none(run):
+def test_invalid_precision(run):
     with pytest.raises(ValueError, match="nearest: float32.*'float16'"):
         run('PRECISION = "float16"')
 
 
 @pytest.mark.slow
 def test_bfloat16_learns_the_quickstart_like_float32(run, tmp_path):
-    """The loss of its first 50 steps, its warm-up: means within 2 %."""
+    """Mean losses of the first 50 steps, the warm-up, agree within 2 %."""
     means = {}
     for precision in ("float32", "mixed_bfloat16"):
         run(

@@ -1,4 +1,4 @@
-"""The tutorials run, assert what they say, and show the pictures they draw."""
+"""The tutorials run, assert their claims, and show the pictures they draw."""
 
 import importlib.util
 import pathlib
@@ -58,7 +58,7 @@ def test_asserts_its_claims(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kept_pictures_are_shown_behind_the_cells_that_draw_them(name):
+def test_pictures_are_shown_after_the_cells_that_draw_them(name):
     notebook = read(name)
     drawn = render_tutorials.tagged(notebook)
     for picture, place in drawn.items():
@@ -70,7 +70,7 @@ def test_kept_pictures_are_shown_behind_the_cells_that_draw_them(name):
     assert sorted(shown) == sorted(drawn)
 
 
-def test_kept_pictures_are_those_that_are_drawn_and_are_small():
+def test_stored_pictures_match_the_drawn_ones_and_are_small():
     files = {path.name: path for path in (TUTORIALS / "images").glob("*")}
     drawn = {
         f"{picture}.png"
@@ -83,13 +83,13 @@ def test_kept_pictures_are_those_that_are_drawn_and_are_small():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_links_lead_to_files(name):
+def test_links_refer_to_files(name):
     for source in text(read(name)):
         for target in LINK.findall(source):
             assert (TUTORIALS / target).exists(), target
 
 
-def test_a_failure_shows_the_cell(tmp_path, monkeypatch):
+def test_failure_shows_the_cell(tmp_path, monkeypatch):
     cells = [
         nbformat.v4.new_code_cell("total = 6 * 7"),
         nbformat.v4.new_code_cell("assert total == 41, f'not {total}'"),
@@ -102,8 +102,8 @@ def test_a_failure_shows_the_cell(tmp_path, monkeypatch):
         render_tutorials.run("09_wrong", tmp_path / "copy")
 
 
-def test_a_tagged_cell_draws_one_picture():
+def test_tagged_cell_draws_one_picture():
     cell = nbformat.v4.new_code_cell("", metadata={"tags": ["picture:09_curve"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    with pytest.raises(ValueError, match="one picture of cell '09_curve'.*: 0"):
+    with pytest.raises(ValueError, match="one picture from cell '09_curve'.*: 0"):
         render_tutorials.pictures(notebook)

@@ -1,4 +1,4 @@
-"""The walkthrough: every file and name that it leads to exists."""
+"""The walkthrough: every file and name it refers to exists."""
 
 import ast
 import pathlib
@@ -13,7 +13,7 @@ FILE = re.compile(r"^[a-z_/]+\.py$")
 
 
 def names_in(path):
-    """Return the functions and classes of a file, those of classes too."""
+    """Return the functions and classes of a file, including methods."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {
         n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, kinds)
@@ -44,14 +44,14 @@ OTHERS = {"max_boxes", "pseudo"}
 
 
 @pytest.mark.parametrize(("file", "name"), PAIRS)
-def test_what_it_leads_to_exists(file, name):
+def test_referenced_names_exist(file, name):
     path = PACKAGE / file
     assert path.is_file()
     if name is not None and name not in OTHERS:
         assert name in names_in(path)
 
 
-def test_it_leads_from_the_command_to_weights_and_report():
+def test_walkthrough_covers_command_to_weights_and_report():
     files = [file for file, _ in PAIRS]
     assert files[0] == "train.py" and files[-1] == "inference/pictures.py"
     assert {"training/fitting.py", "training/self_trainer.py"} < set(files)
@@ -59,7 +59,7 @@ def test_it_leads_from_the_command_to_weights_and_report():
     assert len(PAIRS) > 60
 
 
-def test_a_name_that_is_gone_is_found():
+def test_missing_name_is_detected():
     text = "x\n1. `train.py` `main` and `gone`, then `cli/gin_files.py` `load_config`\n"
     assert names_by_file(text) == [
         ("train.py", None),

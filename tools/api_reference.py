@@ -17,7 +17,7 @@ import official_selftrain
 def main(folder):
     """Render a page for every module of the package.
 
-    pdoc shows what a package's `__all__` names; here that is every module too.
+    pdoc shows the names in a package's `__all__`; this adds every module to it.
     """
     for module in pkgutil.walk_packages(
         official_selftrain.__path__, official_selftrain.__name__ + "."
@@ -27,7 +27,7 @@ def main(folder):
         names = getattr(sys.modules[package], "__all__", None)
         if names is not None and name not in names:
             names.append(name)
-        for flag in flags.FLAGS:  # two command lines may have the same flag
+        for flag in flags.FLAGS:  # two commands may define the same flag
             flags.FLAGS[flag].allow_override = True
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(official_selftrain.__name__, output_directory=pathlib.Path(folder))

@@ -2,9 +2,9 @@
 #
 # Usage: sh tools/check_tfjs_node.sh VENV SAVED_MODEL IMAGES WORK_FOLDER
 #
-# @tensorflow/tfjs-node is built against the libraries of the TensorFlow in VENV, as its
-# own download may not be at hand. Its answers for the image files are compared with
-# those of export/run_saved_model.py. Needs node, npm, a C++ compiler and Node's headers
+# @tensorflow/tfjs-node is built against the TensorFlow libraries in VENV, as its own
+# download may be unavailable. Its outputs for the image files are compared with those of
+# export/run_saved_model.py. Needs node, npm, a C++ compiler and Node's headers
 # (Debian: libnode-dev).
 set -eu
 

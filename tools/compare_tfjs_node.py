@@ -1,4 +1,4 @@
-"""Compare Node's answers with TensorFlow's: see check_tfjs_node.sh."""
+"""Compare the outputs of Node and TensorFlow: see check_tfjs_node.sh."""
 
 import json
 import sys
@@ -7,18 +7,18 @@ import numpy as np
 
 LIMITS = {"detection_boxes": 1e-3, "detection_scores": 1e-4, "confidence": 1e-4}
 
-right = np.load(sys.argv[1])
+expected = np.load(sys.argv[1])
 with open(sys.argv[2]) as file:
     answers = json.load(file)
 worst = {}
 for number, answer in enumerate(answers):
-    for name, found in answer.items():
-        values = np.reshape(np.array(found["values"], float), found["shape"])[0]
-        difference = np.abs(values - right[f"{number}/{name}"]).max(initial=0.0)
+    for name, output in answer.items():
+        values = np.reshape(np.array(output["values"], float), output["shape"])[0]
+        difference = np.abs(values - expected[f"{number}/{name}"]).max(initial=0.0)
         difference = float(np.nan_to_num(difference, nan=np.inf))
         worst[name] = max(worst.get(name, 0.0), difference)
 for name, difference in sorted(worst.items()):
     print(f"largest difference of {name}: {difference:.2g}")
-is_right = bool(worst) and all(v <= LIMITS.get(k, 0.0) for k, v in worst.items())
-print(f"{len(answers)} images: {'equal' if is_right else 'NOT equal'}")
-sys.exit(0 if is_right else 1)
+is_equal = bool(worst) and all(v <= LIMITS.get(k, 0.0) for k, v in worst.items())
+print(f"{len(answers)} images: {'equal' if is_equal else 'NOT equal'}")
+sys.exit(0 if is_equal else 1)

@@ -1,9 +1,9 @@
-# Make a virtual environment and install the package with its tests into it.
+# Create a virtual environment and install the package with its test dependencies.
 #
 # Usage: sh tools/make_venv.sh VENV EXTRA [CONSTRAINTS], with EXTRA one of cpu, gpu,
-# tpu and CONSTRAINTS the file of versions, constraints.txt where none is given.
-# PYTHON chooses the interpreter, MIN_FREE_GB the disk space to ask for. Says in one
-# line what is missing, and exits with 1.
+# tpu and CONSTRAINTS the file of versions, by default constraints.txt. PYTHON selects
+# the interpreter, MIN_FREE_GB the required disk space. If something is missing, prints
+# one line and exits with 1.
 
 venv=$1
 extra=$2
@@ -18,7 +18,7 @@ version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 }
 
-# An environment of another Python than the one that is asked for is made anew.
+# An environment with another Python than the requested one is rebuilt.
 if [ -n "$PYTHON" ]; then
     asked=$(version_of "$PYTHON") || fail "Expected a Python. Received: PYTHON=$PYTHON"
     case $asked in
@@ -27,7 +27,7 @@ if [ -n "$PYTHON" ]; then
     esac
     has=$(version_of "$venv/bin/python")
     if [ -n "$has" ] && [ "$has" != "$asked" ] && [ -e "$venv/pyvenv.cfg" ]; then
-        echo "Making $venv anew: it has Python $has, PYTHON is $asked."
+        echo "Rebuilding $venv: it has Python $has, PYTHON is $asked."
         rm -rf "$venv"
     fi
 fi
@@ -62,7 +62,7 @@ if [ "$python" != "$venv/bin/python" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "$python could not make the virtual environment $venv."
 fi
-# TensorFlow for TPUs ends at 2.20, with a TensorBoard of its own.
+# TensorFlow for TPUs ends at 2.20 and needs its own TensorBoard version.
 if [ "$extra" = tpu ]; then
     grep -v -e '^tensorboard' -e '^tensorflow=' -e '^tensorflow-cpu=' "$constraints" >"$venv/constraints.txt"
     constraints=$venv/constraints.txt
@@ -70,9 +70,9 @@ fi
 echo "Installing into $venv (about 0.6 GB to download the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$constraints" --editable ".[$extra,test]" ||
-    fail "pip could not install the packages; its message is above. Run the same command again to continue."
-# The tests' stand-in for TF Serving. It asks for a package of another name than
+    fail "pip could not install the packages; see the message above. Run the same command again to continue."
+# The tests use it to stand in for TF Serving. --no-deps, as it requires tensorflow, not
 # tensorflow-cpu.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --constraint "$constraints" tensorflow-serving-api ||
-    fail "pip could not install tensorflow-serving-api; its message is above."
+    fail "pip could not install tensorflow-serving-api; see the message above."

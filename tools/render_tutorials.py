@@ -1,9 +1,9 @@
-"""Run the tutorials and keep the pictures that their pages show.
+"""Run the tutorials and store the pictures shown on their pages.
 
 python tools/render_tutorials.py [NAME …]
 
-A notebook is stored without outputs. A cell that is tagged `picture:NAME` draws one
-picture, which goes to tutorials/images/NAME.png; the markdown cell behind it shows it.
+Notebooks are stored without outputs. A cell tagged `picture:NAME` draws one picture,
+which is saved to tutorials/images/NAME.png and shown by the next markdown cell.
 """
 
 import base64
@@ -21,10 +21,10 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TUTORIALS = ROOT / "tutorials"
 
-# What the notebooks reach as their parent folder's.
+# Files that the notebooks expect in their parent folder.
 _BESIDE = ("README.md", "benchmarks", "export", "gin", "official_selftrain", "tests")
 
-# Far more than is needed, for machines that do much else.
+# Far more than needed, for busy machines.
 _CELL_SECONDS = 900
 _START_SECONDS = 300
 
@@ -32,17 +32,17 @@ _TAG = "picture:"
 
 
 def run(name, folder):
-    """Run a notebook from its first cell to its last in a copy of the layout.
+    """Run all cells of a notebook in a copy of the folder layout.
 
     Args:
         name: str, such as `"01_teacher_to_student"`.
-        folder: str, an empty folder; what the notebook writes goes there.
+        folder: str, an empty folder for all output.
 
     Returns:
         The notebook with its outputs.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: with the text of the cell that failed.
+        nbclient.exceptions.CellExecutionError: with the source of the failed cell.
     """
     folder = pathlib.Path(folder)
     shutil.copytree(TUTORIALS, folder / "tutorials")
@@ -50,7 +50,7 @@ def run(name, folder):
         (folder / shared).symlink_to(ROOT / shared)
     notebook = nbformat.read(folder / "tutorials" / f"{name}.ipynb", as_version=4)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # The reader's own settings of IPython stay out.
+    # Ignore the user's IPython settings.
     env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython")}
     client = nbclient.NotebookClient(
         notebook,
@@ -63,7 +63,7 @@ def run(name, folder):
 
 
 def tagged(notebook):
-    """Return a dict of picture names to the places of the cells that draw them."""
+    """Return a dict of picture name to index of the cell that draws it."""
     return {
         tag.removeprefix(_TAG): place
         for place, cell in enumerate(notebook.cells)
@@ -73,12 +73,12 @@ def tagged(notebook):
 
 
 def pictures(notebook):
-    """Return a dict of picture names to PNG files' bytes, of a notebook that ran.
+    """Return a dict of picture name to PNG bytes, from an executed notebook.
 
     Raises:
         ValueError: if a tagged cell didn't draw exactly one picture.
     """
-    found = {}
+    by_name = {}
     for name, place in tagged(notebook).items():
         outputs = notebook.cells[place].outputs
         drawn = [
@@ -86,14 +86,14 @@ def pictures(notebook):
         ]
         if len(drawn) != 1:
             raise ValueError(
-                f"Expected one picture of cell {name!r}. Received: {len(drawn)}"
+                f"Expected one picture from cell {name!r}. Received: {len(drawn)}"
             )
-        found[name] = _small(base64.b64decode(drawn[0]))
-    return found
+        by_name[name] = _small(base64.b64decode(drawn[0]))
+    return by_name
 
 
 def _small(png):
-    """Return a PNG file of 128 colors, about a quarter as large."""
+    """Reduce a PNG to 128 colors, about a quarter of the size."""
     file = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB").quantize(128)
     image.save(file, "PNG", optimize=True)
@@ -101,7 +101,7 @@ def _small(png):
 
 
 def main(names):
-    """Render the notebooks of some names, all without one."""
+    """Render the named notebooks, or all of them."""
     images = TUTORIALS / "images"
     images.mkdir(exist_ok=True)
     for name in names or sorted(path.stem for path in TUTORIALS.glob("*.ipynb")):

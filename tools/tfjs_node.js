@@ -1,5 +1,5 @@
-// Write the answers of a SavedModel for the files of a folder: node tfjs_node.js
-// SAVED_MODEL FOLDER OUTPUT.json
+// Write the outputs of a SavedModel for the files of a folder:
+// node tfjs_node.js SAVED_MODEL FOLDER OUTPUT.json
 
 const fs = require('fs');
 const path = require('path');

@@ -1,1 +1,1 @@
-"""What the commands share: reading gin files, a mistake as one line, exit codes."""
+"""Shared by all commands: gin files, one-line error messages and exit codes."""

@@ -1,11 +1,11 @@
-"""What all command lines share: mistakes as one line, exit codes."""
+"""Shared by all commands: one-line error messages and exit codes."""
 
 import sys
 
 import tensorflow as tf
 from absl import flags, logging
 
-# What a mistake in the call, the settings or the data can raise.
+# Exceptions caused by a mistake in the call, the settings or the data.
 _MISTAKES = (
     ValueError,
     TypeError,
@@ -16,20 +16,20 @@ _MISTAKES = (
 )
 
 TRACEBACK = flags.DEFINE_bool(
-    "traceback", False, "Show where an error arose, not just its text."
+    "traceback", False, "Show the traceback of an error, not just its message."
 )
 
 
 def exit_code(name, arguments, command):
-    """Run a command; print a mistake as one line.
+    """Run a command; print an error as one line.
 
     Args:
-        name: str, of the command line.
-        arguments: list of str, what was given beside the flags.
+        name: str, name of the command.
+        arguments: list of str, the positional arguments.
         command: function (), which may return an exit code.
 
     Returns:
-        What the command returns, or 0; 1 after a mistake, 130 when interrupted.
+        The command's return value, or 0; 1 after an error, 130 after an interrupt.
     """
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
@@ -46,7 +46,7 @@ def exit_code(name, arguments, command):
 
 
 def _first_line(error):
-    """Return an error's text without the places gin adds to it."""
+    """Return an error's message without the locations gin appends."""
     text = error.message if isinstance(error, tf.errors.OpError) else str(error)
     return text.strip().split("\n")[0] or type(error).__name__
 

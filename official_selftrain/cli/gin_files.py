@@ -1,4 +1,4 @@
-"""What the command lines of experiments share: reading gin files."""
+"""Read gin files, for all commands that run an experiment."""
 
 import difflib
 import os
@@ -11,31 +11,31 @@ from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder
 
 _ROOT = "experiment.Experiment"
-# What neither a teacher nor its labels depend on: settings of it, and of others.
+# Settings that neither the first teacher nor its labels depend on.
 _AFTER_LABELS = ("student", "teaching")
 _TEACHING = "experiment.Teaching"
 
 GIN_FILE = flags.DEFINE_multi_string(
-    "gin_file", None, "The experiment. Repeatable; later files win.", required=True
+    "gin_file", None, "The experiment. Repeatable; later files override.", required=True
 )
 GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param",
     [],
-    'A setting that wins over the files, such as "SEED = 3". Repeatable.',
+    'A setting that overrides the files, such as "SEED = 3". Repeatable.',
 )
 flags.adopt_module_key_flags(command_line)
 
 
 def exit_code(name, arguments, command):
-    """Read the gin files, run a command; print a mistake as one line.
+    """Read the gin files and run a command; print an error as one line.
 
     Args:
-        name: str, of the command line.
-        arguments: list of str, what was given beside the flags.
+        name: str, name of the command.
+        arguments: list of str, the positional arguments.
         command: function ().
 
     Returns:
-        As `command_line.exit_code`.
+        As in `command_line.exit_code`.
     """
 
     def configured():
@@ -46,25 +46,24 @@ def exit_code(name, arguments, command):
 
 
 def load_config(files, params):
-    """Parse gin files and overrides and check what gin doesn't.
+    """Parse gin files and overrides, with stricter checks than gin's.
 
-    gin accepts macros that nobody reads and settings of functions that nobody
-    calls; both are mistakes here.
+    gin accepts unused macros and settings of unused functions; both are errors here.
 
     Args:
-        files: list of str, as for `gin_folder.find`.
+        files: list of str, as in `gin_folder.find`.
         params: list of str.
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for anything that gin or the checks refuse.
+        ValueError: for anything that gin or the checks reject.
     """
     files = [gin_folder.find(path) for path in files]
     for path in files:
         gin.add_config_file_search_path(os.path.dirname(os.path.abspath(path)))
-    # A file that lies elsewhere includes "include/base.gin" too.
+    # Files in other folders include "include/base.gin" too.
     gin.add_config_file_search_path(gin_folder.FOLDER)
-    # gin logs every folder in which an included file was not found.
+    # gin logs every folder that lacks an included file.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:
@@ -87,8 +86,8 @@ def load_config(files, params):
 
 
 def _check_references():
-    """Check that every macro and every setting is used, and every macro set."""
-    # gin has no public view of what it parsed: {(scope, selector): {name: value}}.
+    """Check that every macro and setting is used, and every used macro is set."""
+    # gin has no public access to its bindings: {(scope, selector): {name: value}}.
     config = gin.config._CONFIG
     uses, scopes = _uses(config)
     macros = {node for node in uses if node.startswith("%")}
@@ -108,7 +107,7 @@ def _check_references():
 
 
 def _uses(config):
-    """Return what every node's settings refer to, and the scopes of functions."""
+    """Return the references of every node's settings, and the used scopes."""
     uses, scopes = {}, set()
     for (scope, selector), settings in config.items():
         used = uses.setdefault(_node(scope, selector), set())
@@ -121,7 +120,7 @@ def _uses(config):
 
 
 def _reached(uses):
-    """Return the nodes that the experiment uses, directly or through others."""
+    """Return the nodes that the experiment uses, directly or indirectly."""
     root = gin.config._REGISTRY.get_match(_ROOT)
     if root is None:
         raise ValueError(f"Expected an experiment. Received: gin files without {_ROOT}")
@@ -143,13 +142,13 @@ def _node(scope, selector):
 
 
 def teacher_settings():
-    """Return the settings that a teacher and its labels follow from.
+    """Return the settings that determine a teacher and its labels.
 
-    Two experiments for which they are the same can share both.
+    Two experiments with equal teacher settings can share both.
 
     Returns:
-        str: all settings but those of the scope `student`, of what becomes of the
-        labels, and of macros that only these use.
+        str: all settings except those of the scope `student`, of `Teaching`, and of
+        macros that only these use.
     """
     settings, macros = {}, {}
     for (scope, selector), values in gin.config._CONFIG.items():
@@ -175,29 +174,29 @@ def teacher_settings():
 
 
 def _binding_lines(config, model_dir):
-    """Return the lines of a configuration that must not change any more.
+    """Return the lines of a configuration that may no longer change.
 
-    A training goes on with the same weights on other devices, and a finished one may
-    get further rounds. Until a student is begun, what only it depends on may change:
-    the threshold that is chosen by looking at the teacher's labels.
+    A training may continue on other devices, and a finished one may get more rounds.
+    Until a student has started, its own settings may change, such as a threshold
+    chosen by inspecting the teacher's labels.
     """
     free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
     folder = RunFolder(model_dir)
-    begun = (folder.stage(name).path for name in ("student", "control"))
-    if not any(map(os.path.exists, begun)):
+    started = (folder.stage(name).path for name in ("student", "control"))
+    if not any(map(os.path.exists, started)):
         free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
         free += [f"{_TEACHING}.", *(f"{_ROOT}.{name} =" for name in _AFTER_LABELS)]
     return [line for line in config.splitlines() if not line.startswith(tuple(free))]
 
 
 def claim_model_dir(model_dir):
-    """Write `operative.gin` into `model_dir`, or check that it is the same.
+    """Write `operative.gin` to `model_dir`, or check it against an existing one.
 
     Args:
         model_dir: str.
 
     Raises:
-        ValueError: if it is a file or holds what another experiment has made.
+        ValueError: if it is a file or holds another experiment.
     """
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise ValueError(
@@ -205,12 +204,12 @@ def claim_model_dir(model_dir):
         )
     config = gin.config_str()
     path = RunFolder(model_dir).operative_gin
-    # A run that ended before it made anything doesn't bind the next one.
+    # A run that ended before it wrote anything doesn't constrain the next one.
     if os.path.exists(path) and os.listdir(model_dir) != [os.path.basename(path)]:
         with open(path) as file:
-            known = _binding_lines(file.read(), model_dir)
+            before = _binding_lines(file.read(), model_dir)
         now = _binding_lines(config, model_dir)
-        changes = difflib.unified_diff(known, now, lineterm="", n=0)
+        changes = difflib.unified_diff(before, now, lineterm="", n=0)
         for line in list(changes)[2:]:
             if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
                 there = "has" if line[0] == "-" else "lacks"
@@ -222,9 +221,9 @@ def claim_model_dir(model_dir):
     atomic.write_text(path, config)
 
 
-def _unknown(expected, received, known):
+def _unknown(expected, received, valid):
     near = difflib.get_close_matches(
-        received, [name.lstrip("%") for name in known], 1, 0
+        received, [name.lstrip("%") for name in valid], 1, 0
     )
     nearest = f" (nearest: {near[0]})" if near else ""
     return f"Expected {expected}{nearest}. Received: {received}"

@@ -1,10 +1,10 @@
-"""Where a gin file lies: in the current folder, or among those that are shipped."""
+"""Find gin files: in the current folder or among the shipped ones."""
 
 import difflib
 import os
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# An installation has the files in the package, a clone beside it.
+# Installed packages contain the files; in a clone they are next to the package.
 _INSTALLED = os.path.join(_PACKAGE, "gin")
 FOLDER = (
     _INSTALLED
@@ -14,17 +14,17 @@ FOLDER = (
 
 
 def find(path):
-    """Return where a gin file lies.
+    """Return the path of a gin file.
 
     Args:
-        path: str, of a file, seen from the current folder; else the name of a shipped
-            one, such as `gin/coco_s3.gin` or `coco_s3.gin`.
+        path: str, path of a file, or the name of a shipped one, such as
+            `gin/coco_s3.gin` or `coco_s3.gin`.
 
     Returns:
         str, `path` itself if it is a file.
 
     Raises:
-        FileNotFoundError: for a file that is in neither place.
+        FileNotFoundError: if there is no such file.
     """
     if os.path.isfile(path):
         return path
@@ -48,6 +48,6 @@ def _names():
 
 
 def _likeness(*names):
-    """Return how like two paths are: first their last parts, then the whole."""
+    """Return the similarity of two paths: first of their basenames, then overall."""
     pairs = map(os.path.basename, names), names
     return [difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs]

@@ -1,7 +1,7 @@
-"""What a study has to do: its grid's cells, each with its settings and its folders.
+"""Plan a study: the cells of its grid, each with settings and folders.
 
-A folder is named after the hash of the settings that count in it, so that cells which
-share them share it, and a changed gin file never meets what another one has made.
+A folder is named by the hash of the settings that affect it. Cells with equal settings
+share it, and a changed gin file never reuses the results of another one.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ def read_grid(path, params):
 
 
 def pretraining(path, folder, model_dir):
-    """Return what is to be done before all cells.
+    """Return the pre-training cell, which runs before all others.
 
     Args:
-        path: str or None, a gin file, relative to the study's.
-        folder: str, the study's.
-        model_dir: str, where everything is kept.
+        path: str or None, a gin file, relative to the study's file.
+        folder: str, folder of the study's file.
+        model_dir: str, the output folder.
 
     Returns:
-        dict, a cell as of `cells` without a teacher's folder; None without a file.
+        dict, a cell as in `cells` but without `teacher_dir`; None if `path` is None.
     """
     if path is None:
         return None
@@ -55,17 +55,17 @@ def pretraining(path, folder, model_dir):
 
 
 def cells(plan, folder, model_dir, first, params=()):
-    """Return what is to be done for every row, column and seed.
+    """Return the cells of a study, one for every row, column and seed.
 
     Args:
-        plan: dict of `studies.grid`.
-        folder: str, the study's, which its gin files are relative to.
-        model_dir: str, where everything is kept.
-        first: dict of `pretraining` or None.
+        plan: dict, as returned by `studies.grid`.
+        folder: str, folder of the study's file; its gin files are relative to it.
+        model_dir: str, the output folder.
+        first: dict, as returned by `pretraining`, or None.
         params: strs, settings of every cell.
 
     Returns:
-        list of dicts, as `studies.run` takes them.
+        list of dicts, as expected by `studies.run`.
     """
     return [
         _cell(plan, folder, model_dir, first, params, row, column, seed)
@@ -82,7 +82,7 @@ def _cell(plan, folder, model_dir, first, params, row, column, seed):
     files = [plan["experiment"], *(line for line in lines if _is_file(line))]
     files = [os.path.normpath(os.path.join(folder, file)) for file in files]
     lines = [line for line in lines if not _is_file(line)]
-    # By its settings, not by where it lies, so that a study may move.
+    # Identified by its settings, not its path, so that a study can be moved.
     name = first and os.path.basename(first["run_dir"])
     model = first and RunFolder(first["run_dir"]).teacher().model
     whole, teacher = _hashes(files, _filled(lines, name))
@@ -105,7 +105,7 @@ def _cell(plan, folder, model_dir, first, params, row, column, seed):
 
 
 def _hashes(files, params):
-    """Return the hashes of an experiment's settings: of all, of its teacher's."""
+    """Return the hashes of an experiment's settings and of its teacher's settings."""
     gin.clear_config()
     gin_files.load_config(files, params)
     texts = gin.config_str(), gin_files.teacher_settings()
@@ -114,7 +114,7 @@ def _hashes(files, params):
 
 
 def _filled(lines, pretraining):
-    """Return settings in which the pre-trained model stands in its place."""
+    """Return settings with the pre-trained model's path filled in."""
     return [line.replace(_PRETRAINING, str(pretraining)) for line in lines]
 
 

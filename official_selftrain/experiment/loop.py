@@ -10,21 +10,20 @@ STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
 def run(experiment, model_dir, stages=STAGES):
     """Run an experiment, or some of its stages.
 
-    Everything lies in `model_dir`, a `RunFolder`. A stage that is finished is kept when
-    the experiment runs again; one that was interrupted continues from its last
-    checkpoint or shard. Of several workers, which share `model_dir`, the first labels,
-    evaluates and writes.
+    All output goes to `model_dir`, a `RunFolder`. On a rerun, finished stages are kept
+    and interrupted ones continue from their last checkpoint or shard. Several workers
+    share `model_dir`; the first one labels, evaluates and writes.
 
     Args:
         experiment: `Experiment`.
-        model_dir: str, where everything is kept.
-        stages: names out of `STAGES`.
+        model_dir: str, the output folder.
+        stages: names from `STAGES`.
 
     Returns:
         dict, the content of `results.json`; empty before the first evaluation.
 
     Raises:
-        ValueError: for bad settings or data, or a teacher that makes no label.
+        ValueError: for invalid settings or data, or a teacher that produces no label.
         FileNotFoundError: if a stage lacks the result of an earlier one.
 
     Source: paper section 3; the control is our own.
@@ -36,7 +35,7 @@ def run(experiment, model_dir, stages=STAGES):
     with work.precision():
         if "teacher" in stages:
             if "evaluation" in stages and not work.folder.teacher().is_finished:
-                _ = work.validation  # a mistake in it shows before hours of training
+                _ = work.validation  # fails before hours of training
             steps.train_teacher(work)
         for number in range(1, teaching.rounds + 1):
             is_next = number == 1 or "student" in stages

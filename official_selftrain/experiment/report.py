@@ -1,4 +1,4 @@
-"""The report of an experiment, one HTML file with its pictures inside; pictures."""
+"""The report of an experiment: one HTML file with embedded images."""
 
 import html
 
@@ -11,7 +11,7 @@ from official_selftrain.inference import pictures
 from official_selftrain.labeling import pages
 from official_selftrain.metrics import headline
 
-# A model's weights, and their moving average where there is one.
+# Each model, and its moving average if it has one.
 STAGES = tuple(
     stage + kind
     for stage in ("teacher", "student", "control")
@@ -30,9 +30,9 @@ def write(path, results, histories, truth, pseudo, class_names):
     Args:
         path: str, of the HTML file.
         results: dict, as in `results.json`.
-        histories: dict of stage to list of rows of `fitting.read_history`.
-        truth: list of `samples` of the validation images, with the labels of the
-            models beside their own.
+        histories: dict of stage to list of rows, as in `fitting.read_history`.
+        truth: list of `samples` of the validation images, with ground truth and
+            predictions.
         pseudo: list of `samples` of the pseudo-labeled images.
         class_names: sequence of str.
     """
@@ -63,7 +63,7 @@ def write(path, results, histories, truth, pseudo, class_names):
 
 
 def lines(results):
-    """Return a line of figures for each stage.
+    """Return one line of metrics per stage.
 
     Args:
         results: dict, as in `results.json`.
@@ -94,8 +94,8 @@ def _summary(results):
         return ""
     return (
         f"<p>The pseudo-labels change {name} by <b>{student - control:+.2f}</b>: "
-        f"student {student:.2f}, supervised control of the same start, steps and "
-        f"images per step {control:.2f}.</p>"
+        f"student {student:.2f}, supervised control with the same initial weights, "
+        f"steps and images per step {control:.2f}.</p>"
     )
 
 
@@ -107,7 +107,7 @@ def _results_table(results):
 
 
 def _rounds_table(results):
-    """Return what the student of each round came to."""
+    """Return a table of each round's student."""
     rounds = results.get("rounds")
     if not rounds:
         return ""
@@ -117,7 +117,7 @@ def _rounds_table(results):
 
 
 def _class_table(results, class_names):
-    """Return the IoU of every class, and which classes have none."""
+    """Return a table of IoU per class, and the classes without one."""
     stages = [s for s in STAGES if "class_IoU" in results.get(s, {})]
     if not stages:
         return ""
@@ -127,16 +127,16 @@ def _class_table(results, class_names):
     ]
     absent = [row[0] for row in rows if set(row[1:]) == {_number(None)}]
     note = html.escape(", ".join(absent))
-    note = f"<p>Neither true nor predicted, left out of mIoU: {note}.</p>"
+    note = f"<p>Absent from labels and predictions, excluded from mIoU: {note}.</p>"
     return pages.table(["IoU", *stages], rows) + (note if absent else "")
 
 
 def _quality_table(quality):
-    known = (
+    columns = (
         *("images", "boxes", "boxes_per_image", "ignored", "empty_images"),
         *("score_threshold", "precision", "recall", "mIoU", "accuracy"),
     )
-    names = [name for name in known if name in quality]
+    names = [name for name in columns if name in quality]
     return pages.table(names, [[_number(quality[name]) for name in names]])
 
 
@@ -184,7 +184,7 @@ def _histogram(quality):
     axes.bar(edges[:-1], counts, width=1 / len(counts), align="edge", edgecolor="white")
     axes.axvline(quality["score_threshold"], color="black", linestyle="--")
     what = "boxes" if "boxes" in quality else "pixels"
-    ylabel = "boxes" if what == "boxes" else "share of the pixels"
+    ylabel = "boxes" if what == "boxes" else "fraction of the pixels"
     axes.set(
         xlabel=f"score of stored {what} (dashed: threshold)", ylabel=ylabel, xlim=(0, 1)
     )
@@ -192,7 +192,7 @@ def _histogram(quality):
 
 
 def _legend(drawn, class_names):
-    """Return the colors of the classes that drawn masks hold."""
+    """Return a legend of the classes in the drawn masks."""
     shown = set()
     for sample in drawn:
         for labels in sample["labels"].values():

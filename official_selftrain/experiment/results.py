@@ -1,4 +1,4 @@
-"""Evaluating models, and the figures and the report of an experiment."""
+"""Evaluation of the trained models, and the results of an experiment."""
 
 import contextlib
 import importlib.metadata
@@ -67,11 +67,11 @@ def evaluate(
         model_dir: str.
         validation: function () → `examples.Source` with labels.
         stored: `examples.Source` of confident pseudo-labels, or None.
-        quality: dict of `label_quality.measure`, or None.
-        seed: int, reported.
+        quality: dict, as returned by `label_quality.measure`, or None.
+        seed: int, written to the report.
         batch_size: int.
-        max_boxes: int, slots for the labels of an image.
-        rounds: list of dicts, what the students of several rounds came to.
+        max_boxes: int, label slots per image.
+        rounds: list of dicts, the results of each round's student.
 
     Returns:
         dict, as written to `results.json`.
@@ -120,39 +120,39 @@ def evaluate(
 
 
 def _stage_results(stage, source, batch_size, max_boxes):
-    """Return the results of a stage's model and of its average: metrics and costs."""
+    """Return metrics and costs of a stage's model and of its average."""
     summary = atomic.read_json(stage.summary)
     if summary is None:
         raise FileNotFoundError(
-            f"Expected {stage.summary} beside model.keras. Make it anew: "
+            f"Expected {stage.summary} next to model.keras. To recreate it, "
             f"remove {stage.path} and run the stage {stage.name} again"
         )
-    found = {}
+    by_title = {}
     for name, path in (("average", stage.average), ("model", stage.model)):
         if os.path.exists(path):
             title = stage.name if name == "model" else f"{stage.name}_average"
             metrics = stored_metrics(
                 stage.path, source, batch_size, max_boxes, name, title
             )
-            found[title] = {**metrics, **summary}
-    return found
+            by_title[title] = {**metrics, **summary}
+    return by_title
 
 
 def stored_metrics(
     stage_dir, source, batch_size=16, max_boxes=100, name="model", title="model"
 ):
-    """Evaluate a stage's model, once.
+    """Evaluate a stage's model, or read its stored metrics.
 
     Args:
         stage_dir: str.
         source: `examples.Source` with labels.
         batch_size: int.
-        max_boxes: int, slots for the labels of an image.
+        max_boxes: int, label slots per image.
         name: `"model"`, or `"average"`: the moving average of its weights.
-        title: str, shown with the progress.
+        title: str, shown in the progress bar.
 
     Returns:
-        dict, as of `evaluate_model`; it is kept in the stage's folder.
+        dict, as returned by `evaluate_model`; also stored in the stage's folder.
     """
     stage = StageFolder(stage_dir)
     model, path = {
@@ -169,7 +169,7 @@ def stored_metrics(
 
 
 def _add_predictions(samples, title, model):
-    """Add a model's labels to the samples of a report."""
+    """Add a model's predictions to the samples of a report."""
     label = prediction.labeler(model)
     for sample in samples:
         image = sample["image"]

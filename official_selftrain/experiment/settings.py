@@ -1,4 +1,4 @@
-"""The settings of an experiment, in groups that check themselves."""
+"""Experiment settings, in groups that validate themselves."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,15 +17,15 @@ class Data:
     Attributes:
         labeled: function () → `examples.Source` with labels.
         unlabeled: function () → `examples.Source`; its labels, if any, only
-            tell what the pseudo-labels are worth.
+            measure the quality of the pseudo-labels.
         validation: function () → `examples.Source` with labels.
         image_size: (height, width) of the frame that images are fitted into.
-        max_boxes: int, slots for the labels of an image.
-        classified: function () → `examples.Source` whose images have a class each, for
-            joint training of the backbone (see `SelfTrainer`), or None.
+        max_boxes: int, label slots per image.
+        classified: function () → `examples.Source` with one class per image, for joint
+            training of the backbone (see `SelfTrainer`), or None.
 
     Raises:
-        ValueError: for another kind of `image_size`, or no slot.
+        ValueError: for an `image_size` that isn't a pair, or `max_boxes` below 1.
     """
 
     labeled: Callable
@@ -46,15 +46,15 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Labeling:
-    """How the unlabeled images get their labels.
+    """How the unlabeled images are labeled.
 
     Attributes:
         batch_size: int, for labeling and evaluation.
         shard_size: int, images per shard of pseudo-labels.
-        scales: floats, scales that a teacher of masks averages over.
-        flip: bool, whether it averages over mirror images too.
-        labels_dir: str, a folder of labels that `pseudo_label` has made with
-            whatever teacher; None: the experiment's teacher labels the images.
+        scales: floats, test-time scales to average over (segmentation only).
+        flip: bool, also average over mirrored images (segmentation only).
+        labels_dir: str, a folder of labels written by `pseudo_label` with any
+            teacher; None: the experiment's teacher labels the images.
 
     Raises:
         ValueError: for counts below 1, or scales that aren't above 0.
@@ -76,32 +76,32 @@ class Labeling:
 
     @property
     def averages(self):
-        """Whether a teacher of masks averages over several views of an image."""
+        """Whether the teacher averages over several views of an image."""
         return tuple(self.scales) != (1.0,) or self.flip
 
 
 @dataclasses.dataclass(frozen=True)
 class Teaching:
-    """What becomes of the labels: which are taught, to whom, and compared with whom.
+    """How the student learns from the pseudo-labels, and what it is compared with.
 
-    Neither a teacher nor its labels depend on it.
+    The first teacher and its labels don't depend on these settings.
 
     Attributes:
-        score_threshold: float, pseudo-labels from this score on are taught.
-        ignore_threshold: float or None, pseudo-labels from it up to
-            `score_threshold` are neither taught nor taken for background.
-        max_empty_share: float in 0…1; labels of which a larger fraction of the images
-            has none at the threshold are refused.
+        score_threshold: float, minimum score of the pseudo-labels to train on.
+        ignore_threshold: float or None; pseudo-labels between it and
+            `score_threshold` are ignored, neither object nor background.
+        max_empty_share: float in 0…1, maximum fraction of images without a label at
+            the threshold; labels above it are rejected.
         student_init: `"teacher"`: student and control start from the teacher's
-            weights; `"random"`: from the weights the teacher started from.
+            weights; `"random"`: from the teacher's initial weights.
         control: bool, train a supervised control to compare with: the student's
-            start, steps and images per step, but no pseudo-labels.
-        rounds: int. The student of a round is the teacher of the next, whose labels
-            and student lie in `round_2` and so on; there is none after a student that
+            initial weights, steps and images per step, but no pseudo-labels.
+        rounds: int, maximum number of rounds. The student of a round is the teacher of
+            the next, which writes to `round_2` and so on. Rounds end when a student
             isn't better on the validation images than its teacher.
 
     Raises:
-        ValueError: for thresholds, a start or a count out of range.
+        ValueError: for invalid thresholds, `student_init` or `rounds`.
     """
 
     score_threshold: float = 0.5
@@ -126,7 +126,7 @@ class Experiment:
         model: function `(num_classes, image_size)` → model that obeys the
             contract of `official_selftrain.models`.
         teacher: `training.fit` with its settings bound.
-        student: `training.fit` with its settings bound; trains the control too.
+        student: `training.fit` with its settings bound; also trains the control.
         labeling: `Labeling`.
         teaching: `Teaching`.
         machine: `Machine`.

@@ -1,6 +1,6 @@
 """The stages of an experiment.
 
-Each says what it needs and writes. A training or labeling that is finished is kept.
+Each docstring names the stage's inputs and outputs. Finished stages are kept.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from official_selftrain.training.streams import Streams
 
 
 class Work:
-    """What the stages share: settings, folder, devices, and data read once.
+    """State shared by the stages: settings, folder, devices and data.
 
     Args:
         experiment: `Experiment`.
@@ -35,7 +35,7 @@ class Work:
         self.experiment = experiment
         self.folder = RunFolder(model_dir)
         self.strategy = experiment.machine.open()
-        # Opened once: models are made in its scope.
+        # Opened once: models are created in its scope.
         self.machine = dataclasses.replace(
             experiment.machine, strategy=lambda: self.strategy
         )
@@ -59,10 +59,10 @@ class Work:
 
     @functools.cached_property
     def validation(self):
-        """The validation images, an `examples.Source` with labels like the labeled's.
+        """The validation images, an `examples.Source`.
 
         Raises:
-            ValueError: for other classes or another kind of labels.
+            ValueError: if classes or kind of labels differ from the labeled images'.
         """
         source, labeled = self.experiment.data.validation(), self.labeled
         if source.class_names != labeled.class_names:
@@ -81,7 +81,7 @@ class Work:
 
     @property
     def makes_labels(self):
-        """Whether the experiment's own teacher makes the first round's labels."""
+        """Whether the experiment's teacher makes the labels of the first round."""
         return self.experiment.labeling.labels_dir is None
 
     def labels(self, number):
@@ -92,7 +92,7 @@ class Work:
 
     @contextlib.contextmanager
     def precision(self):
-        """Compute in the machine's precision for a while."""
+        """Temporarily set the dtype policy to the machine's precision."""
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.experiment.machine.precision)
         try:
@@ -111,9 +111,9 @@ class Work:
         return results.load_model(stage)
 
     def figure(self, stage):
-        """Return what the model of a `StageFolder` comes to on the validation images.
+        """Return the validation headline metric of a `StageFolder`'s model.
 
-        The first worker keeps it in the folder.
+        The first worker stores the metrics in the folder.
         """
         self.wait_for(stage.metrics)
         metrics = results.stored_metrics(
@@ -135,10 +135,10 @@ def train_teacher(work):
 
 
 def label(work, number):
-    """Label the unlabeled images with the teacher of a round, and judge the labels.
+    """Label the unlabeled images with the teacher of a round; measure label quality.
 
-    Needs: the teacher, or the labels that `labels_dir` names. Writes: `pseudo_labels/`,
-    how long it took and what the labels are worth.
+    Needs: the teacher, or the labels in `labels_dir`. Writes: `pseudo_labels/`, the
+    labeling time and the quality of the labels.
     """
     folder = work.labels(number)
     if not work.is_first:
@@ -147,12 +147,12 @@ def label(work, number):
     if folder.is_finished:
         print("pseudo_labels: finished, kept", flush=True)
     elif number == 1 and not work.makes_labels:
-        label_store.read_manifest(folder.path)  # says that they are missing
+        label_store.read_manifest(folder.path)  # raises if the labels are missing
     else:
         start = time.monotonic()
         manifest = _label(work, work.folder.teacher(number), folder)
-        # Beside the labels, which are the same however long they took; of a run
-        # that was interrupted, what came after.
+        # Not part of the labels, which don't depend on it; after an interruption, only
+        # the time since then.
         atomic.write_json(
             work.folder.round(number).labeling_time,
             {"seconds": time.monotonic() - start},
@@ -181,7 +181,7 @@ def _label(work, teacher, folder):
         ),
         work.unlabeled,
         folder.path,
-        # The model has a floor of its own.
+        # The model applies its own score floor.
         label_store.Storage(labeling.shard_size, score_floor=0.0),
         labeling.batch_size,
     )
@@ -190,7 +190,7 @@ def _label(work, teacher, folder):
 def train_student(work, number):
     """Train the student of a round on labeled and pseudo-labeled images.
 
-    Needs: the round's labels, and its teacher if it starts from that. Writes:
+    Needs: the round's labels, and its teacher if the student starts from it. Writes:
     `student/`.
     """
     stage = work.folder.round(number).stage("student")
@@ -201,7 +201,7 @@ def train_student(work, number):
 def train_control(work):
     """Train the control: the student's training without pseudo-labels.
 
-    Needs: the teacher if it starts from that. Writes: `control/`.
+    Needs: the teacher, if the control starts from it. Writes: `control/`.
     """
     stage, before = work.folder.stage("control"), work.folder.teacher()
     _train(work, stage, work.experiment.student, before, fill_with_labeled=True)
@@ -210,7 +210,7 @@ def train_control(work):
 def was_worth_it(work, number):
     """Return whether the student of a round is better than its teacher.
 
-    It is before the first round, and where another teacher made the labels.
+    Always True before the first round, and when the labels came from another teacher.
 
     Needs: both models, the validation images. Writes: their metrics.
     """
@@ -229,7 +229,7 @@ def evaluate(work):
     """Evaluate the finished models and write the report.
 
     Needs: at least one model, the validation images. Writes: `results.json`,
-    `report.html`; in the models' folders their metrics.
+    `report.html`, and the metrics in each model's folder.
 
     Returns:
         dict, the content of `results.json`.
@@ -257,7 +257,7 @@ def evaluate(work):
 
 
 def _train(work, stage, fit, teacher=None, **streams):
-    """Train a model in a `StageFolder`, from a teacher's weights or from none."""
+    """Train a model in a `StageFolder`, starting from a teacher's weights if given."""
     if stage.is_finished:
         print(f"{stage.name}: finished, kept", flush=True)
         return
@@ -288,8 +288,8 @@ def _train(work, stage, fit, teacher=None, **streams):
                 work.labeled,
                 validate=functools.partial(_validated, work),
                 max_boxes=data.max_boxes,
-                # Student and control see the labeled images in the same order
-                # and with the same augmentation, the teacher in another.
+                # Student and control use the same order and augmentation of the
+                # labeled images; the teacher's differ.
                 seed=2 * experiment.seed + (stage.name != "teacher"),
                 **streams,
             ),
@@ -299,9 +299,11 @@ def _train(work, stage, fit, teacher=None, **streams):
 
 
 def _check_labeled(work):
-    """Check that the labeled images have labels, of a kind that suits the labeling."""
+    """Check that the labeled images have labels that suit the labeling settings."""
     if not work.labeled.has_labels:
-        raise ValueError("Expected labeled images. Received: no annotation at all")
+        raise ValueError(
+            "Expected labeled images. Received: images without annotations"
+        )
     labeling = work.experiment.labeling
     if not work.labeled.has_masks and labeling.averages:
         raise ValueError(
@@ -311,7 +313,7 @@ def _check_labeled(work):
 
 
 def _classifier(work, network, teacher):
-    """Return a classifier on a model's backbone, with a teacher's weights or none."""
+    """Return a classifier on a model's backbone, with a teacher's weights if given."""
     source = work.classified
     if not hasattr(network, "backbone"):
         raise TypeError(
@@ -319,9 +321,9 @@ def _classifier(work, network, teacher):
             f"Received: {type(network).__name__}"
         )
     with work.strategy.scope():
-        # `Streams` refuses images without classes.
+        # `Streams` rejects images without classes.
         count = max(len(source.class_names), 2)
-        made = ImageClassifier(count, network.image_size, network.backbone)
+        classifier = ImageClassifier(count, network.image_size, network.backbone)
     if work.is_first:
         for line in source.skipped:
             print(f"skipped {line}", flush=True)
@@ -337,9 +339,11 @@ def _classifier(work, network, teacher):
             f"{before[:10]}. Received: {list(source.class_names)[:10]}"
         )
     if teacher and os.path.exists(teacher.classifier):
-        # The backbone's are the same as in the teacher's model.
-        made.set_weights(keras.saving.load_model(teacher.classifier).get_weights())
-    return made
+        # The backbone's weights equal those of the teacher's model.
+        classifier.set_weights(
+            keras.saving.load_model(teacher.classifier).get_weights()
+        )
+    return classifier
 
 
 def _write_names(path, names):
@@ -347,7 +351,7 @@ def _write_names(path, names):
 
 
 def _validated(work, network):
-    """Return what a model comes to on the validation images."""
+    """Return the headline metric of a model on the validation images."""
     metrics = evaluate_model(
         network,
         work.validation,
@@ -359,9 +363,9 @@ def _validated(work, network):
 
 
 def _stored(work, number):
-    """Return what is taught of a round's labels, and what they are worth.
+    """Return the labels of a round to train on, and their quality.
 
-    The first worker measures it, once for a threshold.
+    Only the first worker measures the quality.
     """
     teaching = work.experiment.teaching
     stored = label_store.read(work.labels(number).path, work.labeled.class_names)
@@ -373,7 +377,7 @@ def _stored(work, number):
 
 
 def _taught(work, number):
-    """Return what is taught of a round's labels; refuse labels that are empty."""
+    """Return the labels of a round to train on; reject mostly empty ones."""
     taught, quality = _stored(work, number)
     if work.is_first:
         label_quality.require_labels(quality, work.experiment.teaching.max_empty_share)
@@ -381,7 +385,7 @@ def _taught(work, number):
 
 
 def _quality(work, number, stored):
-    """Return the pseudo-labels' quality, measured once for a threshold."""
+    """Return the quality of the pseudo-labels, measured once per threshold."""
     path = work.folder.round(number).quality
     threshold = work.experiment.teaching.score_threshold
     quality = atomic.read_json(path)
@@ -393,16 +397,16 @@ def _quality(work, number, stored):
 
 
 def _truth(work, stored):
-    """Return the unlabeled images' own labels, if they say something about stored ones.
+    """Return the unlabeled images' ground truth if it is comparable, or None.
 
-    Labels of other classes say nothing about these.
+    It must have the same classes and the same kind of labels.
     """
     if not work.makes_labels:
         return None
     pool = work.unlabeled
-    is_known = (
+    is_comparable = (
         pool.has_labels
         and pool.class_names == stored.class_names
         and pool.has_masks == stored.has_masks
     )
-    return pool if is_known else None
+    return pool if is_comparable else None

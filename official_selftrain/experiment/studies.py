@@ -1,9 +1,9 @@
-"""Studies: grids of experiments, the table and the figure of what they come to.
+"""Studies: grids of experiments, with a table and a figure of their results.
 
-A study lives in one `model_dir`, which several may share: `pretraining/`, `teachers/`
-and `runs/` hold experiments, each run in a process of its own, with `outcome.json` and
-`log.txt`; `NAME.md`, `NAME.csv` and `NAME.png` what they come to. Experiments whose
-teachers follow from the same settings share teacher and labels.
+Several studies may share a `model_dir`. `pretraining/`, `teachers/` and `runs/` hold
+experiments, each run in its own process, with `outcome.json` and `log.txt`; `NAME.md`,
+`NAME.csv` and `NAME.png` hold a study's results. Experiments with the same teacher
+settings share teacher and labels.
 """
 
 import concurrent.futures
@@ -30,8 +30,8 @@ _STAGES = ("teacher", "student", "control")
 _PRETRAINING = "{pretraining}"
 _COSTS = ("steps", "images", "seconds")
 
-# What `official_selftrain.train` runs for a stage of a study, and with which settings:
-# labels are made whatever they are worth, each student judges them by its threshold.
+# The stages and settings of `official_selftrain.train` for each stage of a study.
+# Labels are never rejected here: each student checks them at its own threshold.
 _RUN = {
     "teacher": "teacher,evaluation",
     "labels": "pseudo_labels",
@@ -57,14 +57,13 @@ def grid(
     """Return the cells of a study; gin binds the arguments.
 
     Args:
-        experiment: str, a gin file, relative to the study's.
+        experiment: str, a gin file, relative to the study's file.
         rows: dict of name to (stage whose model is measured, setting, …); the first
-            row is what the others are compared with. A setting is a line of gin, or a
-            gin file that is added; `{pretraining}` in it stands for the pre-trained
-            model's file.
+            row is the baseline. A setting is a line of gin or a gin file to include;
+            `{pretraining}` in it is replaced by the path of the pre-trained model.
         columns: dict of name to (setting, …).
         seeds: ints; every cell is run with each.
-        settings: of all cells.
+        settings: settings of all cells.
         metric: str, a key of a stage's results.
         title: str, of table and figure.
         pretraining: str or None, a gin file whose teacher is trained first, once for
@@ -75,8 +74,8 @@ def grid(
 
     Raises:
         TypeError: for rows, columns, seeds or settings that aren't tuples.
-        ValueError: for a stage that is none, a study without a cell, or one that starts
-            from a pre-training without having one.
+        ValueError: for an unknown stage, a study without cells, or settings with
+            `{pretraining}` where `pretraining` is None.
     """
     if not rows or not columns or not seeds:
         raise ValueError(
@@ -110,19 +109,19 @@ def grid(
 
 
 def run(cells, jobs, lock, first=None):
-    """Run what isn't finished: pre-training, teachers, labels, students, controls.
+    """Run the unfinished pre-training, teachers, labels, students and controls.
 
-    Each of them is a process of `official_selftrain.train`. A folder's name is the hash
-    of the settings that count, and its `outcome.json` holds how each stage ended, which
-    is never forgotten but for a failure, which is tried again.
+    Each of them is a process of `official_selftrain.train`. A folder is named by the
+    hash of the settings that affect it. Its `outcome.json` records how each stage
+    ended; only failed stages are run again.
 
     Args:
         cells: list of dicts: `row`, `column`, `seed`, `stage`; `command`, the flags of
-            `official_selftrain.train`; `teacher_dir` and `run_dir`, the same for a cell
+            `official_selftrain.train`; `teacher_dir` and `run_dir`, equal for a cell
             that measures the teacher; `is_pretrained`, whether it starts from `first`.
-        jobs: int, processes at a time, which share the cores evenly.
-        lock: int, an open file that the processes shall hold too.
-        first: a cell whose teacher is trained before all others, the pre-training, or
+        jobs: int, number of parallel processes, which share the cores evenly.
+        lock: int, descriptor of the lock file, inherited by the processes.
+        first: the pre-training, a cell whose teacher is trained before all others, or
             None.
     """
     trainings = _Trainings(jobs, lock)
@@ -140,7 +139,7 @@ def run(cells, jobs, lock, first=None):
 
 
 def _work(cells):
-    """Return arguments of `_teach` and `_learn`: each folder's cells, once."""
+    """Return the arguments of `_teach` and `_learn`, one job per folder."""
     teachers, students = {}, {}
     for cell in cells:
         job = teachers.setdefault(cell["teacher_dir"], [cell, False])
@@ -151,13 +150,13 @@ def _work(cells):
 
 
 def _each(pool, function, work):
-    """Call a function with each item's arguments; wait until all are done."""
+    """Call a function with the arguments of each item; wait for all calls."""
     for future in [pool.submit(function, *item) for item in work]:
         future.result()
 
 
 def _teach(trainings, first, cell, has_student):
-    """Train a teacher, after what it starts from; let it label for students."""
+    """Train a teacher once its pre-training is done; label for its students."""
     if cell["is_pretrained"] and not _is_done(first["run_dir"], "teacher"):
         return
     if trainings.end(cell, cell["teacher_dir"], "teacher") and has_student:
@@ -165,7 +164,7 @@ def _teach(trainings, first, cell, has_student):
 
 
 def _learn(trainings, folder, cells_of_stages):
-    """Train a student, a control or both in a folder, with their teacher's results."""
+    """Train the student, the control or both of a folder, given their teacher."""
     for stage, cell in cells_of_stages.items():
         needed = ("teacher", "labels") if stage == "student" else ("teacher",)
         if not all(_is_done(cell["teacher_dir"], name) for name in needed):
@@ -180,7 +179,7 @@ def _learn(trainings, folder, cells_of_stages):
 
 
 class _Trainings:
-    """Processes of `official_selftrain.train`, which are stopped together."""
+    """Processes of `official_selftrain.train` that are stopped together."""
 
     def __init__(self, jobs, lock):
         threads = str(max((os.cpu_count() or 1) // jobs, 1))
@@ -189,26 +188,26 @@ class _Trainings:
         self._processes = set()
 
     def end(self, cell, folder, stage):
-        """Run a stage of a cell, unless it has ended; return whether it is done."""
+        """Run a stage of a cell unless it has ended; return whether it succeeded."""
         outcomes = read_outcomes(folder)
         if outcomes.get(stage, {}).get("status", "failed") != "failed":
             return _is_done(folder, stage)
         os.makedirs(folder, exist_ok=True)
-        # The folder's name vouches for the settings that count here; others, such as a
-        # student's in its teacher's folder, may differ from the last call's.
+        # The folder's name identifies the settings that matter here. Others, such as a
+        # student's in its teacher's folder, may differ from the last call.
         with contextlib.suppress(FileNotFoundError):
             os.remove(RunFolder(folder).operative_gin)
         title = f"{cell['row']}, {cell['column']}, seed {cell['seed']}"
         print(f"study: {title}: {stage}", flush=True)
         code, start = self._run(_command(cell, folder, stage), folder)
         if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
-            return False  # stopped from outside: to be continued
+            return False  # stopped from outside: continue on the next run
         outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}
         atomic.write_json(RunFolder(folder).outcome, outcomes)
         return code == 0
 
     def _run(self, command, folder):
-        """Run a process; return its exit code and where its part of the log starts."""
+        """Run a process; return its exit code and the start of its log output."""
         with open(RunFolder(folder).log, "a") as log:
             start = log.tell()
             process = subprocess.Popen(
@@ -224,7 +223,7 @@ class _Trainings:
         return code, start
 
     def stop(self):
-        """Stop what runs; each training saves a checkpoint."""
+        """Terminate all processes; each training saves a checkpoint."""
         for process in list(self._processes):
             process.terminate()
 
@@ -242,12 +241,12 @@ def _is_done(folder, stage):
 
 
 def read_outcomes(folder):
-    """Return how the stages of a folder ended: dict of stage to `status` and `text`."""
+    """Return the outcomes of a folder: dict of stage to `status` and `text`."""
     return atomic.read_json(RunFolder(folder).outcome) or {}
 
 
 def _outcome(folder, code, start):
-    """Return how a process ended: done, diverged or failed, and a line about it."""
+    """Return the outcome of a process: done, diverged or failed, with one line."""
     if code == 0:
         return {"status": "done", "text": ""}
     with open(RunFolder(folder).log, "rb") as file:
@@ -263,7 +262,7 @@ def _outcome(folder, code, start):
 
 
 def _cell_outcome(cell, first):
-    """Return how a cell ended: as the first of what it needs that isn't done."""
+    """Return the outcome of a cell: that of its first unfinished dependency."""
     chain = [("", cell["run_dir"], cell["stage"])]
     if cell["stage"] == "student":
         chain.insert(0, ("labels: ", cell["teacher_dir"], "labels"))
@@ -283,35 +282,35 @@ def report(path, plan, cells, first=None):
     """Write the cells, the table and the figure of a study.
 
     Args:
-        path: str, of the files, without an ending.
-        plan: dict of `grid`.
-        cells: as of `run`.
-        first: as of `run`.
+        path: str, of the files, without extension.
+        plan: dict, as returned by `grid`.
+        cells: as in `run`.
+        first: as in `run`.
 
     Returns:
-        int, how many cells failed.
+        int, the number of failed cells.
     """
-    found = {}
+    outcomes = {}
     for cell in cells:
         key = cell["row"], cell["column"], cell["seed"]
-        found[key] = _cell_result(plan["metric"], cell, first)
+        outcomes[key] = _cell_result(plan["metric"], cell, first)
     with (
         atomic.replacing(path + ".csv") as partial,
         open(partial, "w", newline="") as file,
     ):
-        writer = csv.DictWriter(file, next(iter(found.values())))
+        writer = csv.DictWriter(file, next(iter(outcomes.values())))
         writer.writeheader()
-        writer.writerows(found.values())
-    text = table(plan, found)
+        writer.writerows(outcomes.values())
+    text = table(plan, outcomes)
     if first:
         text += f"\nThe pre-training, once for all cells and seeds: {_costs(first)}.\n"
     atomic.write_text(path + ".md", text)
-    _draw(plan, found, path + ".png")
-    return sum(cell["status"] == "failed" for cell in found.values())
+    _draw(plan, outcomes, path + ".png")
+    return sum(cell["status"] == "failed" for cell in outcomes.values())
 
 
 def _cell_result(metric, cell, first):
-    """Return what a cell came to, and what it cost."""
+    """Return the results and costs of a cell."""
     status, text = _cell_outcome(cell, first)
     results = {
         **(atomic.read_json(RunFolder(cell["teacher_dir"]).results) or {}),
@@ -344,27 +343,27 @@ def _cell_result(metric, cell, first):
 
 
 def _costs(first):
-    """Return what a pre-training came to and cost, or how it ended, as text."""
+    """Return the result and cost of a pre-training, or its failure, as text."""
     outcome = read_outcomes(first["run_dir"]).get("teacher", {"status": "not finished"})
     if outcome["status"] != "done":
         return outcome.get("text") or outcome["status"]
-    made = atomic.read_json(RunFolder(first["run_dir"]).results)["teacher"]
-    name = headline(made)
-    costs = ", ".join(f"{made[key]:,.0f} {key}" for key in _COSTS)
-    return f"{name} {made[name]:.1f}, {costs}"
+    result = atomic.read_json(RunFolder(first["run_dir"]).results)["teacher"]
+    name = headline(result)
+    costs = ", ".join(f"{result[key]:,.0f} {key}" for key in _COSTS)
+    return f"{name} {result[name]:.1f}, {costs}"
 
 
-def table(plan, found):
-    """Return a study's table as Markdown, in the paper's form.
+def table(plan, results):
+    """Return a study's table as Markdown, in the paper's layout.
 
     Args:
-        plan: dict of `grid`.
-        found: dict of (row, column, seed) to a dict with the metric, `status`, `text`
+        plan: dict, as returned by `grid`.
+        results: dict of (row, column, seed) to a dict with the metric, `status`, `text`
             and the costs.
 
     Returns:
-        str: means ± standard deviations over the seeds; in brackets the mean gain
-        over the first row, seed by seed; then what the rows cost.
+        str: means ± standard deviations over the seeds; in parentheses the mean gain
+        over the first row, seed by seed; then the costs of the rows.
     """
     rows, columns = list(plan["rows"]), list(plan["columns"])
     count = len(plan["seeds"])
@@ -376,23 +375,23 @@ def table(plan, found):
         f"|---|{'---|' * len(columns)}",
     ]
     for row in rows:
-        texts = [_cell_text(plan, found, row, column) for column in columns]
+        texts = [_cell_text(plan, results, row, column) for column in columns]
         lines.append(f"| {row} | {' | '.join(texts)} |")
-    lines += ["", _cost_text(plan, found)]
+    lines += ["", _cost_text(plan, results)]
     return "\n".join(lines) + "\n"
 
 
-def _values(plan, found, row, column):
-    """Return a cell's values by seed; NaN where there is none."""
-    values = [found[row, column, seed][plan["metric"]] for seed in plan["seeds"]]
+def _values(plan, results, row, column):
+    """Return a cell's values by seed; NaN if missing."""
+    values = [results[row, column, seed][plan["metric"]] for seed in plan["seeds"]]
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _cell_text(plan, found, row, column):
-    values = _values(plan, found, row, column)
+def _cell_text(plan, results, row, column):
+    values = _values(plan, results, row, column)
     kept = values[~np.isnan(values)]
     missing = [
-        found[row, column, seed]["text"] or "no value"
+        results[row, column, seed]["text"] or "no value"
         for seed, value in zip(plan["seeds"], values)
         if np.isnan(value)
     ]
@@ -403,7 +402,7 @@ def _cell_text(plan, found, row, column):
         text += f" ± {kept.std(ddof=1):.1f}"
     first = next(iter(plan["rows"]))
     if row != first:
-        gains = values - _values(plan, found, first, column)
+        gains = values - _values(plan, results, first, column)
         gains = gains[~np.isnan(gains)]
         if len(gains):
             text += f" ({gains.mean():+.1f})"
@@ -414,12 +413,11 @@ def _cell_text(plan, found, row, column):
     return text
 
 
-def _cost_text(plan, found):
-    """Return a table of what a cell of each row costs, means over its cells.
+def _cost_text(plan, results):
+    """Return a table of mean costs per cell for each row.
 
-    `seconds` are what the measured model takes: those of the teacher, of labeling for
-    a student, and of its own training; the last column is their mean ratio to the first
-    row's, cell by cell.
+    `seconds` is the total for the measured model: teacher, labeling (for a student) and
+    its own training. The last column is the mean ratio to the first row, cell by cell.
     """
     names = [f"{stage}_{cost}" for stage in _STAGES for cost in _COSTS]
     names.insert(3, "labelling_seconds")
@@ -431,35 +429,37 @@ def _cost_text(plan, found):
         f"|---|{'---|' * (len(names) + 1)}",
     ]
     for row in plan["rows"]:
-        cells = [cell for key, cell in found.items() if key[0] == row]
+        cells = [cell for key, cell in results.items() if key[0] == row]
         texts = []
         for name in names:
             values = [cell[name] for cell in cells if cell[name] is not None]
             texts.append(f"{np.mean(values):,.0f}" if values else "")
         ratios = [
-            found[key]["seconds"] / found[first, *key[1:]]["seconds"]
-            for key in found
+            results[key]["seconds"] / results[first, *key[1:]]["seconds"]
+            for key in results
             if key[0] == row
-            and found[key]["seconds"]
-            and found[first, *key[1:]]["seconds"]
+            and results[key]["seconds"]
+            and results[first, *key[1:]]["seconds"]
         ]
         texts.append(f"{np.mean(ratios):.2f}" if ratios else "")
         lines.append(f"| {row} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
-def _draw(plan, found, path):
-    """Draw the rows as lines over the columns."""
+def _draw(plan, results, path):
+    """Plot one line per row over the columns."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
     places = np.arange(len(plan["columns"]))
     for row in plan["rows"]:
-        values = np.array([_values(plan, found, row, c) for c in plan["columns"]])
-        known = ~np.isnan(values)
-        counts = known.sum(axis=1)
+        values = np.array([_values(plan, results, row, c) for c in plan["columns"]])
+        present = ~np.isnan(values)
+        counts = present.sum(axis=1)
         drawn = counts > 0
-        means = np.array([v[k].mean() if k.any() else 0 for v, k in zip(values, known)])
+        means = np.array(
+            [v[k].mean() if k.any() else 0 for v, k in zip(values, present)]
+        )
         spread = np.array(
-            [v[k].std(ddof=1) if k.sum() > 1 else 0 for v, k in zip(values, known)]
+            [v[k].std(ddof=1) if k.sum() > 1 else 0 for v, k in zip(values, present)]
         )
         axes.errorbar(
             places[drawn], means[drawn], spread[drawn], marker="o", capsize=3, label=row

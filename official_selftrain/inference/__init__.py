@@ -1,1 +1,1 @@
-"""From images to predictions in the image's own pixels: the one way there."""
+"""Inference: from images to predictions in image pixels."""

@@ -13,12 +13,12 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
         model: model that obeys the contract of `official_selftrain.models`.
         source: `examples.Source` with labels.
         batch_size: int.
-        max_boxes: int, slots for the labels of an image.
-        name: str, shown with the progress.
+        max_boxes: int, label slots per image.
+        name: str, shown in the progress bar.
 
     Returns:
-        dict of the model's metrics; for detection COCO's twelve, for segmentation
-        mean IoU, in percent.
+        dict of the model's metrics, in percent: COCO's twelve for detection, mean IoU
+        for segmentation.
     """
     predict = prediction.predictor(model)
     metric = model.metric()

@@ -1,4 +1,4 @@
-"""Pictures of images with their labels and predictions."""
+"""Figures of images with their labels and predictions."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,26 +11,26 @@ from official_selftrain.data.augmentation import augment
 
 
 def samples(source, count):
-    """Return the first examples of a source, ready to be drawn.
+    """Return the first examples of a source, ready to draw.
 
     Args:
         source: `examples.Source`.
         count: int.
 
     Returns:
-        list of dicts: `image` uint8 `[h, w, 3]` and `labels`, a dict of a title to
+        list of dicts: `image` uint8 `[h, w, 3]` and `labels`, a dict of title to
         a dict of `boxes` (pixels), `classes`, `scores`, `ignore`, or of `mask`
-        `[h, w]`. The source's own labels have the title `"labels"`.
+        `[h, w]`. The source's labels have the title `"labels"`.
     """
     return [sample(example, source) for example in source.dataset.take(count)]
 
 
 def sample(example, source):
-    """Return one of `samples`.
+    """Return a single example, as in `samples`.
 
     Args:
         example: dict of eager tensors.
-        source: `examples.Source` that it is from.
+        source: `examples.Source` of the example.
     """
     image = examples.read_image(example)
     labels = _labels_in_pixels(example, image.shape[:2], source)
@@ -49,19 +49,19 @@ def _labels_in_pixels(example, size, source):
 
 
 def contact_sheet(source, augmentations, image_size, count, seed=0):
-    """Draw what augmentations make of the first images of a source.
+    """Draw the first images of a source under several augmentations.
 
     Args:
         source: `examples.Source` with labels.
-        augmentations: dict of a title to an augmentation (see `data.augment`).
+        augmentations: dict of title to augmentation (see `data.augment`).
         image_size: (height, width) of the frame.
-        count: int, how many images.
+        count: int, number of images.
         seed: int.
 
     Returns:
-        matplotlib `Figure`: a column for each image, a row for the image as it
-        is and one for each augmentation, with boxes and masks. Where the labels
-        are boxes, masks are painted from them.
+        matplotlib `Figure`: one column per image; one row for the original image and
+        one per augmentation, with boxes and masks. For box labels, masks are filled
+        boxes.
     """
     rows = {"image": augment.fit, **augmentations}
     columns = list(source.dataset.take(count))
@@ -88,7 +88,7 @@ def contact_sheet(source, augmentations, image_size, count, seed=0):
 
 
 def _painted(labels, size):
-    """Return a mask, class ids counted from 1, with every box filled."""
+    """Return a mask of filled boxes, with class ids counted from 1."""
     mask = np.zeros(size, np.int32)
     for box, label in zip(labels["boxes"].numpy(), labels["classes"].numpy()):
         top, left, bottom, right = box.round().clip(0).astype(int)
@@ -110,11 +110,12 @@ def _mask_colors(mask):
 
 
 def grid(drawn, class_names):
-    """Return a matplotlib `Figure` of `samples`.
+    """Draw `samples`, one column per sample and one row per set of labels.
 
-    One column for each sample and one row for each set of labels.
+    Masks hide the image, so with masks the plain image gets a row too.
 
-    Masks cover what they label, so the image as it is has a row of its own.
+    Returns:
+        matplotlib `Figure`.
     """
     titles = list(drawn[0]["labels"])
     if "mask" in drawn[0]["labels"][titles[0]]:

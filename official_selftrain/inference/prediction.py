@@ -1,4 +1,4 @@
-"""From images to a model's predictions in the images' own pixels."""
+"""Model predictions in the pixels of the original images."""
 
 import concurrent.futures
 import functools
@@ -9,7 +9,7 @@ from official_selftrain.geometry.letterbox import covered_size
 
 
 def predictor(model):
-    """Return a compiled function from images and sizes to predictions.
+    """Return a compiled prediction function.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
@@ -26,19 +26,19 @@ def predictor(model):
 
 
 def labeler(model, scales=(1.0,), flip=False):
-    """Return a function that labels a batch as a model sees it.
+    """Return a function that labels a batch of model inputs.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
-        scales: floats, scales that the probabilities of masks are averaged over.
-        flip: bool, average over mirror images too.
+        scales: floats, scales to average mask probabilities over.
+        flip: bool, also average over mirrored images.
 
     Returns:
-        function `(images, sizes)` → list with the labels of each image, as of
+        function `(images, sizes)` → list with the labels of each image, as in
         `Teacher`.
 
     Raises:
-        ValueError: for scales or mirror images of a model whose labels are boxes.
+        ValueError: for scales or `flip` with a detection model.
 
     Source: paper section 3.
     """
@@ -50,7 +50,7 @@ def labeler(model, scales=(1.0,), flip=False):
             )
         return functools.partial(_boxes, predictor(model))
     probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
-    # Traced here, once: threads would each trace it at the same time.
+    # Trace once, here: otherwise every thread would trace it.
     return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
 
 
@@ -66,13 +66,13 @@ def _boxes(predict, images, sizes):
 
 
 def _masks(probabilities, mask_pngs, images, sizes):
-    found = probabilities(images)
+    predicted = probabilities(images)
     # The part of the frame that each image covers.
     covered = covered_size(sizes, tuple(images.shape[1:3])).numpy()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pngs = pool.map(
             lambda row: mask_pngs(
-                found[row], tf.constant(covered[row]), tf.constant(sizes[row])
+                predicted[row], tf.constant(covered[row]), tf.constant(sizes[row])
             ),
             range(len(sizes)),
         )
@@ -90,7 +90,7 @@ def _masks(probabilities, mask_pngs, images, sizes):
     ]
 )
 def _mask_pngs(probabilities, covered, size):
-    """Return mask and confidence of an image, as PNGs of its size."""
+    """Return mask and confidence as PNGs of the image's size."""
     mask, confidence = masks_of_size(probabilities[None], covered, size)
     confidence = tf.cast(tf.round(255.0 * confidence), tf.uint8)
     return (
@@ -100,13 +100,13 @@ def _mask_pngs(probabilities, covered, size):
 
 
 def masks_of_size(probabilities, covered, size):
-    """Return the most probable class of every pixel of images of one size.
+    """Return the most probable class of every pixel, for images of one size.
 
-    Class by class, so that a large photograph needs no tensor of all classes.
+    It resizes one class at a time, to avoid a full-size tensor of all classes.
 
     Args:
         probabilities: float32 `[B, H, W, K]`, of the model's frame.
-        covered: int32 `[2]`, the part of the frame that the images cover.
+        covered: int32 `[2]`, height and width of the frame that the images cover.
         size: int32 `[2]`, height h and width w of the images in pixels.
 
     Returns:

@@ -1,1 +1,1 @@
-"""A teacher's labels: who makes them, where they are kept, what they are worth."""
+"""Teachers, the labels they produce, their storage and their quality."""

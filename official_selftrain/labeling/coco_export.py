@@ -1,4 +1,4 @@
-"""A folder of pseudo-labels as a COCO file."""
+"""Export a folder of pseudo-labels as a COCO file."""
 
 import glob as globbing
 import json
@@ -14,9 +14,9 @@ from official_selftrain.labeling import label_store
 def write(output_dir, path):
     """Write the boxes of a folder of labels as one COCO file.
 
-    `annotations` have a `score`; category ids count from 1. `file_name` is the image's
-    path as it was given. What `sources.coco` reads from it equals what
-    `label_store.read` gives.
+    `annotations` have a `score`; category ids start at 1. `file_name` is the image's
+    original path. `sources.coco` reads the same labels from it as `label_store.read`
+    does from the folder.
 
     Args:
         output_dir: str.
@@ -38,7 +38,7 @@ def write(output_dir, path):
         file.write(f'{json.dumps(categories)},\n"images": [')
         _write_items(file, (image for image, _ in _coco_items(output_dir)))
         file.write('],\n"annotations": [')
-        boxes = (box for _, found in _coco_items(output_dir) for box in found)
+        boxes = (box for _, boxes in _coco_items(output_dir) for box in boxes)
         numbered = ({"id": n, **box} for n, box in enumerate(boxes, 1))
         _write_items(file, numbered)
         file.write("]}\n")
@@ -50,7 +50,7 @@ def _write_items(file, items):
 
 
 def _coco_items(output_dir):
-    """Yield, for each stored image, its COCO entry and those of its boxes."""
+    """Yield the COCO image entry and the box entries of each stored image."""
     pattern = os.path.join(globbing.escape(output_dir), "pseudo-*-of-*.tfrecord")
     paths = sorted(globbing.glob(pattern))
     for serialized in tf.data.TFRecordDataset(paths).as_numpy_iterator():
@@ -87,7 +87,7 @@ def _coco_items(output_dir):
 
 
 def _coco_box(box, height, width):
-    """Return x, y, width, height in pixels, of which no rounding leaves the image."""
+    """Return x, y, width, height in pixels, rounded so that the box stays inside."""
     ymin, xmin, ymax, xmax = np.float64(box) * [height, width, height, width]
     sides = []
     for start, end, limit in ((xmin, xmax, width), (ymin, ymax, height)):

@@ -1,4 +1,4 @@
-"""What a finished folder of labels comes to, in a few printed lines."""
+"""Summarize a finished folder of labels in a few printed lines."""
 
 from official_selftrain.data.sources import pools
 from official_selftrain.files import atomic
@@ -7,14 +7,14 @@ from official_selftrain.labeling import label_quality, label_report, label_store
 
 
 def describe(output_dir, score_threshold):
-    """Print what was skipped and how many images have a label.
+    """Print skipped images and the number of images with a label.
 
     Args:
         output_dir: str, a finished folder of labels.
-        score_threshold: float in 0…1, what counts as a label.
+        score_threshold: float in 0…1, minimum score of a label.
 
     Returns:
-        dict, as of `label_quality.measure`.
+        dict, as returned by `label_quality.measure`.
     """
     manifest = label_store.read_manifest(output_dir)
     for line in manifest["skipped"][:20]:
@@ -30,12 +30,12 @@ def describe(output_dir, score_threshold):
 
 
 def report(output_dir, pool):
-    """Write the report of `label_report`; print where, and the threshold it suggests.
+    """Write the report of `label_report`; print its path and suggested threshold.
 
     Args:
         output_dir: str, a finished folder of labels.
-        pool: the arguments of `pools.open_pool`; its images' own labels, if any, are
-            the truth.
+        pool: the arguments of `pools.open_pool`; its labels, if any, are the ground
+            truth.
     """
     truth, _ = pools.open_pool(*pool)
     print(f"report: {label_report.write(output_dir, truth)}")
@@ -44,7 +44,7 @@ def report(output_dir, pool):
         best = sweep["classes"]["all"]
         score = best["suggested"]
         setting = f"--gin_param='SCORE_THRESHOLD = {score}'"
-        if score < 0.2:  # the ignore_threshold of our own files
+        if score < 0.2:  # the ignore_threshold of the shipped gin files
             lower = round(score / 2, 3)
             setting += f" --gin_param='experiment.Teaching.ignore_threshold = {lower}'"
         print(f"threshold of the best F1, on {best['true']} labels: {setting}")

@@ -1,4 +1,4 @@
-"""What pseudo-labels are worth: how many, how sure, and how right."""
+"""Quality of pseudo-labels: counts, confidence and accuracy."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,44 +7,43 @@ from official_selftrain import metrics
 from official_selftrain.data import examples, masks
 from official_selftrain.geometry import array_boxes
 
-# IoU from which a pseudo-box counts as a true box found.
+# Minimum IoU of a pseudo-box with a true box that it matches.
 _MATCH_IOU = 0.5
 
 _HISTOGRAM_BINS = 20
 
-# At which `sweep` looks.
+# The default thresholds of `sweep`.
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 
-# So fine that a threshold can be read off, so few that memory doesn't grow.
+# Fine enough to read off a threshold, in constant memory.
 _FINE_BINS = 10_000
 
 
 def measure(source, score_threshold, truth=None):
-    """Count pseudo-labels, and compare them with the truth where it is known.
+    """Count pseudo-labels, and compare them with the ground truth if given.
 
-    A pseudo-box of at least `score_threshold` is right if it overlaps a true
-    box of its class, not taken by a box of higher score, with IoU of 0.5 or
-    more. True crowds are not objects to be found.
+    A pseudo-box with a score of at least `score_threshold` is correct if it overlaps a
+    true box of its class with an IoU of at least 0.5, and no box of higher score
+    matches that one. True crowds don't count as objects.
 
     Args:
-        source: `examples.Source` of pseudo-labels with every score.
+        source: `examples.Source` of pseudo-labels with all scores.
         score_threshold: float in 0…1.
-        truth: `examples.Source` of the same images in the same order, or None; it
-            may hold more images, whose ids tell them from those.
+        truth: `examples.Source` of the same images in the same order, matched by id,
+            or None; it may hold additional images.
 
     Returns:
         dict: `images`, `boxes` (at or above the threshold), `boxes_per_image`,
         `empty_images` (without such a box), `score_threshold`, `precision` and
-        `recall` (0…1, None where unknown), `score_histogram` (counts of all
+        `recall` (0…1, None if unknown), `score_histogram` (counts of all
         stored boxes in 20 bins over 0…1), `one_box_threshold` (the score, rounded
-        down to 0.0001, at which there would be one box per image, None if too few are
-        stored).
+        down to 0.0001, that gives one box per image; None if too few are stored).
 
-        For masks: `images`, `ignored` (share of the pixels below the threshold),
-        `empty_images` (without another pixel), `score_threshold`, `mIoU` (percent)
-        and `accuracy` (0…1) of the pixels that stay (None where the truth is
-        unknown), `class_shares` (of each class among them), `score_histogram`
-        (shares of all pixels), `median_score` (half of the pixels reach it).
+        For masks: `images`, `ignored` (fraction of the pixels below the threshold),
+        `empty_images` (with every pixel below it), `score_threshold`, `mIoU` (percent)
+        and `accuracy` (0…1) of the remaining pixels (None without ground truth),
+        `class_shares` (fraction of each class among them), `score_histogram`
+        (fractions of all pixels), `median_score` (reached by half of the pixels).
 
     Source: own.
     """
@@ -53,7 +52,7 @@ def measure(source, score_threshold, truth=None):
 
 
 def _box_quality(source, score_threshold, truth):
-    images = boxes = empty = found = true_boxes = 0
+    images = boxes = empty = correct = true_boxes = 0
     counts = np.zeros(_FINE_BINS, np.int64)
     for example, target in _pairs(source, truth):
         images += 1
@@ -64,7 +63,7 @@ def _box_quality(source, score_threshold, truth):
         if target is not None:
             counted = ~target["ignore"]
             true_boxes += int(counted.sum())
-            found += _num_found(
+            correct += _num_found(
                 {
                     key: example[key][confident]
                     for key in ("boxes", "classes", "scores")
@@ -80,21 +79,21 @@ def _box_quality(source, score_threshold, truth):
         "boxes_per_image": boxes / images,
         "empty_images": empty,
         "score_threshold": score_threshold,
-        "precision": found / boxes if truth and boxes else None,
-        "recall": found / true_boxes if truth and true_boxes else None,
+        "precision": correct / boxes if truth and boxes else None,
+        "recall": correct / true_boxes if truth and true_boxes else None,
         "score_histogram": histogram,
         "one_box_threshold": float(enough[-1] / _FINE_BINS) if len(enough) else None,
     }
 
 
 def _pairs(source, truth):
-    """Yield the examples of a source, each with the truth about its image or None."""
+    """Yield the examples of a source, each with its ground truth or None."""
     targets = truth.dataset.as_numpy_iterator() if truth else None
     for example in source.dataset.as_numpy_iterator():
         target = None
         if targets is not None:
             target = next(targets, None)
-            # Images that couldn't be labeled are missing among the pseudo-labels.
+            # The pseudo-labels lack images that couldn't be labeled.
             while target is not None and target["id"] != example["id"]:
                 target = next(targets, None)
             if target is None:
@@ -108,7 +107,7 @@ def _pairs(source, truth):
 def _mask_quality(source, score_threshold, truth):
     num_classes = len(source.class_names)
     images = empty = 0
-    shares, scores = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    pixels, scores = np.zeros(256, np.int64), np.zeros(256, np.int64)
     metric = metrics.MeanIoU(num_classes)
     for example, target in _pairs(source, truth):
         mask = masks.decode(example["mask"])
@@ -117,50 +116,50 @@ def _mask_quality(source, score_threshold, truth):
         kept = masks.confident(mask, confidence, score_threshold).numpy()
         images += 1
         empty += bool((kept == masks.IGNORE_CLASS).all())
-        shares += np.bincount(kept.ravel(), minlength=256)
+        pixels += np.bincount(kept.ravel(), minlength=256)
         scores += np.bincount(confidence.numpy().ravel(), minlength=256)
         if truth is not None:
-            known = examples.read_mask(target, size, num_classes).numpy()
-            known = np.where(kept == masks.IGNORE_CLASS, kept, known)
-            metric.update({"mask": kept}, {"mask": known})
-    known = shares[:num_classes].sum()
+            true = examples.read_mask(target, size, num_classes).numpy()
+            true = np.where(kept == masks.IGNORE_CLASS, kept, true)
+            metric.update({"mask": kept}, {"mask": true})
+    num_kept = pixels[:num_classes].sum()
     result = metric.result()
     levels = np.arange(256) / 255.0
     histogram = np.histogram(levels, _HISTOGRAM_BINS, (0.0, 1.0), weights=scores)[0]
     at_least = np.cumsum(scores[::-1])[::-1]
     return {
         "images": images,
-        "ignored": float(1.0 - known / shares.sum()),
+        "ignored": float(1.0 - num_kept / pixels.sum()),
         "empty_images": empty,
         "score_threshold": score_threshold,
         "mIoU": result["mIoU"],
         "accuracy": result["accuracy"],
-        "class_shares": (shares[:num_classes] / max(known, 1)).tolist(),
+        "class_shares": (pixels[:num_classes] / max(num_kept, 1)).tolist(),
         "score_histogram": (histogram / scores.sum()).tolist(),
         "median_score": float(levels[2 * at_least >= scores.sum()].max()),
     }
 
 
 def require_labels(quality, max_empty_share=0.95):
-    """Refuse pseudo-labels that are missing in most of the images.
+    """Reject pseudo-labels if too many images are empty.
 
     Args:
-        quality: dict of `measure`.
-        max_empty_share: float in 0…1, the share of the images that may have no label
-            at the threshold; 1 refuses only labels of which there is none at all.
+        quality: dict, as returned by `measure`.
+        max_empty_share: float in 0…1, maximum fraction of images without a label at
+            the threshold; 1 rejects labels only if there are none at all.
 
     Raises:
-        ValueError: if more images have no box that reaches the threshold, with the
-            histogram and the threshold that would give one box per image; if no
-            pixel of more masks does, or all are background.
+        ValueError: if more images have no box or pixel at the threshold, or all pixels
+            are background. The message holds the score histogram and a threshold that
+            would give labels.
     """
     if not 0.0 <= max_empty_share <= 1.0:
         raise ValueError(
             "Expected max_empty_share in 0…1. Received: "
             f"max_empty_share={max_empty_share!r}"
         )
-    empty_share = quality["empty_images"] / quality["images"]
-    too_empty = empty_share > max_empty_share
+    empty = quality["empty_images"] / quality["images"]
+    too_empty = empty > max_empty_share
     if "class_shares" in quality:
         _require_masks(quality, too_empty)
         return
@@ -170,7 +169,7 @@ def require_labels(quality, max_empty_share=0.95):
     raise ValueError(
         "Expected pseudo-labels with a score of at least "
         f"{quality['score_threshold']}. Received: {quality['boxes']} boxes in "
-        f"{quality['images']} images, {100.0 * empty_share:.4g} % of the images empty "
+        f"{quality['images']} images, {100.0 * empty:.4g} % of the images empty "
         f"(at most {100.0 * max_empty_share:.4g} % may be); scores by bin "
         f"({_bins(histogram) or 'none'}); {_advice(quality)}"
     )
@@ -184,26 +183,26 @@ def _advice(quality):
             "per image"
         )
     if stored:
-        return f"the {stored} boxes that are stored are too few for that"
-    return "the teacher finds nothing at all: train it longer"
+        return f"the {stored} stored boxes are too few for one box per image"
+    return "the teacher detects nothing: train it longer"
 
 
 def _require_masks(quality, too_empty):
     if quality["ignored"] == 1.0:
-        found = "every pixel below it"
+        reason = "every pixel below it"
     elif too_empty:
-        found = f"every pixel below it in {quality['empty_images']}"
+        reason = f"every pixel below it in {quality['empty_images']}"
     elif not any(quality["class_shares"][1:]):
-        found = "nothing but background"
+        reason = "nothing but background"
     else:
         return
-    histogram = [f"{share:.1%}" if share else 0 for share in quality["score_histogram"]]
+    histogram = [f"{value:.1%}" if value else 0 for value in quality["score_histogram"]]
     raise ValueError(
         "Expected pseudo-labels with a score of at least "
-        f"{quality['score_threshold']}. Received: {found} in {quality['images']} "
+        f"{quality['score_threshold']}. Received: {reason} in {quality['images']} "
         f"images; pixels by score ({_bins(histogram)}); half of the pixels reach "
-        f"score_threshold={quality['median_score']:.3f}; a teacher that finds only "
-        "background needs more training"
+        f"score_threshold={quality['median_score']:.3f}; a teacher that predicts "
+        "only background needs more training"
     )
 
 
@@ -220,49 +219,49 @@ def _num_found(predicted, target):
 
 
 def _matches(predicted, target):
-    """Return, for each predicted box, 1 if it is right, 0 if wrong, -1 if not judged.
+    """Return, for each predicted box, 1 if correct, 0 if wrong, -1 if ignored.
 
-    Not judged are boxes of which half lies in an ignored true region of their class.
+    A box is ignored if at least half of it lies in an ignored true region of its class.
     """
     free = ~target.get("ignore", np.zeros(len(target["boxes"]), bool))
     same = predicted["classes"][:, None] == target["classes"]
     shared = array_boxes.intersection(predicted["boxes"], target["boxes"])
     is_inside = shared >= 0.5 * array_boxes.area(predicted["boxes"])[:, None]
     iou = array_boxes.iou(predicted["boxes"], target["boxes"])
-    found = np.zeros(len(predicted["scores"]), np.int64)
+    result = np.zeros(len(predicted["scores"]), np.int64)
     for row in np.argsort(-predicted["scores"], kind="stable"):
         matches = free & same[row] & (iou[row] >= _MATCH_IOU)
         if matches.any():
             free[np.argmax(np.where(matches, iou[row], -1.0))] = False
-            found[row] = 1
+            result[row] = 1
         elif "ignore" in target:
-            unjudged = same[row] & target["ignore"] & is_inside[row]
-            found[row] = -1 if unjudged.any() else 0
-    return found
+            is_ignored = same[row] & target["ignore"] & is_inside[row]
+            result[row] = -1 if is_ignored.any() else 0
+    return result
 
 
 def sweep(source, truth, thresholds=THRESHOLDS):
-    """Compare pseudo-labels with the truth at every threshold.
+    """Compare pseudo-labels with the ground truth at every threshold.
 
-    Boxes as in `measure`, except that boxes in true crowds of their class aren't
-    judged. For masks the pixels are counted that reach the threshold and whose truth
-    is known.
+    Boxes are matched as in `measure`, except that boxes in true crowds of their class
+    are ignored. For masks, counts are of pixels that reach the threshold and have
+    ground truth.
 
     Args:
-        source: `examples.Source` of pseudo-labels with every score.
-        truth: `examples.Source` of the same images in the same order, or more, of the
-            same classes.
+        source: `examples.Source` of pseudo-labels with all scores.
+        truth: `examples.Source` of the same classes and the same images in the same
+            order; it may hold additional images.
         thresholds: floats in 0…1, ascending.
 
     Returns:
         dict: `thresholds`, `images`, and `classes`: for every class name, and `"all"`,
         a dict of `true` (count), and for each threshold `predicted` and `found`
-        (counts), `precision`, `recall` (None without a count to divide by), `F1`,
-        `per_image`; `suggested`, the middle threshold of the best F1 (None if
-        nothing is found).
+        (counts), `precision`, `recall` (None if undefined), `F1`, `per_image`;
+        `suggested`, the middle of the thresholds with the best F1 (None if no label
+        is correct).
 
     Raises:
-        ValueError: for other classes.
+        ValueError: if the classes differ.
 
     Source: own.
     """
@@ -274,7 +273,7 @@ def sweep(source, truth, thresholds=THRESHOLDS):
     num_classes = len(source.class_names)
     limits = np.asarray(thresholds, np.float32)
     predicted = np.zeros((num_classes, len(limits)), np.int64)
-    found, true = np.zeros_like(predicted), np.zeros(num_classes, np.int64)
+    correct, true = np.zeros_like(predicted), np.zeros(num_classes, np.int64)
     images = 0
     for example, target in _pairs(source, truth):
         images += 1
@@ -290,9 +289,11 @@ def sweep(source, truth, thresholds=THRESHOLDS):
         for place, limit in enumerate(limits):
             kept = scores >= limit
             predicted[:, place] += np.bincount(classes[kept], minlength=num_classes)
-            found[:, place] += np.bincount(classes[kept & right], minlength=num_classes)
-    rows = dict(zip(source.class_names, zip(true, predicted, found)))
-    rows["all"] = true.sum(), predicted.sum(axis=0), found.sum(axis=0)
+            correct[:, place] += np.bincount(
+                classes[kept & right], minlength=num_classes
+            )
+    rows = dict(zip(source.class_names, zip(true, predicted, correct)))
+    rows["all"] = true.sum(), predicted.sum(axis=0), correct.sum(axis=0)
     return {
         "thresholds": [float(threshold) for threshold in thresholds],
         "images": images,
@@ -302,17 +303,19 @@ def sweep(source, truth, thresholds=THRESHOLDS):
     }
 
 
-def _rates(thresholds, images, true, predicted, found):
-    both = [2.0 * f / (true + p) if true + p else 0.0 for f, p in zip(found, predicted)]
+def _rates(thresholds, images, true, predicted, correct):
+    both = [
+        2.0 * f / (true + p) if true + p else 0.0 for f, p in zip(correct, predicted)
+    ]
     best = max(both)
-    # Of several, the middle one: the least near to those that are worse.
+    # Of several, the middle one: the farthest from worse thresholds.
     places = [place for place, value in enumerate(both) if value == best]
     return {
         "true": int(true),
         "predicted": predicted.tolist(),
-        "found": found.tolist(),
-        "precision": [float(f / p) if p else None for f, p in zip(found, predicted)],
-        "recall": [float(f / true) if true else None for f in found],
+        "found": correct.tolist(),
+        "precision": [float(f / p) if p else None for f, p in zip(correct, predicted)],
+        "recall": [float(f / true) if true else None for f in correct],
         "F1": [float(value) for value in both],
         "per_image": [float(p / images) for p in predicted],
         "suggested": float(thresholds[places[len(places) // 2]]) if best else None,
@@ -322,21 +325,21 @@ def _rates(thresholds, images, true, predicted, found):
 def _pixels(example, target, num_classes):
     mask = masks.decode(example["mask"])
     scores = examples.read_confidence(example, tf.shape(mask)).numpy() / np.float32(255)
-    known = examples.read_mask(target, tf.shape(mask), num_classes).numpy()
+    true = examples.read_mask(target, tf.shape(mask), num_classes).numpy()
     mask = mask.numpy().astype(np.int64)
-    judged = (known != masks.IGNORE_CLASS) & (mask != masks.IGNORE_CLASS)
-    right = mask == known
-    return mask[judged], scores[judged], right[judged], known[judged]
+    judged = (true != masks.IGNORE_CLASS) & (mask != masks.IGNORE_CLASS)
+    right = mask == true
+    return mask[judged], scores[judged], right[judged], true[judged]
 
 
 def doubt(example):
-    """Return how unsure the teacher of an example was, 0…1.
+    """Return the teacher's uncertainty about an example, in 0…1.
 
-    The mean of 4 s (1 - s) over its boxes: 1 where every score is 0.5, 0 where all are
-    0 or 1 and where there is no box. For masks 1 less the mean confidence.
+    For boxes, the mean of 4 s (1 - s) over their scores: 1 if every score is 0.5, 0 if
+    all are 0 or 1, or if there is no box. For masks, 1 minus the mean confidence.
 
     Args:
-        example: dict of NumPy values, out of a source of pseudo-labels.
+        example: dict of NumPy values, from a source of pseudo-labels.
 
     Returns:
         float.

@@ -1,4 +1,4 @@
-"""The report about a folder of labels: which threshold, which images to look at."""
+"""The report on a folder of labels: which threshold, which images to inspect."""
 
 import heapq
 import html
@@ -19,19 +19,19 @@ def write(output_dir, truth=None, num_images=24):
 
     Args:
         output_dir: str, a finished folder of labels.
-        truth: `examples.Source` of the same images in the same order; where it has
-            labels, precision, recall and F1 are given for every threshold.
-        num_images: int, how many images are drawn, the most doubtful first.
+        truth: `examples.Source` of the same images in the same order; if it has
+            labels, the report shows precision, recall and F1 at every threshold.
+        num_images: int, number of images to draw, most uncertain first.
 
     Returns:
         str, the path of the page.
 
     Raises:
         FileNotFoundError: if the labels aren't complete.
-        ValueError: if the truth has other classes.
+        ValueError: if the ground truth has different classes.
     """
-    known = truth is not None and truth.has_labels
-    stored = label_store.read(output_dir, truth.class_names if known else None)
+    has_truth = truth is not None and truth.has_labels
+    stored = label_store.read(output_dir, truth.class_names if has_truth else None)
     manifest = label_store.read_manifest(output_dir)
     body = [f"<h1>Pseudo-labels of {html.escape(output_dir)}</h1>"]
     body.append(
@@ -39,7 +39,7 @@ def write(output_dir, truth=None, num_images=24):
         f"{len(manifest['skipped'])} skipped.</p>"
     )
     content = {"sweep": None, "doubtful": []}
-    if known:
+    if has_truth:
         swept = label_quality.sweep(stored, truth)
         content["sweep"] = swept
         body += _thresholds(swept)
@@ -53,13 +53,13 @@ def write(output_dir, truth=None, num_images=24):
 
 
 def _pictures(unsure, stored):
-    """Return pictures of the examples of `_most_doubtful`, with their names."""
+    """Return HTML figures of the examples of `_most_doubtful`, with their names."""
     drawn = []
     for _, example in unsure:
         example = {key: tf.constant(value) for key, value in example.items()}
         sample = pictures.sample(example, stored)
         drawn.append({**sample, "labels": {"": sample["labels"]["labels"]}})
-    parts = ["<h2>Images by the teacher's doubt, most doubtful first</h2>"]
+    parts = ["<h2>Images by the teacher's uncertainty, most uncertain first</h2>"]
     for start in range(0, len(drawn), _COLUMNS):
         part = drawn[start : start + _COLUMNS]
         names = [
@@ -72,7 +72,7 @@ def _pictures(unsure, stored):
 
 
 def _thresholds(swept):
-    """Return plot and tables of `label_quality.sweep`."""
+    """Return the plot and tables of `label_quality.sweep` as HTML."""
     columns = ("precision", "recall", "F1", "per_image")
     everything = swept["classes"]["all"]
     rows = [
@@ -88,10 +88,10 @@ def _thresholds(swept):
         by_class[-1] += [_number(value) for value in values]
     best = _number(everything["suggested"])
     return [
-        f"<h2>Threshold</h2><p>Suggested, of the best F1: <b>{best}</b></p>",
+        f"<h2>Threshold</h2><p>Suggested (best F1): <b>{best}</b></p>",
         pages.picture(_plot(swept)),
         pages.table(["threshold", *columns], rows),
-        "<h2>By class, at the threshold of its best F1</h2>",
+        "<h2>By class, at each class's best F1</h2>",
         pages.table(["class", "threshold", "true", *columns], by_class),
     ]
 
@@ -117,7 +117,7 @@ def _number(value):
 
 
 def _most_doubtful(source, count):
-    """Return the most doubtful examples, most doubtful first; memory doesn't grow."""
+    """Return the most uncertain examples first, in constant memory."""
     heap = []
     for place, example in enumerate(source.dataset.as_numpy_iterator()):
         item = (label_quality.doubt(example), -place, example)

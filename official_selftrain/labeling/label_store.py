@@ -1,8 +1,7 @@
-"""A teacher's labels: from images to files and back.
+"""Write and read a teacher's labels.
 
-A folder of labels holds shards `pseudo-00000-of-00004.tfrecord`, beside each a JSON
-file of the same name that sums it up, `settings.json`, and, when all shards are there,
-`manifest.json`.
+A folder of labels holds shards `pseudo-00000-of-00004.tfrecord`, a JSON summary of the
+same name for each, `settings.json`, and, once all shards exist, `manifest.json`.
 """
 
 import collections
@@ -33,13 +32,13 @@ class Storage:
 
     Attributes:
         shard_size: int, images per shard.
-        score_floor: float in 0…1, boxes below it aren't stored.
-        max_boxes: int, the boxes of highest score that an image keeps.
-        embed_images: bool, store the images in the shards (upright; a turned one as
+        score_floor: float in 0…1, minimum score of stored boxes.
+        max_boxes: int, maximum number of boxes per image, highest scores first.
+        embed_images: bool, store the images in the shards (upright; rotated ones as
             PNG) instead of their paths. Images that aren't files are always stored.
 
     Raises:
-        ValueError: for a `score_floor` that is none.
+        ValueError: for a `score_floor` outside 0…1.
     """
 
     shard_size: int = 500
@@ -56,14 +55,14 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """Which of several workers that share the shards.
+    """One of several workers that share the shards.
 
     Attributes:
         index: int in 0…count - 1.
-        count: int, how many workers there are.
+        count: int, number of workers.
 
     Raises:
-        ValueError: for an index that is none.
+        ValueError: for an index out of range.
     """
 
     index: int = 0
@@ -89,35 +88,34 @@ def write(
 ):
     """Label images and write the labels as TFRecord shards.
 
-    Boxes are stored with their scores and masks with their probabilities, so that a
-    threshold can be chosen when the labels are read. Memory doesn't grow with the
-    number of images. Images that can't be read, or that the teacher refuses, are left
-    out and named in the manifest. A shard appears under its final name only when it is
-    whole; on a second call the shards that exist are kept, and the others become what
-    they would have been, byte for byte.
+    Boxes are stored with their scores and masks with their confidence, so a threshold
+    can be chosen when the labels are read. Memory use doesn't depend on the number of
+    images. Images that can't be read, or that the teacher refuses, are skipped and
+    listed in the manifest. Shards are written atomically. A second call keeps existing
+    shards and writes the missing ones, byte for byte as an uninterrupted run would.
 
     Args:
         teacher: `teachers.Teacher`.
-        source: `examples.Source`; its labels, if any, aren't looked at.
+        source: `examples.Source`; its labels, if any, are ignored.
         output_dir: str.
         storage: `Storage`.
         batch_size: int.
-        worker: `Worker`, whose shards are written.
-        settings: dict, more to be recorded, such as where the images come from.
-        on_images: function (count), called when images are done, in the place of a
+        worker: `Worker` whose shards are written.
+        settings: dict, additional settings to record, such as the origin of the images.
+        on_images: function (count), called when images are done, instead of showing a
             progress bar.
 
     Returns:
         dict, the manifest; None while other workers' shards are missing.
-        `class_names`, `has_masks`, `images` (found), `labeled` (of them), `boxes`,
+        `class_names`, `has_masks`, `images` (total), `labeled` (of these), `boxes`,
         `boxes_per_image`, `empty_images` (without a stored box), `score_histogram`
-        (counts in 20 bins over 0…1; of pixels for masks), `class_histogram` (by name),
+        (counts in 20 bins over 0…1; for masks, of pixels), `class_histogram` (by name),
         `boxes_per_image_histogram` (images by their number of boxes), `shards`,
-        `skipped` (a line for each image left out) and `settings`.
+        `skipped` (a line for each skipped image) and `settings`.
 
     Raises:
-        ValueError: if `output_dir` holds labels made with other settings, or for a
-            teacher that refuses every image of a batch.
+        ValueError: if `output_dir` holds labels made with other settings, or if
+            the teacher refuses every image of a batch.
 
     Source: own; file and feature names of the TF Model Garden.
     """
@@ -151,19 +149,19 @@ def write(
 
 
 def read(output_dir, class_names=None):
-    """Read what `write` has written, with every score.
+    """Read the labels written by `write`, with all scores.
 
     Args:
         output_dir: str.
-        class_names: sequence of str, the student's classes in their order, or None
-            for the teacher's.
+        class_names: sequence of str, the student's classes in order, or None for the
+            teacher's.
 
     Returns:
         `examples.Source`.
 
     Raises:
         FileNotFoundError: if the labels aren't complete.
-        ValueError: if the labels' classes aren't those.
+        ValueError: if the labels have different classes.
     """
     manifest = read_manifest(output_dir)
     names = manifest["class_names"]
@@ -206,7 +204,7 @@ def read_manifest(output_dir):
 
 @contextlib.contextmanager
 def _progress(total, on_images):
-    """Give what to call with a count of images that are done, by default a bar's."""
+    """Yield `on_images`, or the update function of a progress bar."""
     if on_images is not None:
         yield on_images
         return
@@ -215,11 +213,11 @@ def _progress(total, on_images):
 
 
 def _labeled(teacher, source, shards, shard_size, batch_size):
-    """Yield shards and, for each, an iterator of examples, sizes and labels.
+    """Yield each shard with an iterator of its examples, sizes and labels.
 
-    Images that can't be labeled have a reason, a str, in the place of labels.
+    For images that can't be labeled, a str with the reason replaces the labels.
     """
-    # One pass for all shards: to begin anew at each would read its predecessors.
+    # One pass for all shards: a pass per shard would read all previous images again.
     pending = np.zeros(math.ceil(source.num_images / shard_size), bool)
     pending[shards] = True
     pending = tf.constant(pending)
@@ -232,9 +230,9 @@ def _labeled(teacher, source, shards, shard_size, batch_size):
 
 
 def _prepared(teacher, source, stream):
-    """Yield positions, examples and what the teacher is to see of each.
+    """Yield positions, examples and the teacher's prepared inputs.
 
-    It is a reason, a str, for an image that can't be read.
+    For images that can't be read, a str with the reason replaces the inputs.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -243,7 +241,7 @@ def _prepared(teacher, source, stream):
         item = teacher.prepare(example, image)
         return position, {**item, "size": tf.shape(image)[:2]}
 
-    # What can't be read is missing here, and found out by its position.
+    # Unreadable images are dropped here and detected by their position.
     prepared = stream.map(prepare, tf.data.AUTOTUNE, deterministic=True)
     prepared = iter(prepared.ignore_errors().prefetch(tf.data.AUTOTUNE))
     plain = dataclasses.replace(source, has_masks=False)
@@ -255,7 +253,7 @@ def _prepared(teacher, source, stream):
         else:
             reason = problems.problem(example, plain)
             if reason is None:
-                prepare(position, example)  # raises what went wrong
+                prepare(position, example)  # raises the actual error
                 reason = "can't be prepared"
             yield position, example, reason
 
@@ -268,17 +266,17 @@ def _label_in_batches(teacher, items, batch_size):
 def _label(teacher, batch):
     items = [item for _, item in batch if not isinstance(item, str)]
     try:
-        found = teacher.label(items) if items else []
+        labels = teacher.label(items) if items else []
     except signatures.Refused as error:
-        found = [_label_alone(teacher, item) for item in items]
-        if len(items) > 1 and all(isinstance(labels, str) for labels in found):
+        labels = [_label_alone(teacher, item) for item in items]
+        if len(items) > 1 and all(isinstance(of_one, str) for of_one in labels):
             raise error
-    found = iter(found)
+    labels = iter(labels)
     for example, item in batch:
         if isinstance(item, str):
             yield example, None, item
         else:
-            yield example, item["size"].numpy(), next(found)
+            yield example, item["size"].numpy(), next(labels)
 
 
 def _label_alone(teacher, item):
@@ -289,7 +287,7 @@ def _label_alone(teacher, item):
 
 
 def _write_shard(base, teacher, labeled, storage, advance):
-    """Write a shard and what it holds, from an iterator of `_labeled`."""
+    """Write a shard and its summary, from an iterator of `_labeled`."""
     summary = _Summary(teacher)
     with atomic.replacing(base + ".tfrecord") as partial:
         with tf.io.TFRecordWriter(partial) as writer:
@@ -307,9 +305,9 @@ def _write_shard(base, teacher, labeled, storage, advance):
 
 
 def _cleaned(labels, size, storage):
-    """Return boxes as they are stored: shares of the image, clipped, ranked."""
+    """Return boxes as stored: normalized, clipped and sorted by score."""
     limits = np.float32([*size, *size])
-    # What isn't a number becomes a box without area.
+    # NaN becomes a box without area.
     pixels = np.nan_to_num(np.asarray(labels["boxes"], np.float32).reshape(-1, 4))
     boxes = np.clip(pixels, 0.0, limits) / limits
     scores = np.asarray(labels["scores"], np.float32)
@@ -339,7 +337,7 @@ def _image_record(example, embed_images):
 
 
 class _Summary:
-    """What a shard holds."""
+    """Counts over the labels of a shard."""
 
     def __init__(self, teacher):
         self.skipped = []
@@ -373,7 +371,7 @@ class _Summary:
 
 
 def _finish(output_dir, source, num_shards, settings):
-    """Write the manifest if every shard is there."""
+    """Write the manifest once every shard exists."""
     bases = [_base(output_dir, shard, num_shards) for shard in range(num_shards)]
     if not all(os.path.exists(base + ".tfrecord") for base in bases):
         return None
@@ -417,18 +415,18 @@ def _finish(output_dir, source, num_shards, settings):
 
 
 def _claim(output_dir, settings):
-    """Record the settings, or check that they are those of a run before."""
+    """Record the settings, or check that they match those of an earlier run."""
     os.makedirs(output_dir, exist_ok=True)
     path = LabelFolder(output_dir).settings
     if not os.path.exists(path):
         atomic.write_json(path, settings)
     with open(path) as file:
-        known = json.load(file)
-    for key in sorted({*known, *settings}):
-        if known.get(key) != settings.get(key):
+        recorded = json.load(file)
+    for key in sorted({*recorded, *settings}):
+        if recorded.get(key) != settings.get(key):
             raise ValueError(
                 f"Expected the settings that {output_dir} was made with, "
-                f"{key}={known.get(key)!r}. Received: {key}={settings.get(key)!r}; "
+                f"{key}={recorded.get(key)!r}. Received: {key}={settings.get(key)!r}; "
                 "choose another output_dir"
             )
 

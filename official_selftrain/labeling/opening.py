@@ -1,4 +1,4 @@
-"""Opening any teacher by its path or address."""
+"""Open any teacher by its path or address."""
 
 import dataclasses
 import os
@@ -16,19 +16,19 @@ class TeacherSettings:
     """Which teacher, and how it labels.
 
     Attributes:
-        path: str: a model_dir or `.keras` file of this package, a SavedModel folder, a
-            model at a TF Serving server (`http://…`, `grpc://…`), or a JSON file of
+        path: str, a model_dir or `.keras` file of this package, a SavedModel folder, a
+            model on a TF Serving server (`http://…`, `grpc://…`), or a JSON file of
             COCO results.
         labels: str or None, a file of the teacher's classes (see
-            `teachers.read_classes`); None: the one that lies beside the teacher.
+            `teachers.read_classes`); None: the one next to the teacher.
         first_class_id: int, the id of the first line of `labels`.
-        signature: str, of a SavedModel or server.
-        box_units: str, as of `served.signature_teacher`.
-        scales: floats, as of `teachers.keras_teacher`.
-        flip: bool, as of `teachers.keras_teacher`.
-        classes: str or None, the student's classes: such a file too, or names
-            separated by commas; None: the teacher's.
-        drop_others: bool, as of `teachers.for_classes`.
+        signature: str, signature of a SavedModel or server.
+        box_units: str, as in `served.signature_teacher`.
+        scales: floats, as in `teachers.keras_teacher`.
+        flip: bool, as in `teachers.keras_teacher`.
+        classes: str or None, the student's classes: a file like `labels`, or
+            comma-separated names; None: the teacher's.
+        drop_others: bool, as in `teachers.for_classes`.
     """
 
     path: str
@@ -43,19 +43,19 @@ class TeacherSettings:
 
 
 def open_teacher(settings, images=""):
-    """Open the teacher that somebody names.
+    """Open a teacher.
 
     Args:
         settings: `TeacherSettings`.
-        images: str, what is to be labeled (see `pools.open_pool`): results are matched
-            with it by the images' ids.
+        images: str, the images to label (see `pools.open_pool`); COCO results are
+            matched with them by image id.
 
     Returns:
-        `teachers.Teacher`, of the student's classes where they are given.
+        `teachers.Teacher`, with the student's classes if given.
 
     Raises:
         FileNotFoundError: if there is no such teacher.
-        ValueError: for one that doesn't fit.
+        ValueError: if the teacher doesn't match the settings.
     """
     path = settings.path
     model_path = _model_path(path)
@@ -81,9 +81,9 @@ def open_teacher(settings, images=""):
 
 
 def _model_path(path):
-    for found in (path, StageFolder(path).model, RunFolder(path).teacher().model):
-        if found.endswith(".keras") and os.path.isfile(found):
-            return found
+    for file in (path, StageFolder(path).model, RunFolder(path).teacher().model):
+        if file.endswith(".keras") and os.path.isfile(file):
+            return file
     return None
 
 

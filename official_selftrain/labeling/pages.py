@@ -1,4 +1,4 @@
-"""HTML pages with pictures inside."""
+"""HTML pages with embedded images."""
 
 import base64
 import html
@@ -31,7 +31,7 @@ def write_page(path, title, body):
 
 
 def table(header, rows):
-    """Return an HTML table of a list of str and a list of lists."""
+    """Return an HTML table of a header and a list of rows."""
 
     def cells(values, tag):
         return "".join(f"<{tag}>{html.escape(str(v))}</{tag}>" for v in values)
@@ -42,7 +42,7 @@ def table(header, rows):
 
 
 def picture(figure):
-    """Return a matplotlib `Figure` as HTML, the picture inside."""
+    """Return a matplotlib `Figure` as HTML with an embedded image."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     data = base64.b64encode(png.getvalue()).decode()

@@ -1,8 +1,8 @@
-"""Teachers behind a signature (see `signatures`).
+"""Teachers behind a serving signature (see `signatures`).
 
-The signature has one input, images or image files, and gives either `detection_boxes`,
-`detection_scores` and `detection_classes` (with `num_detections` and `image_info` where
-they are there), or `mask` and `confidence` of the image's size.
+The signature has one input, images or image files. It returns `detection_boxes`,
+`detection_scores` and `detection_classes` (optionally `num_detections` and
+`image_info`), or `mask` and `confidence` of the image's size.
 """
 
 import functools
@@ -20,23 +20,23 @@ _DETECTION = ("detection_boxes", "detection_scores", "detection_classes")
 
 
 def signature_teacher(signature, class_names, class_ids, origin, box_units="auto"):
-    """Make a teacher of a signature.
+    """Create a teacher from a signature.
 
     Args:
         signature: `signatures.Signature`.
         class_names: sequence of str.
-        class_ids: dict of a detection class to its index.
-        origin: dict, as of `Teacher`.
-        box_units: `"pixels"` or `"normalized"` (shares of height and width); `"auto"`
-            decides for each image: no box of pixels ends before 2, and none of shares
-            behind it. Boxes in pixels of a resized frame are taken back with
-            `image_info`: (box + offset) / scale.
+        class_ids: dict of detection class id to class index.
+        origin: dict, as in `Teacher`.
+        box_units: `"pixels"` or `"normalized"` (fractions of height and width);
+            `"auto"` decides for each image: normalized if no coordinate exceeds 2.
+            Boxes in pixels of a resized frame are mapped back with `image_info`:
+            (box + offset) / scale.
 
     Returns:
         `teachers.Teacher`.
 
     Raises:
-        ValueError: for a signature of another kind.
+        ValueError: for unsupported inputs or outputs.
     """
     is_detector = set(_DETECTION) <= set(signature.outputs)
     if not is_detector and not {"mask", "confidence"} <= set(signature.outputs):
@@ -74,18 +74,18 @@ def _takes_files(signature):
 
 
 def _frame(signature):
-    """Return the only size of images that a signature takes, None for any."""
+    """Return the fixed input size of a signature, or None."""
     if _takes_files(signature) or None in signature.shape[1:3]:
         return None
     return signature.shape[1:3]
 
 
 def _prepare(signature, example, image):
-    """Return what a signature wants to see of an image, as `Teacher.prepare`."""
+    """Return the signature's input for an image, as `Teacher.prepare` does."""
     frame = _frame(signature)
     if _takes_files(signature):
         contents = examples.read_contents(example)
-        # Served models may neither turn photographs nor take animations.
+        # Served models may neither apply EXIF rotation nor read animations.
         plain = tf.equal(images.orientation(contents), 1)
         plain &= tf.strings.substr(contents, 0, 3) != "GIF"
         return {
@@ -97,8 +97,8 @@ def _prepare(signature, example, image):
 
 
 def _label(signature, decode, items):
-    """Return the labels of images, as `Teacher.label`."""
-    found = [None] * len(items)
+    """Return the labels of images, as `Teacher.label` does."""
+    results = [None] * len(items)
     for indices in _alike(signature, items):
         step = signature.shape[0] or len(indices)
         for start in range(0, len(indices), step):
@@ -106,12 +106,12 @@ def _label(signature, decode, items):
             outputs = _call(signature, [items[index]["image"] for index in part])
             for row, index in enumerate(part):
                 labels = {key: value[row] for key, value in outputs.items()}
-                found[index] = decode(labels, items[index]["size"].numpy())
-    return found
+                results[index] = decode(labels, items[index]["size"].numpy())
+    return results
 
 
 def _alike(signature, items):
-    """Return lists of the indices of images that fit into one array."""
+    """Group the indices of images that can be stacked."""
     any_size = _takes_files(signature) or _frame(signature)
     groups = {}
     for index, item in enumerate(items):
@@ -121,7 +121,7 @@ def _alike(signature, items):
 
 
 def _call(signature, batch):
-    """Return a signature's outputs for images, of which a fixed batch may want more."""
+    """Return a signature's outputs; pad the images to a fixed batch size."""
     batch = [image.numpy() for image in batch]
     batch += batch[-1:] * ((signature.shape[0] or 0) - len(batch))
     return signature.call(batch if _takes_files(signature) else np.stack(batch))
@@ -141,8 +141,8 @@ def _box_labels(outputs, size, frame, class_names, class_ids, box_units):
         teachers.check_class_id(class_id, class_ids, class_names)
     input_size = np.float32(frame if frame else size)
     if box_units == "auto":
-        is_share = bool(len(boxes)) and float(boxes.max()) <= 2.0
-        box_units = "normalized" if is_share else "pixels"
+        is_normalized = bool(len(boxes)) and float(boxes.max()) <= 2.0
+        box_units = "normalized" if is_normalized else "pixels"
     if box_units == "normalized":
         boxes = boxes * np.tile(input_size, 2)
     elif "image_info" in outputs:
@@ -158,7 +158,7 @@ def _box_labels(outputs, size, frame, class_names, class_ids, box_units):
 def _mask_labels(outputs, size):
     mask = np.asarray(outputs["mask"])
     confidence = np.asarray(outputs["confidence"])
-    # Images of several sizes come back in one array, padded.
+    # Masks of images of different sizes are padded to one array.
     mask = mask.reshape(mask.shape[:2])[: size[0], : size[1]]
     confidence = confidence.reshape(confidence.shape[:2])[: size[0], : size[1]]
     if mask.shape != tuple(size):

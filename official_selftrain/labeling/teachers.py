@@ -1,8 +1,8 @@
-"""Teachers: whatever labels images, behind one protocol.
+"""Teachers: one protocol for everything that labels images.
 
-A `Teacher` has two functions. `prepare` runs inside the input pipeline and makes of an
-example what the teacher wants to see, a dict of tensors; `label` takes a list of such
-dicts and returns the labels of each image, in its own pixels.
+A `Teacher` has two functions. `prepare` runs in the input pipeline and turns an example
+into the teacher's inputs, a dict of tensors. `label` takes a list of such dicts and
+returns the labels of each image, in pixels of that image.
 """
 
 import dataclasses
@@ -20,20 +20,20 @@ from official_selftrain.inference import prediction
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """Whatever labels images.
+    """Anything that labels images.
 
     Attributes:
-        prepare: function (example, its decoded image) → dict of tensors, a graph of
-            tf.data; `size`, the image's, is added.
-        label: function list of such dicts, their values eager tensors → list of
-            labels: `boxes` float32 `[n, 4]` in pixels of the upright image,
-            `classes` int `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`,
-            PNGs of `data.masks` of the image's size. Raises `Refused` for images
-            that it can't label.
+        prepare: function (example, decoded image) → dict of tensors, traced by tf.data;
+            the image's `size` is added to it.
+        label: function (list of such dicts with eager tensors) → list of labels:
+            `boxes` float32 `[n, 4]` in pixels of the upright image, `classes` int
+            `[n]`, `scores` float32 `[n]`; or `mask` and `confidence`, PNGs of
+            `data.masks` of the image's size. Raises `Refused` for images that it
+            can't label.
         class_names: tuple of str; a class is an index into it.
         has_masks: bool.
-        origin: dict, which teacher it is, for the records: `kind` and what tells it
-            from others, such as a hash of its files.
+        origin: dict that identifies the teacher in the settings: `kind`, and for
+            example a hash of its files.
     """
 
     prepare: Callable
@@ -44,12 +44,12 @@ class Teacher:
 
 
 def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
-    """Make a teacher of a Keras model.
+    """Create a teacher from a Keras model.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
         class_names: sequence of str.
-        origin: dict, as of `Teacher`, or None.
+        origin: dict, as in `Teacher`, or None.
         scales: as in `prediction.labeler`.
         flip: as in `prediction.labeler`.
 
@@ -57,8 +57,8 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
         `Teacher`.
 
     Raises:
-        ValueError: as `prediction.labeler`, or if there are not as many names as
-            classes.
+        ValueError: as in `prediction.labeler`, or if the number of names differs from
+            the number of classes.
     """
     num_classes = getattr(model, "num_classes", len(class_names))
     if num_classes != len(class_names):
@@ -82,27 +82,27 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
 
 
 def results_teacher(path, class_names, class_ids):
-    """Make a teacher of a COCO results file: labels that something else has made.
+    """Create a teacher from a COCO results file, written by any other tool.
 
     Args:
         path: str, JSON: a list of `image_id`, `category_id`, `bbox` (x, y, width,
-            height in pixels) and `score`; or an object whose `annotations` have them.
+            height in pixels) and `score`; or an object with such `annotations`.
         class_names: sequence of str.
-        class_ids: dict of category id to index of the class.
+        class_ids: dict of category id to class index.
 
     Returns:
         `Teacher`; images are matched by their ids.
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for another kind of file.
+        ValueError: for a file in another format.
     """
     with open(path) as file:
         content = json.load(file)
     results = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(results, list):
         raise ValueError(f"Expected a list of COCO results. Received: {path}")
-    found = {}
+    by_image = {}
     for index, result in enumerate(results):
         missing = {"image_id", "category_id", "bbox", "score"} - set(result)
         if missing or len(result["bbox"]) != 4:
@@ -114,13 +114,13 @@ def results_teacher(path, class_names, class_ids):
         x, y, width, height = result["bbox"]
         row = (y, x, y + height, x + width, result["score"])
         label = class_ids[result["category_id"]]
-        found.setdefault(int(result["image_id"]), []).append((*row, label))
+        by_image.setdefault(int(result["image_id"]), []).append((*row, label))
 
     def prepare(example, image):
         return {"id": example["id"]}
 
     def label_batch(items):
-        rows = [found.get(int(item["id"]), []) for item in items]
+        rows = [by_image.get(int(item["id"]), []) for item in items]
         rows = [np.array(row, np.float64).reshape(-1, 6) for row in rows]
         return [
             {
@@ -139,70 +139,70 @@ def read_classes(path, first_class_id=1):
     """Read a teacher's classes and their ids.
 
     Args:
-        path: str: a text file with a name on each line, in which `???` marks an id that
-            isn't used; or a COCO file, whose categories have ids.
+        path: str, a text file with one name per line, where `???` marks an unused id;
+            or a COCO file, whose categories have ids.
         first_class_id: int, the id of the first line.
 
     Returns:
-        list of str and dict of id to index.
+        list of str, and dict of id to index.
 
     Raises:
-        ValueError: for a file without names, or a name that comes twice.
+        ValueError: for a file without names, or with a duplicate name.
     """
     with open(path) as file:
         if path.endswith(".json"):
             entries = json.load(file)
             entries = entries.get("categories", []) if isinstance(entries, dict) else []
-            found = sorted((entry["id"], entry["name"]) for entry in entries)
+            entries = sorted((entry["id"], entry["name"]) for entry in entries)
         else:
             lines = [line.strip() for line in file.read().rstrip().split("\n")]
-            found = [
+            entries = [
                 (index, name)
                 for index, name in enumerate(lines, first_class_id)
                 if name not in ("", "???")
             ]
-    names = [name for _, name in found]
+    names = [name for _, name in entries]
     if not names or len(set(names)) < len(names):
         raise ValueError(
             f"Expected class names, each once. Received: {path} with {names}"
         )
-    return names, {class_id: index for index, (class_id, _) in enumerate(found)}
+    return names, {class_id: index for index, (class_id, _) in enumerate(entries)}
 
 
 def check_class_id(class_id, class_ids, class_names):
-    """Check that a teacher's class id is known.
+    """Check that a teacher's class id is among the expected ones.
 
     Raises:
-        ValueError: with the known ids and names.
+        ValueError: for an unknown id; the message lists the valid ids and names.
     """
     if class_id not in class_ids:
-        known = {key: class_names[label] for key, label in class_ids.items()}
+        valid = {key: class_names[label] for key, label in class_ids.items()}
         raise ValueError(
-            f"Expected class ids among {known}. Received: {class_id}; say what the "
-            "teacher's ids mean with --labels"
+            f"Expected class ids among {valid}. Received: {class_id}; name the "
+            "teacher's ids with --labels"
         )
 
 
 def for_classes(teacher, class_names, drop_others=False):
-    """Return a teacher whose classes are those of a student, matched by name.
+    """Map a teacher's classes to those of a student by name.
 
     Args:
         teacher: `Teacher`.
-        class_names: sequence of str, the student's classes in their order.
-        drop_others: bool, leave labels of other classes away (pixels of masks are
-            ignored) instead of refusing the teacher.
+        class_names: sequence of str, the student's classes in order.
+        drop_others: bool, drop labels of other classes (ignore pixels of masks)
+            instead of raising an error.
 
     Returns:
         `Teacher`.
 
     Raises:
-        ValueError: with both lists, if a class is missing or left over.
+        ValueError: if a class is missing or left over; the message lists both sets.
     """
     names, wanted = list(teacher.class_names), list(class_names)
     missing = [name for name in wanted if name not in names]
     others = [name for name in names if name not in wanted]
     if missing or (others and not drop_others):
-        advice = ", or leave the others away with --drop_others" if others else ""
+        advice = ", or drop the others with --drop_others" if others else ""
         raise ValueError(
             f"Expected the student's classes, {wanted}{advice if not missing else ''}. "
             f"Received: a teacher of {names}; missing: {missing}, others: {others}"

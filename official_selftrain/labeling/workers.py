@@ -1,4 +1,4 @@
-"""Labeling by one worker or several: in this process, in many, on Apache Beam."""
+"""Label with one or more workers: in this process, in several, or on Apache Beam."""
 
 import concurrent.futures
 import dataclasses
@@ -13,9 +13,9 @@ from official_selftrain.labeling import label_store, opening
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is labeled, by whom, and where the labels go.
+    """A labeling job.
 
-    It holds names only, no model and no image, so that it can be sent to a worker.
+    It holds only names, no model and no image, so it can be sent to a worker.
 
     Attributes:
         teacher: `opening.TeacherSettings`.
@@ -39,7 +39,7 @@ def label(job, on_images=None):
 
     Args:
         job: `Job`.
-        on_images: as of `label_store.write`.
+        on_images: as in `label_store.write`.
     """
     source, described = pools.open_pool(*job.pool)
     label_store.write(
@@ -55,11 +55,11 @@ def label(job, on_images=None):
 
 
 def label_in_processes(job, count):
-    """Label a worker's part in several processes; with GPUs, each takes one.
+    """Label a worker's part in several processes, one GPU each if available.
 
     Args:
         job: `Job`.
-        count: int, how many processes.
+        count: int, number of processes.
     """
     source, _ = pools.open_pool(*job.pool)
     parts = [
@@ -90,7 +90,7 @@ def label_in_processes(job, count):
 
 
 def _start(done, order):
-    """Prepare a process: a counter it shares, and its own GPU if there are any."""
+    """Initialize a process: the shared counter, and its own GPU if available."""
     global _done
     _done = done
     import tensorflow as tf
@@ -106,7 +106,7 @@ def _label_and_count(job, parent):
     def on_images(count):
         with _done.get_lock():
             _done.value += count
-        if os.getppid() != parent:  # nobody waits any more
+        if os.getppid() != parent:  # the parent is gone
             os._exit(1)
 
     label(job, on_images)
@@ -115,14 +115,14 @@ def _label_and_count(job, parent):
 def label_with_beam(job, beam_flags):
     """Label all workers' parts as elements of a Beam pipeline.
 
-    Its workers may be other machines or processes: they need a common `output_dir`.
+    Beam's workers may be other machines or processes; they share `output_dir`.
 
     Args:
-        job: `Job`; one element for each of its workers.
-        beam_flags: list of str, Beam's own, such as `"--runner=…"`.
+        job: `Job`; the pipeline has one element per worker.
+        beam_flags: list of str, flags of Beam, such as `"--runner=…"`.
 
     Raises:
-        ImportError: without Apache Beam.
+        ImportError: if Apache Beam isn't installed.
     """
     try:
         import apache_beam

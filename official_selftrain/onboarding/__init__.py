@@ -1,1 +1,1 @@
-"""Somebody's own data: what it holds, and the experiment proposed for it."""
+"""Onboarding: inspect custom data and propose an experiment for it."""

@@ -1,4 +1,4 @@
-"""What somebody's own data holds, in words and figures."""
+"""Summaries of a custom data set."""
 
 import collections
 
@@ -6,42 +6,42 @@ import numpy as np
 
 from official_selftrain.onboarding import own_data, proposals
 
-# With fewer boxes a class is hardly learned.
+# With fewer boxes a class is hard to learn.
 _FEW_BOXES = 10
-# With fewer validation images chance decides.
+# With fewer validation images metrics are mostly noise.
 _FEW_IMAGES = 20
 
 
 def labeled(title, content, findings):
-    """Describe labeled images, their boxes and classes, and what is wrong with them.
+    """Describe labeled images, their boxes and classes, and any problems.
 
     Args:
         title: str.
         content: dict, a COCO file's content with at least one box.
-        findings: dict as `own_data.read` returns it.
+        findings: dict, as returned by `own_data.read`.
 
     Returns:
-        str, some lines.
+        str, several lines.
     """
     lines = [_images_line(title, content), _sizes_line(content)]
     return _text([*lines, *_class_table(content)], findings)
 
 
 def unlabeled(content, findings):
-    """Describe unlabeled images, and what is wrong with some.
+    """Describe unlabeled images, and any problems.
 
     Args:
         content: dict, a COCO file's content.
-        findings: dict as `own_data.read_unlabeled` returns it.
+        findings: dict, as returned by `own_data.read_unlabeled`.
 
     Returns:
-        str, some lines.
+        str, several lines.
     """
     return _text([f"unlabeled: {len(content['images']):,} images"], findings)
 
 
 def summary(training, validation, unlabeled):
-    """Count what an experiment has, in one sentence.
+    """Summarize the data of an experiment in one sentence.
 
     Args:
         training, validation, unlabeled: dicts, contents of COCO files.
@@ -60,14 +60,14 @@ def summary(training, validation, unlabeled):
 
 
 def all_findings(findings):
-    """List everything that is wrong with the data.
+    """List all problems of the data.
 
     Args:
-        findings: dict of a title to a dict of a name out of `own_data.FINDINGS` to a
-            list of str.
+        findings: dict of title to dict of a name from `own_data.FINDINGS` to list of
+            str.
 
     Returns:
-        str, a line for each.
+        str, one line per problem.
     """
     return "".join(
         f"{title}: {own_data.FINDINGS[kind]}: {line}\n"
@@ -78,13 +78,13 @@ def all_findings(findings):
 
 
 def warnings(validation):
-    """Return what to keep in mind about validation images: a list of str."""
+    """Return warnings about the validation images, a list of str."""
     count = len(validation["images"])
     if count >= _FEW_IMAGES:
         return []
     return [
-        f"few validation images ({count}): their figures, and a threshold chosen on "
-        "them, say little"
+        f"few validation images ({count}): metrics, and a threshold chosen on "
+        "them, are unreliable"
     ]
 
 
@@ -118,13 +118,13 @@ def _class_table(content):
     images = collections.defaultdict(list)
     for annotation in objects:
         images[annotation["category_id"]].append(annotation["image_id"])
-    lines = [f"  {'class':24}{'boxes':>8}{'share':>8}{'images':>8}"]
+    lines = [f"  {'class':24}{'boxes':>8}{'percent':>8}{'images':>8}"]
     for category in content["categories"]:
         of_class = images[category["id"]]
         count = len(of_class)
-        share = f"{100 * count / len(objects):.1f} %"
-        few = "  few: expect little of it" if count < _FEW_BOXES else ""
+        percent = f"{100 * count / len(objects):.1f} %"
+        few = "  few boxes: expect a low AP" if count < _FEW_BOXES else ""
         lines.append(
-            f"  {category['name']:24}{count:8,}{share:>8}{len(set(of_class)):8,}{few}"
+            f"  {category['name']:24}{count:8,}{percent:>8}{len(set(of_class)):8,}{few}"
         )
     return lines

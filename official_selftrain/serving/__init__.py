@@ -1,1 +1,1 @@
-"""SavedModels: written for TF Serving, and asked in a folder or at a server."""
+"""SavedModels: export for TF Serving, and calls to a folder or a server."""

@@ -1,4 +1,4 @@
-"""SavedModels of trained models, for TF Serving and whatever else loads one.
+"""Export trained models as SavedModels, for TF Serving and other loaders.
 
 | signature | input | images |
 |---|---|---|
@@ -7,17 +7,17 @@
 | `tf_example` | `examples` string `[B]` | in `tf.train.Example`s, `image/encoded` |
 | `raw` | `frames` float32 `[B, H, W, 3]` | RGB of 0…255 in the model's frame |
 
-The first three give a detector's `detection_boxes` float32 `[B, D, 4]` (ymin, xmin,
+For a detector the first three return `detection_boxes` float32 `[B, D, 4]` (ymin, xmin,
 ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32
-`[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of what
-the boxes are in, and scale and offset from the one to the other. A segmenter gives
-`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`; images of several sizes
-are padded at the bottom and right with 255 and 0.
+`[B]` and `image_info` float32 `[B, 4, 2]`: the image's height and width, those of the
+boxes' coordinates, and scale and offset between the two. For a segmenter they return
+`mask` int32 `[B, H, W]` and `confidence` float32 `[B, H, W]`, padded at the bottom and
+right with 255 and 0 if the images differ in size.
 
-`raw` gives a detector's `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
-`raw_detection_scores` `[B, A, K]`, before any suppression, and a segmenter's
-`mask_logits`.
+`raw` returns `raw_detection_boxes` `[B, A, 4]` in pixels of the frame and
+`raw_detection_scores` `[B, A, K]`, before suppression, for a detector, and
+`mask_logits` for a segmenter.
 """
 
 import fcntl
@@ -37,50 +37,50 @@ from official_selftrain.inference import prediction
 from official_selftrain.models.classifier import ImageClassifier
 from official_selftrain.serving import signatures
 
-# Larger images are refused before they are decoded: 200 MB of pixels.
+# Larger images are rejected before decoding: 200 MB of pixels.
 MAX_PIXELS = 2**26
 
 
 def export(
     model, export_dir, name, class_names, version=None, assets=(), warmup=None, **kwargs
 ):
-    """Write a model where TF Serving finds it, `export_dir/name/version`.
+    """Export a model to `export_dir/name/version`, where TF Serving expects it.
 
-    The version appears whole or not at all, while a server watches.
+    The version is published atomically, so a running server can watch the folder.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
         export_dir: str.
-        name: str, of the model.
-        class_names: sequence of str, kept as `assets/labels.txt`.
-        version: int above 0, or None: the greatest so far plus 1.
-        assets: dict of file name to text, kept in `assets/` too.
-        warmup: bytes, an image file that a server shall warm up with, or None.
-        **kwargs: as for `signatures_of`.
+        name: str, name of the model.
+        class_names: sequence of str, written to `assets/labels.txt`.
+        version: int above 0, or None: the latest version plus 1.
+        assets: dict of file name to text, also written to `assets/`.
+        warmup: bytes, an image file that servers warm up with, or None.
+        **kwargs: passed to `signatures_of`.
 
     Returns:
-        str, the version's folder.
+        str, the folder of the version.
 
     Raises:
         TypeError: for an `ImageClassifier`.
-        ValueError: for a name that is none, a version that exists, or not as many
-            class names as classes.
+        ValueError: for an invalid name, an existing version, or a wrong number of
+            class names.
     """
     _check(model, name, class_names, version)
     folder = os.path.join(export_dir, name)
     taken = versions(folder)
     if version in taken:
         raise ValueError(
-            f"Expected a version that isn't there yet. Received: version={version}; "
+            f"Expected a new version. Received: version={version}; "
             f"{folder} has {', '.join(map(str, taken))}"
         )
     os.makedirs(folder, exist_ok=True)
-    # TF Serving passes over folders whose names aren't numbers.
+    # TF Serving ignores folders whose names aren't numbers.
     partial = tempfile.mkdtemp(prefix="partial-", dir=folder)
     os.chmod(partial, 0o755)
     try:
-        # The model itself would be saved with a second copy of every variable, which
-        # nothing but TensorFlow's Python loader restores.
+        # Saving the model itself would add a second copy of every variable, which only
+        # TensorFlow's Python loader restores.
         module = tf.Module()
         module.weights = [variable.value for variable in model.variables]
         tf.saved_model.save(module, partial, signatures_of(model, **kwargs))
@@ -117,33 +117,33 @@ def _check(model, name, class_names, version):
 
 
 def _publish(partial, folder, version):
-    """Give a folder its version's name, the next one for None; return its path."""
+    """Rename a folder to its version, by default the next one; return its path."""
     while True:
         number = version or max(versions(folder), default=0) + 1
         path = os.path.join(folder, str(number))
         try:
             os.rename(partial, path)
             return path
-        except OSError:  # another export was faster
+        except OSError:  # another export took the version
             if version is not None or not os.path.exists(path):
                 raise
 
 
 def versions(folder):
-    """Return the versions of a model in its folder, in order."""
+    """Return the versions in a model's folder, sorted."""
     if not os.path.isdir(folder):
         return []
     return sorted(int(name) for name in os.listdir(folder) if name.isdecimal())
 
 
 def add_to_server(export_dir, name):
-    """Add a model to TF Serving's `models.config`, leaving alone what is there.
+    """Add a model to TF Serving's `models.config`; existing entries are kept.
 
-    A file that isn't understood stays as it is; what to add is printed.
+    A file that can't be parsed isn't changed; the entry to add is printed.
 
     Args:
         export_dir: str, `/models` for the server.
-        name: str, of the model.
+        name: str, name of the model.
     """
     path = os.path.join(export_dir, "models.config")
     entry = (
@@ -156,29 +156,29 @@ def add_to_server(export_dir, name):
         if os.path.exists(path):
             with open(path) as file:
                 text = file.read()
-        # Without comments, as long as the text, so that places stay.
+        # Blank out comments, so that offsets stay the same.
         code = re.sub("#.*", lambda comment: " " * len(comment[0]), text)
         if re.search(rf"""name:\s*["']{re.escape(name)}["']""", code):
             return
         end = code.rfind("}")
         if "model_config_list" not in code or end < 0:
-            print(f"{path} isn't understood; add to its list:\n{entry}")
+            print(f"{path} can't be parsed; add this to its list:\n{entry}")
             return
         atomic.write_text(path, text[:end] + entry + text[end:])
 
 
 def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
-    """Return a model's signatures, see the module.
+    """Return a model's signatures, described in the module docstring.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
-        normalized: bool, give boxes in shares of height and width, not in pixels.
-        max_pixels: int, files of larger images are refused.
+        normalized: bool, return boxes as fractions of height and width, not in pixels.
+        max_pixels: int, files of larger images are rejected.
 
     Returns:
         dict of name to `tf.function`.
 
-    Source: names of TensorFlow's detection models; `raw` of our own choice.
+    Source: names of TensorFlow's detection models; `raw` is our own.
     """
     frame = tuple(model.image_size)
     if hasattr(model, "multi_scale"):
@@ -230,18 +230,18 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
 
 def _detection(model, normalized):
     def answer(frames, sizes, _):
-        found = model.predictions(model(frames, training=False), sizes)
+        predictions = model.predictions(model(frames, training=False), sizes)
         sizes = tf.cast(sizes, tf.float32)
-        boxes = found["boxes"]
+        boxes = predictions["boxes"]
         if normalized:
             boxes /= tf.tile(sizes, [1, 2])[:, None]
         one, zero = tf.ones_like(sizes), tf.zeros_like(sizes)
         units = one if normalized else sizes
         return {
             "detection_boxes": boxes,
-            "detection_scores": found["scores"],
-            "detection_classes": found["classes"] + 1,
-            "num_detections": found["num_detections"],
+            "detection_scores": predictions["scores"],
+            "detection_classes": predictions["classes"] + 1,
+            "num_detections": predictions["num_detections"],
             "image_info": tf.stack([sizes, units, units / sizes, zero], axis=1),
         }
 
@@ -261,13 +261,13 @@ def _raw_detection(model):
 
 def _segmentation(probabilities, frame, max_pixels):
     def answer(frames, sizes, have_one_size):
-        found = probabilities(frames)
+        of_frames = probabilities(frames)
         covered = letterbox.covered_size(sizes, frame)
         if have_one_size:
-            mask, confidence = prediction.masks_of_size(found, covered[0], sizes[0])
+            mask, confidence = prediction.masks_of_size(of_frames, covered[0], sizes[0])
             return {"mask": mask, "confidence": confidence}
         largest = tf.reduce_max(sizes, axis=0)
-        # Flat and upright images together would be padded to a multiple of both.
+        # A wide and a tall image together are padded to more pixels than either has.
         pixels = tf.reduce_prod(tf.cast(largest, tf.int64))
         expected = f"Expected images that fit into {max_pixels:,} pixels. Received:"
         check = tf.debugging.Assert(pixels <= max_pixels, [expected, largest])
@@ -275,8 +275,8 @@ def _segmentation(probabilities, frame, max_pixels):
             largest = tf.identity(largest)
 
         def one(inputs):
-            found, covered, size = inputs
-            mask, confidence = prediction.masks_of_size(found[None], covered, size)
+            of_frame, covered, size = inputs
+            mask, confidence = prediction.masks_of_size(of_frame[None], covered, size)
             missing = largest - size
             padding = [[0, missing[0]], [0, missing[1]]]
             return (
@@ -286,7 +286,7 @@ def _segmentation(probabilities, frame, max_pixels):
 
         mask, confidence = tf.map_fn(
             one,
-            (found, covered, sizes),
+            (of_frames, covered, sizes),
             fn_output_signature=(tf.int32, tf.float32),
         )
         return {"mask": mask, "confidence": confidence}
@@ -295,7 +295,7 @@ def _segmentation(probabilities, frame, max_pixels):
 
 
 def _write_warmup(path, name, contents, max_pixels):
-    """Write the requests that TF Serving sends a model before it serves it.
+    """Write the requests that TF Serving warms a model up with.
 
     Source: TF Serving's SavedModel warm-up.
     """

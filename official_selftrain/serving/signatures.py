@@ -1,4 +1,4 @@
-"""Signatures of SavedModels: in a folder, or at a TF Serving server by HTTP or gRPC."""
+"""Call SavedModel signatures: from a folder, or on a TF Serving server."""
 
 import base64
 import dataclasses
@@ -30,7 +30,7 @@ _TIMEOUT = 300  # seconds
 
 
 class Refused(ValueError):
-    """A model can't take an image; the text says why."""
+    """Raised if a model can't process an image; the message holds the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Signature:
 
     Attributes:
         input_name: str.
-        dtype: `tf.DType`; strings are image files, other kinds hold RGB of 0…255.
+        dtype: `tf.DType`; strings are image files, other types hold RGB in 0…255.
         shape: tuple of int or None, batch first.
         outputs: collection of str.
         call: function (array or list of bytes) → dict of arrays. Raises
-            `Refused` for images that it can't take.
+            `Refused` for images that it can't process.
     """
 
     input_name: str
@@ -58,7 +58,7 @@ def saved_model(path, name="serving_default"):
 
     Args:
         path: str.
-        name: str, of the signature.
+        name: str, name of the signature.
 
     Returns:
         `Signature`.
@@ -69,7 +69,7 @@ def saved_model(path, name="serving_default"):
     loaded = tf.saved_model.load(path)
     if name not in loaded.signatures:
         raise ValueError(
-            f"Expected a signature out of {list(loaded.signatures)}. Received: {name!r}"
+            f"Expected a signature from {list(loaded.signatures)}. Received: {name!r}"
         )
     function = loaded.signatures[name]
     inputs = function.structured_input_signature[1]
@@ -88,33 +88,33 @@ def saved_model(path, name="serving_default"):
 
 
 def server(url, name="serving_default"):
-    """Return the signature of a model at a TF Serving server.
+    """Return the signature of a model on a TF Serving server.
 
-    A request that gets no answer is tried again five times in half a minute.
+    Requests without a response are retried five times within half a minute.
 
     Args:
-        url: str, `http://host:port/v1/models/NAME` or `grpc://host:port/NAME`, with
-            `/versions/N` behind it for a version.
-        name: str, of the signature.
+        url: str, `http://host:port/v1/models/NAME` or `grpc://host:port/NAME`,
+            followed by `/versions/N` for a specific version.
+        name: str, name of the signature.
 
     Returns:
-        `Signature` and the version that the server says to serve, a str.
+        `Signature`, and the version reported by the server, a str.
 
     Raises:
-        ValueError: for another address, or an unknown signature.
-        ConnectionError: if no server answers.
+        ValueError: for an invalid address, or an unknown signature.
+        ConnectionError: if no server responds.
     """
     parts = urllib.parse.urlsplit(url)
-    known = {"http": _rest, "https": _rest, "grpc": _grpc}
-    if parts.scheme not in known or not parts.netloc or not parts.path.strip("/"):
+    clients = {"http": _rest, "https": _rest, "grpc": _grpc}
+    if parts.scheme not in clients or not parts.netloc or not parts.path.strip("/"):
         raise ValueError(
             "Expected http://host:port/v1/models/NAME or grpc://host:port/NAME. "
             f"Received: {url!r}"
         )
-    signatures, version, call = known[parts.scheme](url.rstrip("/"), name)
+    signatures, version, call = clients[parts.scheme](url.rstrip("/"), name)
     if name not in signatures:
         raise ValueError(
-            f"Expected a signature out of {sorted(signatures)}. Received: {name!r}"
+            f"Expected a signature from {sorted(signatures)}. Received: {name!r}"
         )
     inputs, outputs = signatures[name]
     (key,) = _only_input(list(inputs))
@@ -134,7 +134,7 @@ def _only_input(names):
 
 def _rest(url, name):
     answer = _ask(url, lambda: _http(f"{url}/metadata"))
-    found = answer["metadata"]["signature_def"]["signature_def"]
+    entries = answer["metadata"]["signature_def"]["signature_def"]
 
     def spec(entry):
         dims = entry["tensor_shape"].get("dim", [])
@@ -147,7 +147,7 @@ def _rest(url, name):
             {k: spec(v) for k, v in entry.get("inputs", {}).items()},
             tuple(entry.get("outputs", {})),
         )
-        for key, entry in found.items()
+        for key, entry in entries.items()
     }
 
     def call(key, dtype, batch, outputs):
@@ -205,7 +205,7 @@ def _grpc(url, name):
 
     request = messages["GetModelMetadataRequest"](metadata_field=["signature_def"])
     answer = ask("GetModelMetadata", "GetModelMetadataResponse", request)
-    found = messages["SignatureDefMap"].FromString(
+    entries = messages["SignatureDefMap"].FromString(
         answer.metadata["signature_def"].value
     )
 
@@ -214,7 +214,7 @@ def _grpc(url, name):
 
     signatures = {
         key: ({k: spec(v) for k, v in entry.inputs.items()}, tuple(entry.outputs))
-        for key, entry in found.signature_def.items()
+        for key, entry in entries.signature_def.items()
     }
 
     def call(key, dtype, batch, outputs):
@@ -227,12 +227,12 @@ def _grpc(url, name):
 
 
 def prediction_log(name, signature, key, value):
-    """Return a request as TF Serving's logs keep it, and its warm-up reads it.
+    """Return a request in the format of TF Serving's logs and warm-up files.
 
     Args:
-        name: str, of the model.
+        name: str, name of the model.
         signature: str.
-        key: str, of the input.
+        key: str, name of the input.
         value: array or list of bytes.
 
     Returns:
@@ -249,7 +249,7 @@ def prediction_log(name, signature, key, value):
 
 
 def _set(message, value):
-    """Copy a tensor into a message of another pool."""
+    """Copy a tensor into a message of another descriptor pool."""
     message.ParseFromString(value.SerializeToString())
 
 
@@ -280,24 +280,24 @@ def _ask(url, request):
         except ConnectionError as error:
             if turn == _TRIES - 1:
                 raise ConnectionError(
-                    f"Expected an answer of {url}. Received: {error}; what is labeled "
-                    "is kept, run the same command again"
+                    f"Expected an answer from {url}. Received: {error}; finished "
+                    "shards are kept, run the same command again"
                 ) from None
             time.sleep(2.0**turn)
     return None
 
 
 def _line(text):
-    # TensorFlow adds the nodes and the operation in which an error arose.
+    # TensorFlow appends the nodes and the operation that failed.
     text = re.sub(r"\[\[?\{\{.*?\}\}\]?\]|\{\{.*?\}\}|\[Op:.*", "", text)
     return " ".join(text.split())[:300]
 
 
 @functools.cache
 def _messages():
-    """Return the messages of TF Serving's PredictionService that are needed here.
+    """Return the messages of TF Serving's PredictionService used here.
 
-    Source: names and numbers of fields of tensorflow/serving's API.
+    Source: field names and numbers of tensorflow/serving's API.
     """
     file = descriptor_pb2.FileDescriptorProto(
         name="official_selftrain/serving.proto",
@@ -314,7 +314,7 @@ def _messages():
     tensor, signature = ".tensorflow.TensorProto", ".tensorflow.SignatureDef"
     spec, version = ".tensorflow.serving.ModelSpec", ".google.protobuf.Int64Value"
     anything = ".google.protobuf.Any"
-    # Message, then its fields: name, number, kind (a map of it if in brackets).
+    # Message, then its fields: name, number, type (in brackets: a map of it).
     layout = {
         "ModelSpec": [
             ("name", 1, str),
@@ -348,7 +348,7 @@ def _messages():
             added.type = field.TYPE_STRING if kind is str else field.TYPE_MESSAGE
             if kind is not str:
                 added.type_name = kind
-    # A pool of its own: the default one may hold tensorflow-serving-api's messages.
+    # A separate pool: the default one may hold tensorflow-serving-api's messages.
     pool = descriptor_pool.DescriptorPool()
     for descriptor in (meta_graph_pb2, any_pb2, wrappers_pb2):
         _add_file(pool, descriptor.DESCRIPTOR)
@@ -362,14 +362,14 @@ def _messages():
 
 
 def _add_file(pool, descriptor):
-    """Add a file of messages to a pool, after those that it needs."""
+    """Add a file descriptor to a pool, after its dependencies."""
     for needed in descriptor.dependencies:
         _add_file(pool, needed)
     pool.AddSerializedFile(descriptor.serialized_pb)
 
 
 def _add_map(message, field, kind):
-    """Make a field a map from str to a kind of message."""
+    """Turn a field into a map from str to a message type."""
     nested = descriptor_pb2.FieldDescriptorProto
     entry = message.nested_type.add(
         name="".join(part.title() for part in field.name.split("_")) + "Entry"

@@ -65,7 +65,7 @@ def cells(page):
     ]
 
 
-def test_report_shows_the_results_and_needs_no_other_file(tmp_path):
+def test_report_is_self_contained(tmp_path):
     rows = [
         {"step": 100.0, "labeled_loss": 2.0, "pseudo_loss": 1.0, "pseudo_scale": 2.0},
         {"step": 200.0, "labeled_loss": 1.0, "pseudo_loss": 1.0, "pseudo_scale": 1.5},
@@ -95,7 +95,7 @@ def test_report_shows_the_results_and_needs_no_other_file(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
-def test_a_teacher_alone_has_a_report(tmp_path):
+def test_report_of_a_teacher_alone(tmp_path):
     path = tmp_path / "report.html"
     partial = {key: results()[key] for key in ("teacher", "config")}
     history = {"teacher": [{"step": 1.0, "labeled_loss": 2.0}]}
@@ -113,7 +113,7 @@ def test_samples_are_in_pixels():
     np.testing.assert_array_equal(sample["labels"]["labels"]["classes"], classes)
 
 
-def test_masks_have_a_table_of_classes_a_legend_and_an_image_row(tmp_path):
+def test_report_of_masks_has_class_table_legend_and_image_row(tmp_path):
     figures = {"accuracy": 0.9, "steps": 10, "seconds": 1.0}
     found = {
         "student": {"mIoU": 60.5, "class_IoU": [90.0, 31.0, None], **figures},
@@ -142,7 +142,7 @@ def test_masks_have_a_table_of_classes_a_legend_and_an_image_row(tmp_path):
     report.write(str(path), found, {}, samples, samples, names)
     page = path.read_text()
     assert "change mIoU by <b>+2.50</b>: student 60.50" in page
-    assert "left out of mIoU: 1." in page
+    assert "excluded from mIoU: 1." in page
     shown = cells(page)
     row = shown.index("&lt;0&gt;")
     assert shown[row - 3 : row + 6] == [
@@ -156,7 +156,7 @@ def test_masks_have_a_table_of_classes_a_legend_and_an_image_row(tmp_path):
     assert "■</span> 1; hatched: ignored" in page
 
 
-def test_ignored_pixels_are_hatched_and_the_background_is_clear():
+def test_ignored_pixels_are_hatched_and_background_is_transparent():
     colors = pictures._mask_colors(np.array([[0, 1], [255, 2]], np.uint8))
     assert colors[0, 0].tolist() == [0, 0, 0, 0]
     assert colors[0, 1, 3] == colors[1, 1, 3] == 0.55

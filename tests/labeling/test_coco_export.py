@@ -11,7 +11,7 @@ from official_selftrain.labeling import coco_export, label_store, teachers
 
 
 def random_teacher():
-    """Boxes beyond the image, without area, not finite, unsorted; scores from 0 on."""
+    """Boxes beyond the image, without area, not finite or unsorted, with any score."""
     rng = np.random.default_rng(0)
 
     def label(items):
@@ -43,7 +43,7 @@ def labels_dir(tiny_coco, tmp_path):
     return path
 
 
-def test_the_same_batch_through_tfrecord_and_coco_bit_for_bit(labels_dir, tmp_path):
+def test_tfrecord_and_coco_batches_are_identical(labels_dir, tmp_path):
     coco_export.write(labels_dir, str(tmp_path / "labels.json"))
     by_record = label_store.read(labels_dir)
     by_coco = sources.coco(str(tmp_path / "labels.json"), "/")
@@ -66,8 +66,8 @@ def test_the_same_batch_through_tfrecord_and_coco_bit_for_bit(labels_dir, tmp_pa
             np.testing.assert_array_equal(first[key], second[key], err_msg=key)
 
 
-def test_the_model_garden_s_field_rules_hold(labels_dir):
-    """An independent reader: names, types, ranges; nothing of ours is used."""
+def test_tfrecord_features_follow_the_model_garden(labels_dir):
+    """An independent reader, without our code, checks names, types and ranges."""
     features = {
         **{
             f"image/object/bbox/{side}": tf.io.VarLenFeature(tf.float32)
@@ -118,7 +118,7 @@ def test_the_model_garden_s_field_rules_hold(labels_dir):
     assert ids == list(range(6))
 
 
-def test_no_box_of_the_coco_file_leaves_its_image(labels_dir, tmp_path):
+def test_coco_boxes_lie_inside_their_image(labels_dir, tmp_path):
     """The Model Garden's converter skips a box that sticks out by any amount."""
     path = tmp_path / "labels.json"
     coco_export.write(labels_dir, str(path))
@@ -134,7 +134,7 @@ def test_no_box_of_the_coco_file_leaves_its_image(labels_dir, tmp_path):
         assert (found, num_images) == ({}, 6)
 
 
-def test_masks_have_no_coco_file(tmp_path):
+def test_masks_cannot_be_exported_to_coco(tmp_path):
     (tmp_path / "manifest.json").write_text('{"class_names": ["a"], "has_masks": true}')
     with pytest.raises(ValueError, match="Expected boxes. Received: .* with masks"):
         coco_export.write(str(tmp_path), str(tmp_path / "a.json"))

@@ -29,13 +29,13 @@ def source_of(records, has_labels=True):
 
 
 def test_quality_by_hand():
-    """Two of three confident boxes are right, two of four true ones are found."""
+    """Two of three confident boxes are correct, and match two of four true ones."""
     box, near, far = [0.0, 0.0, 0.4, 0.4], [0.0, 0.0, 0.4, 0.3], [0.5, 0.5, 0.9, 0.9]
     predicted = source_of(
         [
-            # Right (IoU 0.75); a second box on the same object is wrong.
+            # Correct (IoU 0.75); a second box on the same object is wrong.
             ([near, box], [0, 0], [0.9, 0.7]),
-            # Wrong class below the threshold; another right one.
+            # Wrong class below the threshold; another correct one.
             ([far, box], [1, 1], [0.4, 0.6]),
             ([], [], []),
         ],
@@ -63,7 +63,7 @@ def test_quality_by_hand():
     assert without_truth["precision"] is None and without_truth["recall"] is None
 
 
-def test_iou_of_exactly_one_half_counts():
+def test_iou_of_exactly_one_half_matches():
     predicted = source_of([([[0.0, 0.0, 0.5, 0.5]], [0], [0.9])])
     truth = source_of([([[0.0, 0.0, 0.5, 0.25]], [0], [1.0])])
     assert label_quality.measure(predicted, 0.5, truth)["precision"] == 1.0
@@ -80,12 +80,12 @@ def test_iou_of_exactly_one_half_counts():
         ),
         (
             [([[0, 0, 1, 1]], [0], [0.3]), ([], [], [])],
-            "the 1 boxes that are stored are too few",
+            "the 1 stored boxes are too few",
         ),
-        ([([], [], []), ([], [], [])], r"\(none\); the teacher finds nothing at all"),
+        ([([], [], []), ([], [], [])], r"\(none\); the teacher detects nothing"),
     ],
 )
-def test_a_teacher_without_labels_is_refused(records, text):
+def test_empty_labels_are_rejected(records, text):
     quality = label_quality.measure(source_of(records), 0.5)
     with pytest.raises(ValueError, match=text):
         label_quality.require_labels(quality)
@@ -107,12 +107,12 @@ def mask_source(*pairs, num_classes=3):
 
 def test_quality_of_masks_by_hand():
     predicted = mask_source(
-        # Four of eight pixels are sure: 1 1 2 0.
+        # Four of eight pixels are confident: 1 1 2 0.
         ([[1, 1, 2, 0], [0, 0, 0, 0]], [[255, 255, 204, 204], [51, 51, 51, 51]]),
         ([[1, 1, 1, 1], [0, 0, 0, 0]], [[51] * 4, [51] * 4]),
     )
     truth = mask_source(
-        # Right, wrong, right, not judged.
+        # Correct, wrong, correct, ignored.
         ([[1, 2, 2, 255], [0, 0, 0, 0]], [[0] * 4] * 2),
         ([[1, 1, 1, 1], [0, 0, 0, 0]], [[0] * 4] * 2),
     )
@@ -126,7 +126,7 @@ def test_quality_of_masks_by_hand():
         "ignored": 12 / 16,
         "empty_images": 1,
         "score_threshold": 0.5,
-        # Class 1: 1 of 2, class 2: 1 of 2; the background isn't judged.
+        # Class 1: 1 of 2, class 2: 1 of 2; the background is ignored.
         "mIoU": pytest.approx(50.0),
         "accuracy": pytest.approx(2 / 3),
         "class_shares": [1 / 4, 2 / 4, 1 / 4],
@@ -150,7 +150,7 @@ def test_quality_of_masks_by_hand():
         (0, 255, r"Received: nothing but background in 1 images"),
     ],
 )
-def test_masks_that_teach_nothing_are_refused(mask, score, text):
+def test_uninformative_masks_are_rejected(mask, score, text):
     pixels = np.ones((2, 4), np.uint8)
     quality = label_quality.measure(mask_source((mask * pixels, score * pixels)), 0.5)
     with pytest.raises(ValueError, match=text):

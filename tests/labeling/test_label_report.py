@@ -15,7 +15,7 @@ from official_selftrain.labeling import (
 
 
 def brute_force(predicted, target, threshold):
-    """Count boxes and matches by class, from scratch for one threshold."""
+    """Count boxes and matches by class for one threshold, independently."""
     counts = np.zeros((2, 2), int)
     for example, truth in zip(predicted.dataset.as_numpy_iterator(), target):
         boxes = [
@@ -91,7 +91,7 @@ def test_sweep_equals_brute_force(tmp_path):
         label_quality.sweep(predicted, examples.from_records(labeled, ["b", "a"]))
 
 
-def test_boxes_in_crowds_are_not_judged():
+def test_boxes_in_crowds_are_ignored():
     png = masks.encode(np.zeros((8, 8), np.uint8))
 
     def source(boxes, scores, ignore):
@@ -126,7 +126,7 @@ def test_sweep_of_masks_by_hand():
     assert swept["classes"]["all"]["suggested"] == 0.7
 
 
-def test_doubt_by_hand():
+def test_uncertainty_by_hand():
     def of(*scores):
         return label_quality.doubt({"confidence": b"", "scores": np.array(scores)})
 
@@ -136,8 +136,8 @@ def test_doubt_by_hand():
     assert label_quality.doubt({"confidence": png}) == pytest.approx(0.4)
 
 
-def test_the_report_of_a_folder(tiny_coco, tmp_path):
-    """A teacher that knows the truth, surer of later images."""
+def test_report_of_a_folder(tiny_coco, tmp_path):
+    """A teacher that returns the ground truth, more confident for later images."""
     truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
     known = {int(e["id"]): e for e in truth.dataset.as_numpy_iterator()}
 
@@ -168,8 +168,8 @@ def test_the_report_of_a_folder(tiny_coco, tmp_path):
     page = label_report.write(path, truth, num_images=3)
     with open(page) as file:
         text = file.read()
-    # 0.05 to 0.5 find everything: the sixth of ten.
-    assert "Suggested, of the best F1: <b>0.300</b>" in text
+    # All of 0.05 to 0.5 have full recall: the sixth of ten.
+    assert "Suggested (best F1): <b>0.300</b>" in text
     assert text.count("data:image/png") == 2
     with open(tmp_path / "labels" / "report.json") as file:
         content = json.load(file)

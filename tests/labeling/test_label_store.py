@@ -20,7 +20,7 @@ from official_selftrain.serving import signatures
 
 
 class FixedTeacher(keras.Model):
-    """Finds, in every image, one box in the middle and one without area."""
+    """Predicts one box in the middle of every image, and one without area."""
 
     image_size = (32, 32)
 
@@ -49,7 +49,7 @@ def boxes_teacher(class_names=("0", "1")):
     return teachers.keras_teacher(FixedTeacher(), class_names)
 
 
-def test_written_labels_are_the_predictions(tmp_path):
+def test_stored_labels_equal_the_predictions(tmp_path):
     pool = digits.scenes("unlabeled", 5, 0, (32, 48), num_classes=2)
     manifest = label_store.write(boxes_teacher(), pool, str(tmp_path), Storage(3), 2)
     settings = manifest.pop("settings")
@@ -98,7 +98,7 @@ def test_images_in_files_are_referenced(tiny_coco, tmp_path):
         assert str(tiny_coco.unlabeled) in example["path"].numpy().decode()
 
 
-def test_finished_shards_are_kept_and_the_rest_is_identical(tmp_path):
+def test_finished_shards_are_kept_and_missing_ones_identical(tmp_path):
     pool = digits.scenes("unlabeled", 6, 0, (32, 32), num_classes=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     label_store.write(boxes_teacher(), pool, str(whole), Storage(2), 2)
@@ -115,14 +115,14 @@ def test_finished_shards_are_kept_and_the_rest_is_identical(tmp_path):
         assert path.read_bytes() == (cut / path.name).read_bytes()
 
 
-def test_incomplete_labels_are_not_read(tmp_path):
+def test_incomplete_labels_raise(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="manifest.json. Make it with the stage"
     ):
         label_store.read(str(tmp_path), ("a",))
 
 
-def test_manifest_names_skipped_files(tiny_coco, tmp_path):
+def test_manifest_lists_skipped_files(tiny_coco, tmp_path):
     (tiny_coco.unlabeled / "broken.jpg").write_bytes(b"no image")
     pool = sources.folder(str(tiny_coco.unlabeled))
     label_store.write(boxes_teacher(), pool, str(tmp_path))
@@ -131,7 +131,7 @@ def test_manifest_names_skipped_files(tiny_coco, tmp_path):
 
 
 class FixedMaskTeacher(keras.Model):
-    """Gives every pixel of the frame the same probabilities, but for one corner.
+    """Predicts the same probabilities for every pixel except in one corner.
 
     What lies on an image's first quarter of the rows is class 2, with 0.8.
     """
@@ -168,8 +168,8 @@ def photographs(*sizes):
     )
 
 
-def test_written_masks_have_their_image_s_size(tmp_path):
-    """Square, wide and high images, odd sizes, smaller and larger than the frame."""
+def test_stored_masks_have_the_size_of_their_image(tmp_path):
+    """Square, wide and tall images of odd sizes, smaller and larger than the frame."""
     sizes = [(64, 64), (1, 1), (33, 97), (211, 90), (128, 128)]
     pool = photographs(*sizes)
     manifest = label_store.write(masks_teacher(), pool, str(tmp_path), Storage(3), 2)
@@ -187,15 +187,15 @@ def test_written_masks_have_their_image_s_size(tmp_path):
         assert (mask[rows > border + 2] == 1).all()
         assert (sure[rows < border - max(size) / 64] == 204).all()  # 255 · 0.8
         assert (sure[rows > border + max(size) / 64] == 153).all()  # 255 · 0.6
-    # At 0.7 the upper part is known; images that have none are left out.
+    # At 0.7 only the upper part is labeled; images without labels are left out.
     kept = examples.apply_threshold(stored, 0.7)
     (example, *_) = kept.dataset
     mask = masks.decode(example["mask"]).numpy()
     assert (mask[:16] == 2).all() and (mask[16:] == 255).all()
 
 
-def test_masks_written_and_read_are_the_model_s(tmp_path):
-    """At the frame's own size nothing is resized: bit for bit the predictions."""
+def test_stored_masks_equal_the_predictions(tmp_path):
+    """Images of the frame's size aren't resized: labels equal predictions exactly."""
     model = small_segmenter()
     pool = digits.scenes("unlabeled", 3, 0, (128, 128))
     teacher = masks_teacher(model, tuple("abcd"))
@@ -223,7 +223,7 @@ def small_segmenter():
     return model
 
 
-def test_the_covered_part_is_the_one_that_images_are_fitted_into():
+def test_covered_size_matches_letterbox():
     rng = np.random.default_rng(0)
     for size in rng.integers(1, 500, (200, 2)):
         for frame in ((64, 64), (128, 256)):
@@ -232,15 +232,15 @@ def test_the_covered_part_is_the_one_that_images_are_fitted_into():
             assert (size * scale).round().tolist() == covered.numpy().tolist()
 
 
-def test_scales_are_for_masks():
+def test_scales_require_masks():
     with pytest.raises(ValueError, match=r"labels are boxes. Received: scales=\(0.5,"):
         prediction.labeler(FixedTeacher(), (0.5, 1.0))
     with pytest.raises(ValueError, match=r"labels are boxes. Received: .*flip=True"):
         prediction.labeler(FixedTeacher(), flip=True)
 
 
-def test_images_that_a_teacher_refuses_are_skipped(tiny_coco, tmp_path):
-    """One of four; a batch in which every image is refused is a mistake."""
+def test_refused_images_are_skipped(tiny_coco, tmp_path):
+    """One of four images; a batch in which every image is refused raises."""
 
     def refusing(ids):
         def label(items):
@@ -279,7 +279,7 @@ def test_classes_of_read_labels_are_matched(tiny_coco, tmp_path):
         label_store.read(str(tmp_path), ("a", "c"))
 
 
-def test_other_settings_do_not_mix(tiny_coco, tmp_path):
+def test_different_settings_raise(tiny_coco, tmp_path):
     pool = sources.folder(str(tiny_coco.unlabeled))
     label_store.write(boxes_teacher(("a", "b")), pool, str(tmp_path))
     with pytest.raises(

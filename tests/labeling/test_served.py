@@ -213,7 +213,7 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
         remote.label([{"image": tf.constant(b"text"), "size": tf.constant([1, 1])}])
     with pytest.raises(ValueError, match="Expected a model. Received: .*other.*404"):
         signatures.server(url.replace("teacher", "other"))
-    with pytest.raises(ValueError, match=r"signature out of \['serving_default'\]"):
+    with pytest.raises(ValueError, match=r"signature from \['serving_default'\]"):
         signatures.server(url, "none")
     server.shutdown()
 
@@ -229,9 +229,9 @@ def test_keras_saved_model_http_and_grpc_agree(saved):
     server.stop(None)
 
 
-def test_servers_that_do_not_answer(monkeypatch):
+def test_unresponsive_servers(monkeypatch):
     monkeypatch.setattr(signatures.time, "sleep", lambda seconds: None)
-    with pytest.raises(ConnectionError, match="Expected an answer of .*run the same"):
+    with pytest.raises(ConnectionError, match="Expected an answer from .*run the same"):
         signatures.server("http://127.0.0.1:9/v1/models/teacher")
     for url in ("ftp://a/b", "http://", "grpc://host:1"):
         with pytest.raises(
@@ -272,13 +272,13 @@ def labels_of(signature, sizes=((40, 80),), **settings):
 
 
 def test_units_of_boxes():
-    """The same box in shares, in pixels, and in a frame that image_info describes."""
+    """The same box normalized, in pixels, and in a frame described by image_info."""
     expected = [[10, 20, 30, 60]]
     (found,) = labels_of(detector(boxes([0.25, 0.25, 0.75, 0.75]))[0])
     assert found["boxes"].tolist() == expected and found["classes"].tolist() == [0]
     (found,) = labels_of(detector(boxes([10, 20, 30, 60]))[0])
     assert found["boxes"].tolist() == expected
-    # Twice as large, 4 and 6 pixels cut away: original, wanted size, scale, offset.
+    # Scaled by 2, cropped by 4 and 6 pixels: original and target size, scale, offset.
     framed = boxes([16, 34, 56, 114])
     framed["image_info"] = [[40, 80], [64, 64], [2, 2], [4, 6]]
     (found,) = labels_of(detector(framed)[0])
@@ -288,12 +288,12 @@ def test_units_of_boxes():
     (found, _) = labels_of(signature, [(40, 80)] * 2)
     np.testing.assert_allclose(found["boxes"], expected)
     assert call.shapes == [(1, 64, 64, 3)] * 2
-    # Small boxes of a model that is known to give pixels.
+    # Small boxes of a model that returns pixels.
     (found,) = labels_of(detector(boxes([0, 0, 1, 1]))[0], box_units="pixels")
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
 
 
-def test_images_of_one_size_travel_together():
+def test_images_of_equal_size_are_batched():
     signature, call = detector(boxes([10, 20, 30, 60]))
     found = labels_of(signature, [(40, 80), (30, 80), (40, 80)])
     assert sorted(call.shapes) == [(1, 30, 80, 3), (2, 40, 80, 3)] and len(found) == 3
@@ -310,7 +310,7 @@ def test_num_detections_and_padding():
         labels_of(detector(outputs)[0])
 
 
-def test_signatures_of_another_kind():
+def test_unsupported_signatures():
     with pytest.raises(ValueError, match="Expected outputs detection_boxes.*: logits"):
         labels_of(detector({"logits": [1.0]})[0])
     with pytest.raises(ValueError, match=r"Received: images of shape \[None, 3\]"):

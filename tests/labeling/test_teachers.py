@@ -51,7 +51,7 @@ def test_classes_of_masks_are_matched_by_name():
     [
         (
             ["cat"],
-            r"student's classes, \['cat'\], or leave the others away with "
+            r"student's classes, \['cat'\], or drop the others with "
             r"--drop_others. Received: a teacher of \['dog', 'cat'\]; missing: "
             r"\[\], others: \['dog'\]",
         ),
@@ -61,7 +61,7 @@ def test_classes_of_masks_are_matched_by_name():
         ),
     ],
 )
-def test_classes_that_differ_show_both_lists(wanted, text):
+def test_mismatched_classes_list_both_sets(wanted, text):
     with pytest.raises(ValueError, match=text):
         teachers.for_classes(fixed_teacher(("dog", "cat")), wanted)
 
@@ -86,7 +86,7 @@ def item(image_id, size=(40, 60)):
     return {"id": tf.constant(image_id), "size": tf.constant(size)}
 
 
-def test_results_of_others_by_hand(tmp_path):
+def test_coco_results_by_hand(tmp_path):
     path = tmp_path / "results.json"
     results = [
         {"image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 5], "score": 0.25},
@@ -116,18 +116,18 @@ def test_results_of_others_by_hand(tmp_path):
         ),
         (
             [{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}],
-            r"class ids among \{1: 'person'\}. Received: 2; say .* --labels",
+            r"class ids among \{1: 'person'\}. Received: 2; name .* --labels",
         ),
     ],
 )
-def test_results_that_cannot_be_used(results, text, tmp_path):
+def test_invalid_coco_results(results, text, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     with pytest.raises(ValueError, match=text):
         teachers.results_teacher(str(path), ["person"], {1: 0})
 
 
-def test_a_model_needs_a_name_for_every_class():
+def test_number_of_names_must_equal_number_of_classes():
     class Model:
         num_classes = 3
 

@@ -1,4 +1,4 @@
-"""What is found in somebody's own data, and what is proposed for it."""
+"""Inspection of custom data, and the settings proposed for it."""
 
 import json
 import re
@@ -30,7 +30,7 @@ CATEGORIES = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four images of 40 x 30, a broken one and one that EXIF turns."""
+    """Four images of 40 x 30, a broken one and one with EXIF rotation."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -60,23 +60,23 @@ def write(tmp_path):
     return write
 
 
-def test_what_cannot_be_used_is_named_and_left_out(folder, write):
+def test_unusable_data_is_reported_and_left_out(folder, write):
     images = [
         *(entry(1, "a.png"), entry(2, "b.jpg"), entry(3, "broken.jpg")),
         *(entry(4, "gone.png"), entry(5, "c.png", 30, 40), entry(6, "turned.jpg")),
     ]
     annotations = [
         boxed(1, 3, [2, 3, 10, 12], id=1, iscrowd=0),
-        boxed(1, 3, [2.1, 3, 10, 12], id=2),  # drawn twice
+        boxed(1, 3, [2.1, 3, 10, 12], id=2),  # duplicate
         boxed(1, 5, [2, 3, 10, 12], id=3),  # the same place, another class
         boxed(2, 5, [-4, 20, 14, 20], id=4),  # leaves the image
         boxed(2, 3, [0, 0, 40, 29.5], id=5),  # covers it
         boxed(2, 3, [5, 5, 0, 7], id=6),
-        boxed(2, 3, [50, 5, 5, 5], id=7),  # outside altogether
+        boxed(2, 3, [50, 5, 5, 5], id=7),  # completely outside
         boxed(2, 3, [5, 5, -1, 7], id=8),
         boxed(2, 4, [5, 5, 4, 7], id=9),  # no such category
         boxed(8, 3, [5, 5, 4, 7], id=10),  # no such image
-        boxed(3, 3, [1, 1, 4, 4], id=11),  # of an image that can't be read
+        boxed(3, 3, [1, 1, 4, 4], id=11),  # of an unreadable image
     ]
     path = write(images, annotations)
     content, findings = own_data.read(path, str(folder))
@@ -103,11 +103,11 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, write):
     lines = own_data.summary(findings)
     assert len(lines) == 11
     for text in (
-        "images that aren't there, left out: 1 (first: ",
-        "images of another size than the annotations say, left out: 2",
-        "c.png: 40 x 30, stated 30 x 40, the other way round: by its EXIF data?)",
-        "boxes that can't be used, left out: 3 (first: annotation 8 in ",
-        "boxes that leave their image, clipped: 1 (first: b.jpg: key [-4.0, 20.0,",
+        "missing images, left out: 1 (first: ",
+        "images whose size differs from the annotations, left out: 2",
+        "c.png: 40 x 30, stated 30 x 40, swapped: rotated by its EXIF data?)",
+        "invalid boxes, left out: 3 (first: annotation 8 in ",
+        "boxes that extend beyond their image, clipped: 1 (first: b.jpg: key [-4.0, 20",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
     ):
@@ -115,8 +115,8 @@ def test_what_cannot_be_used_is_named_and_left_out(folder, write):
     assert "turned.jpg: 30 x 40, stated 40 x 30" in findings["size"][1]
 
 
-def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
-    """The images and boxes that remain are those that `sources.coco` gives."""
+def test_cleaned_data_can_be_loaded(folder, write, tmp_path):
+    """`sources.coco` yields the remaining images and boxes."""
     images = [entry(1, "a.png"), entry(2, "broken.jpg"), entry(3, "b.jpg")]
     annotations = [boxed(1, 5, [4, 6, 60, 12]), boxed(2, 3, [1, 1, 4, 4])]
     content, _ = own_data.read(write(images, annotations), str(folder))
@@ -129,7 +129,7 @@ def test_what_is_left_can_be_trained_on(folder, write, tmp_path):
     assert (first["id"], second["id"], len(second["boxes"])) == (1, 3, 0)
 
 
-def test_validation_images_take_the_labeled_ones_classes(folder, write):
+def test_validation_images_use_the_labeled_classes(folder, write):
     path = write([entry(1, "a.png")], [boxed(1, 3, [1, 1, 9, 9]), boxed(1, 5, [2] * 4)])
     given = [{"id": 1, "name": "key"}, {"id": 2, "name": "fork"}]
     content, findings = own_data.read(path, str(folder), given)
@@ -150,31 +150,31 @@ def test_validation_images_take_the_labeled_ones_classes(folder, write):
             [entry(1, "broken.jpg")],
             [boxed(1, 3, [1, 2, 5, 5])],
             "Expected at least one box on a readable image. Received: .*boxes.json; "
-            "images that can't be read, left out: 1",
+            "unreadable images, left out: 1",
         ),
         ([entry(1, "a.png")], [], "Expected at least one box on a readable image"),
         (
             [entry(1, "a.png")],
             [boxed(1, 3, [10, 12, 30, 28]), boxed(1, 3, [1, 1, 20, 9])],
-            r"in pixels. Received: .*boxes.json, of whose 2 boxes 1 leave their image "
-            r"and all fit as \[xmin, ymin, xmax, ymax\]",
+            r"in pixels. Received: .*boxes.json: 1 of 2 boxes extend beyond their "
+            r"image, but all fit as \[xmin, ymin, xmax, ymax\]",
         ),
     ],
 )
-def test_data_of_which_nothing_is_left(folder, write, images, annotations, message):
+def test_data_without_usable_boxes(folder, write, images, annotations, message):
     with pytest.raises(ValueError, match=message):
         own_data.read(write(images, annotations), str(folder))
 
 
-def test_a_name_of_two_categories(folder, write):
+def test_duplicate_category_names(folder, write):
     categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]
     path = write([entry(1, "a.png")], [boxed(1, 1, [1, 2, 5, 5])], categories)
     with pytest.raises(ValueError, match="every category once.*2 of name='cup'"):
         own_data.read(path, str(folder))
 
 
-def test_images_that_come_twice(folder, write):
-    """In a file, and in the validation what is in the training."""
+def test_duplicate_images(folder, write):
+    """Within a file, and between training and validation."""
     shutil.copy(folder / "a.png", folder / "copy.png")
     images = [entry(1, "a.png"), entry(2, "copy.png"), entry(3, "c.png")]
     path = write(images, [boxed(k, 3, [1, 2, 5, 5]) for k in (1, 2, 3)])
@@ -198,7 +198,7 @@ def test_images_that_come_twice(folder, write):
         ({"image_id": [1]}, r"with image_id=\[1\]"),
     ],
 )
-def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
+def test_malformed_entries(folder, write, change, message):
     right = boxed(1, 3, [1, 2, 5, 5], id=6)
     path = write([entry(1, "a.png")], [right, {**right, "id": 7, **change}])
     content, findings = own_data.read(path, str(folder))
@@ -218,7 +218,7 @@ def test_entries_of_a_wrong_kind_are_named(folder, write, change, message):
         ("images", [entry(1, "a.png", "40")], "height=30, width='40'"),
     ],
 )
-def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
+def test_malformed_lists(folder, tmp_path, key, value, message):
     content = {"images": [entry(1, "a.png")], "annotations": [], "categories": []}
     content["annotations"].append(boxed(1, 3, [1, 2, 5, 5]))
     path = tmp_path / "boxes.json"
@@ -227,14 +227,14 @@ def test_lists_of_a_wrong_kind(folder, tmp_path, key, value, message):
         own_data.read(str(path), str(folder))
 
 
-def test_a_missing_folder(write):
+def test_missing_folder(write):
     path = write([entry(1, "a.png")], [boxed(1, 3, [1, 2, 5, 5])])
     with pytest.raises(FileNotFoundError, match="a folder of images.*images='nowhere'"):
         own_data.read(path, "nowhere")
 
 
 def test_unlabeled_images(folder, tmp_path):
-    """Broken files, labeled images and doubles don't enter the pool."""
+    """Broken files, labeled images and duplicates are left out."""
     pool = tmp_path / "pool"
     pool.mkdir()
     for name in ("broken.jpg", "a.png", "c.png", "turned.jpg"):
@@ -295,8 +295,8 @@ def test_the_last_image_of_a_class_is_not_held_out():
         assert image["id"] != lonely
 
 
-def test_crowds_alone_are_not_held_out():
-    """Nor is a class of nothing else one."""
+def test_crowd_only_images_are_not_held_out():
+    """A class of crowds only doesn't count either."""
     content = content_of(5, [])
     content["annotations"] = [
         *(boxed(k, 3, [0, 0, 9, 9]) for k in (0, 1)),
@@ -329,28 +329,28 @@ def test_settings_by_hand():
 @pytest.mark.parametrize(
     "content, machine, expected",
     [
-        # Two GPUs: 32 images a step; boxes of 32 of 640 pixels take the whole frame.
+        # Two GPUs: 32 images per step; boxes of 32 of 640 pixels: the largest frame.
         (
             content_of(640, [[0, 0, 32, 32]]),
             {"num_gpus": 2},
             {"image_size": (640, 640), "batch_size": 32, "learning_rate": 2e-3}
             | {"steps": 2000, "epochs": 100.0},
         ),
-        # Little memory; few images: the least number of steps.
+        # Little memory and few images: the minimum number of steps.
         (
             content_of(5, [[0, 0, 64, 64]]),
             {"memory": 2.0},
             {"batch_size": 4, "steps": 400, "epochs": 320.0, "learning_rate": 0.00071},
         ),
-        # No larger than the images are: 200 pixels, to the next multiple of 32.
+        # No larger than the images: 200 pixels, rounded up to a multiple of 32.
         (content_of(5, [[0, 0, 8, 8]], 200, 90), {}, {"image_size": (224, 224)}),
-        # Large boxes: 512 · 320 / 640 = 256 pixels of the least frame's 128 / 640.
+        # Large boxes of 512 pixels of 640: the smallest frame, 128.
         (
             content_of(5, [[0, 0, 512, 256]]),
             {},
             {"image_size": (128, 128), "anchor_size": 8.0, "aspect_ratios": (2.0,)},
         ),
-        # Thirds of width over height: 4, 1 and 1/4; 1.1 is too near to 1.
+        # Thirds of width / height: 4, 1 and 1/4; 1.1 is too close to 1.
         (
             content_of(5, [[0, 0, 80, 20], [0, 0, 40, 40], [0, 0, 20, 80]]),
             {},
@@ -361,22 +361,22 @@ def test_settings_by_hand():
             {},
             {"aspect_ratios": (1.0,)},
         ),
-        # Boxes of 4 pixels are 2 of 320: no anchor of at least 8 meets them.
+        # Boxes of 4 pixels are 2 of 320: no anchor of at least 8 matches them.
         (
             content_of(5, [[0, 0, 4, 4], [64, 64, 64, 64]]),
             {},
             {"image_size": (320, 320), "anchor_size": 1.0, "coverage": 0.5},
         ),
-        # Twice the fullest image.
+        # Twice the maximum per image.
         (content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]), {}, {"max_boxes": 120}),
     ],
 )
-def test_settings_follow_data_and_machine(content, machine, expected):
+def test_settings_depend_on_data_and_machine(content, machine, expected):
     settings = proposals.propose(content, **machine)
     assert {name: settings[name] for name in expected} == expected
 
 
-def test_anchors_reach_the_large_boxes():
+def test_anchors_cover_large_boxes():
     """320 pixels of 640: 160 of 320; 5 % are that large, the others 16."""
     small, large = [0, 0, 32, 32], [0, 0, 320, 320]
     settings = proposals.propose(content_of(2, [small] * 8 + [large] * 2))
@@ -421,14 +421,14 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     content, findings = own_data.read(str(annotations), str(folder))
     assert content["categories"] == [{"id": 1, "name": "key"}]
     assert len(content["annotations"]) == 2
-    # The difficult one is left out of what the settings follow from.
+    # The difficult box doesn't affect the settings.
     assert own_data.objects(content) == content["annotations"][1:]
     assert own_data.summary(findings) == [
         "boxes of crowds or difficult objects, ignored in training: 1 "
         "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
     ]
     np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
-    # A class of nothing else is none.
+    # A class of difficult boxes only is left out.
     (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
     content, findings = own_data.read(str(annotations), str(folder))
     assert [c["name"] for c in content["categories"]] == ["key"]
@@ -436,7 +436,7 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     assert findings["unused"] == ["cup"]
 
 
-def test_folders_that_are_not_pascal_vocs(tmp_path):
+def test_invalid_pascal_voc_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected XML files. Received: ann"):
         voc_files.boxes(str(tmp_path))
     (tmp_path / "a.xml").write_text("<annotation><filename>a</filename></annotation>")

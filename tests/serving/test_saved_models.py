@@ -1,4 +1,4 @@
-"""Exported models: what is written, what other programs make of it, bad requests."""
+"""Exported models: files, use by other programs, and bad requests."""
 
 import json
 import os
@@ -37,7 +37,7 @@ SIZES = ((50, 70), (64, 64), (31, 90), (120, 100))
 
 
 def call(*command, **environment):
-    """Run a command of the project, or of its virtual environment."""
+    """Run a command of the project or of its virtual environment."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -65,7 +65,7 @@ def export(model_dir, export_dir, *flags):
 
 
 def make_model(kind):
-    """A model whose scores lie well apart, as those of a trained one."""
+    """A model with well-separated scores, like a trained one."""
     keras.utils.set_random_seed(3)
     if kind == "detector":
         model = RetinaNet(
@@ -89,7 +89,7 @@ def make_model(kind):
     for weight in model.trainable_weights:
         if weight.name == "kernel":
             fan_in = np.prod(weight.shape[:-1])
-            # Boxes near their anchors; scores far apart.
+            # Boxes near their anchors; well-separated scores.
             gain = {"box_predict": 0.01, "class_predict": 5.0}.get(
                 weight.path.split("/")[0], 1.0
             )
@@ -100,7 +100,7 @@ def make_model(kind):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Two model_dirs, their models, and a folder with both exported by the script."""
+    """Two model_dirs, their models, and the folder they are exported to."""
     folder = tmp_path_factory.mktemp("exported")
     models = {}
     for kind in KINDS:
@@ -128,7 +128,7 @@ def photos(folder):
 
 
 def expected(model, contents):
-    """What labeling makes of an image file, without the batch's axis."""
+    """Return the labels of an image file, without the batch axis."""
     image = images.decode(tf.constant(contents))
     frame, _, _ = augment.fit(image, {}, model.image_size)
     size = tf.shape(image)[:2]
@@ -159,7 +159,7 @@ def assert_same(answer, right):
     np.testing.assert_array_equal(answer["detection_classes"], right["classes"] + 1)
 
 
-def test_what_an_export_leaves(exported):
+def test_export_outputs(exported):
     folder, models = exported
     served = folder / "served"
     config = model_server_config_pb2.ModelServerConfig()
@@ -181,7 +181,7 @@ def test_what_an_export_leaves(exported):
     assert origin["sha256"] == hashes.sha256(str(model))
 
 
-def test_the_warm_up_is_what_tf_serving_reads(exported):
+def test_warmup_requests_match_tf_serving(exported):
     path = exported[0] / "served" / "detector" / "1"
     records = tf.data.TFRecordDataset(
         str(path / "assets.extra" / "tf_serving_warmup_requests")
@@ -201,7 +201,7 @@ def test_the_warm_up_is_what_tf_serving_reads(exported):
         np.testing.assert_array_equal(outputs["image_info"][0, 0], [64, 64])
 
 
-def test_versions_count_up_and_are_never_overwritten(exported, tmp_path):
+def test_versions_increase_and_are_never_overwritten(exported, tmp_path):
     folder, models = exported
     paths = [
         saved_models.export(models["detector"], str(tmp_path), "m", ["a", "b"], version)
@@ -221,7 +221,7 @@ def test_versions_count_up_and_are_never_overwritten(exported, tmp_path):
             saved_models.export(models["detector"], str(tmp_path), name, names)
 
 
-def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
+def test_failed_export_leaves_no_files(exported, tmp_path, monkeypatch):
     def fail(*arguments):
         raise KeyboardInterrupt
 
@@ -237,24 +237,24 @@ def test_an_export_that_fails_leaves_nothing(exported, tmp_path, monkeypatch):
     ("flags", "text"),
     [
         (["--stage=teacher"], "teacher/model.keras. Make it with the stage teacher"),
-        (["--average"], "average.keras. Make it by training with EMA_DECAY"),
+        (["--average"], "average.keras. Train with EMA_DECAY to create it"),
         (["--warmup_image=none.jpg"], "none.jpg"),
     ],
 )
-def test_exports_that_are_refused(exported, tmp_path, flags, text):
+def test_invalid_exports(exported, tmp_path, flags, text):
     done = export(exported[0] / "detector", tmp_path, *flags)
     assert done.returncode == 1 and text in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_suppression_is_a_detector_s(exported, tmp_path):
+def test_suppression_flags_require_a_detector(exported, tmp_path):
     done = export(exported[0] / "segmenter", tmp_path, "--soft_nms_sigma=0.3")
     assert done.returncode == 1
     assert "Received: soft_nms_sigma=0.3 for a SemanticSegmenter" in done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_signature_gives_the_keras_model_s_predictions(exported, kind):
+def test_every_signature_equals_the_keras_model(exported, kind):
     """Files of several sizes in one batch, examples, and pixels, image by image."""
     folder, models = exported
     loaded = tf.saved_model.load(str(folder / "served" / kind / "1")).signatures
@@ -281,8 +281,8 @@ def test_every_signature_gives_the_keras_model_s_predictions(exported, kind):
         np.testing.assert_array_equal(by_file["image_info"], info)
 
 
-def test_the_frame_is_labeling_s():
-    """What files and pixels become equals `augment.fit` to the bit."""
+def test_serving_resizes_like_labeling():
+    """Resized files and pixels equal `augment.fit` exactly."""
     draw = np.random.default_rng(0)
     for height, width in ((50, 70), (64, 64), (200, 30), (7, 65), (300, 301)):
         image = draw.integers(0, 256, (height, width, 3), np.uint8)
@@ -292,7 +292,7 @@ def test_the_frame_is_labeling_s():
 
 
 def test_raw_outputs(exported):
-    """Boxes and scores of all anchors, from the model's own outputs by hand."""
+    """Boxes and scores of all anchors, computed from the model's outputs."""
     folder, models = exported
     frames = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     loaded = tf.saved_model.load(str(folder / "served" / "detector" / "1"))
@@ -318,8 +318,8 @@ def test_raw_outputs(exported):
     np.testing.assert_allclose(found["mask_logits"], right, atol=1e-4)
 
 
-def test_settings_of_an_export(exported, tmp_path):
-    """Shares in the place of pixels, Soft-NMS, another threshold, fewer boxes."""
+def test_export_settings(exported, tmp_path):
+    """Normalized boxes, Soft-NMS, another threshold, fewer boxes."""
     folder, models = exported
     done = export(
         folder / "detector",
@@ -373,8 +373,8 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     moved = json.loads((path / "assets" / "export.json").read_text())
     shutil.copytree(path, tmp_path / "1")
     for changes, text in (
-        ({"model": "gone.keras"}, "Say with --model=FILE where it is now"),
-        ({"sha256": "0"}, "Received: another model; pass --model=FILE"),
+        ({"model": "gone.keras"}, "Pass --model=FILE if it was moved"),
+        ({"sha256": "0"}, "Received: a different model; pass --model=FILE"),
     ):
         origin = json.dumps({**moved, **changes})
         (tmp_path / "1" / "assets" / "export.json").write_text(origin)
@@ -384,7 +384,7 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     assert done.returncode == 1 and "export.json" in done.stderr
 
 
-def test_files_that_are_no_images_are_skipped(exported, tmp_path):
+def test_invalid_image_files_are_skipped(exported, tmp_path):
     folder, _ = exported
     mixed = tmp_path / "mixed"
     shutil.copytree(folder / "photos", mixed)
@@ -403,8 +403,8 @@ def test_files_that_are_no_images_are_skipped(exported, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensorflow_alone_runs_it(exported, tmp_path, kind):
-    """Without Keras, and with this project out of reach."""
+def test_runs_with_tensorflow_alone(exported, tmp_path, kind):
+    """Neither Keras nor this project can be imported."""
     folder, models = exported
     blocked = "import runpy, sys; sys.modules['keras'] = None; "
     blocked += "sys.modules['official_selftrain'] = None; sys.argv = sys.argv[1:]; "
@@ -427,7 +427,7 @@ def test_tensorflow_alone_runs_it(exported, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_saved_model_cli_runs_it(exported, tmp_path, kind):
+def test_runs_with_saved_model_cli(exported, tmp_path, kind):
     folder, models = exported
     contents = photos(folder)[0].read_bytes()
     pixels = images.decode(tf.constant(contents))
@@ -457,7 +457,7 @@ def serving_outputs(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", ["openvino", "onnx", "tflite"])
-def test_other_formats_give_the_same(exported, tmp_path, kind, form):
+def test_converted_formats_give_equal_outputs(exported, tmp_path, kind, form):
     folder, _ = exported
     output = tmp_path / ("model.xml" if form == "openvino" else f"model.{form}")
     done = call(
@@ -472,7 +472,7 @@ def test_other_formats_give_the_same(exported, tmp_path, kind, form):
 
 @pytest.fixture(scope="module")
 def server(exported):
-    """Addresses of the two exported models: TF Serving's, or our stand-in's."""
+    """URLs of the two exported models, on TF Serving or our stand-in."""
     processes, urls = [], {}
     for kind in KINDS:
         ports = []
@@ -508,7 +508,7 @@ def server(exported):
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_round_trip_through_a_server(exported, server, kind, scheme):
+def test_server_round_trip(exported, server, kind, scheme):
     folder, models = exported
     signature, version = signatures.server(server[kind][scheme])
     assert version == "1" and signature.input_name == "image_bytes"
@@ -521,7 +521,7 @@ def test_a_round_trip_through_a_server(exported, server, kind, scheme):
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
+def test_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     folder, models = exported
     photo = photos(folder)[3]
     command = [sys.executable, "export/client.py", f"--image={photo}"]
@@ -551,11 +551,11 @@ def test_the_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     done = call(*command[:2], f"--image={text}", *command[3:])
     assert done.returncode == 1 and "a JPEG, PNG or BMP file" in done.stderr
     done = call(*command, "--url=http://127.0.0.1:9/v1/models/none")
-    assert done.returncode == 1 and "client: no answer of" in done.stderr
+    assert done.returncode == 1 and "client: no response from" in done.stderr
 
 
 def png(width, height, rows):
-    """The bytes of a gray PNG that says to have a size, with rows of black."""
+    """Return a gray PNG with a size in its header and some black rows."""
 
     def chunk(kind, data):
         body = kind + data
@@ -568,7 +568,7 @@ def png(width, height, rows):
 
 
 def jpeg(photo, size=None):
-    """A photo as JPEG; with a size, one that its header states falsely."""
+    """Return a photo as JPEG, optionally with a false size in its header."""
     image = tf.io.decode_image(photo, channels=3, expand_animations=False)
     contents = tf.io.encode_jpeg(image).numpy()
     if size:
@@ -596,7 +596,9 @@ BAD = {
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 @pytest.mark.parametrize("bad", BAD)
-def test_bad_requests_are_refused_and_good_ones_answered(exported, server, scheme, bad):
+def test_bad_requests_are_rejected_and_good_ones_answered(
+    exported, server, scheme, bad
+):
     folder, models = exported
     photo = photos(folder)[0].read_bytes()
     make, text = BAD[bad]
@@ -613,15 +615,15 @@ def test_bad_requests_are_refused_and_good_ones_answered(exported, server, schem
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
-    """Through `pseudo_label`'s own way of opening a teacher."""
+def test_exported_teacher_labels_like_the_keras_model(exported, server, kind):
+    """Opens the teacher as `pseudo_label` does."""
     folder, models = exported
     stage = folder / kind / "student" / "model.keras"
     places = [str(stage), str(folder / "served" / kind / "1"), server[kind]["grpc"]]
     labels = str(folder / kind / "labels.txt")
     found = []
     for place in places:
-        # A SavedModel brings its own labels.
+        # A SavedModel contains its labels.
         settings = opening.TeacherSettings(
             place, labels=None if place.endswith("/1") else labels
         )
@@ -650,7 +652,7 @@ def test_an_exported_teacher_labels_as_the_keras_one(exported, server, kind):
             np.testing.assert_allclose(labels_["scores"], right["scores"], atol=1e-4)
 
 
-def test_a_request_without_images_or_of_flat_and_upright_ones(exported):
+def test_requests_without_images_or_with_extreme_sizes(exported):
     folder, _ = exported
     for kind in KINDS:
         loaded = tf.saved_model.load(str(folder / "served" / kind / "1")).signatures
@@ -677,20 +679,20 @@ def test_a_request_without_images_or_of_flat_and_upright_ones(exported):
         ("", False),
     ],
 )
-def test_server_files_of_others(tmp_path, capsys, text, is_added):
+def test_existing_server_config(tmp_path, capsys, text, is_added):
     (tmp_path / "models.config").write_text(text)
     saved_models.add_to_server(str(tmp_path), "new")
     found = (tmp_path / "models.config").read_text()
     if not is_added:
         assert found == text
-        assert ("add to its list" in capsys.readouterr().out) == (text == "")
+        assert ("add this to its list" in capsys.readouterr().out) == (text == "")
         return
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse(found, config)
     assert [c.name for c in config.model_config_list.config] == ["new"]
 
 
-def test_differences_that_are_no_numbers(monkeypatch):
+def test_nan_differences_are_infinite(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "export"))
     from run_saved_model import largest_difference
 

@@ -35,7 +35,7 @@ def finish(process):
 
 
 def variables(output_dir):
-    """Return all that the last checkpoint holds, by name."""
+    """Return all values of the last checkpoint, by name."""
     path = tf.train.latest_checkpoint(str(output_dir / "checkpoints"))
     reader = tf.train.load_checkpoint(path)
     return {
@@ -46,7 +46,7 @@ def variables(output_dir):
 
 
 def assert_same_step(found, expected):
-    """Weights, momenta and their averages to 1e-5, the losses' averages to 1e-6."""
+    """Compare weights, momenta and averages to 1e-5, loss averages to 1e-6."""
     assert set(found) == set(expected)
     kinds = set()
     for name, value in expected.items():
@@ -55,7 +55,7 @@ def assert_same_step(found, expected):
         if not np.issubdtype(value.dtype, np.floating):
             np.testing.assert_array_equal(found[name], value, err_msg=name)
             continue
-        # Biases that batch normalization cancels hold nothing but rounding.
+        # Biases that batch normalization cancels contain only rounding errors.
         scale = max(np.abs(value).max(), 1e-3)
         difference = np.abs(found[name] - value).max() / scale
         assert difference <= tolerance, (name, difference)
@@ -64,18 +64,18 @@ def assert_same_step(found, expected):
 
 @pytest.fixture(scope="module")
 def one_device(tmp_path_factory):
-    """What one device makes of the five steps."""
+    """The result of the five steps on one device."""
     folder = tmp_path_factory.mktemp("one")
     finish(start("one_device", folder))
     return variables(folder)
 
 
-def test_two_devices_take_the_step_of_one(one_device, tmp_path):
+def test_two_devices_equal_one(one_device, tmp_path):
     finish(start("mirrored", tmp_path, "devices=2"))
     assert_same_step(variables(tmp_path), one_device)
 
 
-def test_two_processes_take_the_step_of_one(one_device, tmp_path):
+def test_two_processes_equal_one(one_device, tmp_path):
     ports = []
     for _ in range(2):
         with socket.socket() as free:
@@ -100,7 +100,7 @@ def test_two_processes_take_the_step_of_one(one_device, tmp_path):
     assert_same_step(variables(tmp_path), one_device)
 
 
-def test_the_parts_of_a_batch_add_up(tmp_path):
+def test_accumulation_equals_one_batch(tmp_path):
     """Without batch normalization, on one device and on two."""
     folders = [tmp_path / name for name in ("whole", "parts", "parts_on_two")]
     settings = [[], ["accumulation=2"], ["accumulation=2", "devices=2"]]
@@ -112,8 +112,8 @@ def test_the_parts_of_a_batch_add_up(tmp_path):
     assert_same_step(variables(folders[2]), whole)
 
 
-def test_a_joint_step_is_that_of_one_device(tmp_path):
-    """With a third stream, on two devices in parts, batch statistics at rest."""
+def test_joint_training_on_two_devices_equals_one(tmp_path):
+    """Three streams with accumulation on two devices, with frozen batch statistics."""
     folders = [tmp_path / name for name in ("whole", "parts_on_two")]
     finish(start("one_device", folders[0], "frozen=1", "joint=1"))
     parts = ["frozen=1", "joint=1", "accumulation=2", "devices=2"]
@@ -130,13 +130,13 @@ def test_a_joint_step_is_that_of_one_device(tmp_path):
         (["precision='mixed_float16'"], "on several replicas. Received: mixed_float16"),
     ],
 )
-def test_what_two_replicas_cannot_do(settings, text, tmp_path):
+def test_unsupported_settings_on_two_replicas(settings, text, tmp_path):
     process = start("mirrored", tmp_path, "devices=2", *settings)
     assert text in process.communicate(timeout=300)[1]
 
 
-def test_the_images_of_all_replicas_are_named(tmp_path):
-    """Image 3 makes the loss infinite, in whichever half of a batch it lies."""
+def test_error_lists_the_images_of_all_replicas(tmp_path):
+    """Image 3 makes the loss infinite in either half of a batch."""
     settings = ["devices=2", "bad=3", "alpha=0.0", "steps=40"]
     errors = start("mirrored", tmp_path, *settings).communicate(timeout=300)[1]
     line = next(x for x in errors.splitlines() if "finite loss and gradient" in x)
@@ -144,7 +144,7 @@ def test_the_images_of_all_replicas_are_named(tmp_path):
     assert len(ids) == 4 and "3" in ids
 
 
-def test_strategies_that_cannot_be_made(monkeypatch):
+def test_invalid_strategies(monkeypatch):
     with pytest.raises(ValueError, match=r"nearest: mirrored.*strategy='miror'"):
         distribution.strategy("miror")
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {}}')

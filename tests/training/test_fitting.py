@@ -19,8 +19,8 @@ from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
 from official_selftrain.training import actions, fitting, history, schedules
 
 
-def test_what_a_fit_leaves(tmp_path):
-    """5 steps with a line every 2: rows at 2, 4 and 5, the schedule's rates."""
+def test_fit_outputs(tmp_path):
+    """5 steps with a row every 2: rows at 2, 4 and 5, with the schedule's rates."""
     model = fit(tmp_path / "teacher", steps=5)
     rows = fitting.read_history(str(tmp_path / "teacher"))
     assert [row["step"] for row in rows] == [2.0, 4.0, 5.0]
@@ -36,7 +36,7 @@ def test_what_a_fit_leaves(tmp_path):
     assert list((tmp_path / "teacher" / "tensorboard").rglob("events*"))
 
 
-def test_an_interrupted_fit_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+def test_interrupted_fit_equals_uninterrupted_fit(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", steps=6, pseudo=scenes("unlabeled"))
 
     save = fitting.tf.train.CheckpointManager.save
@@ -67,8 +67,8 @@ def test_an_interrupted_fit_ends_like_an_uninterrupted_one(tmp_path, monkeypatch
     assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
 
 
-def test_a_row_that_is_written_again_counts_once(tmp_path):
-    """As after a kill between a row and its checkpoint."""
+def test_rewritten_row_counts_once(tmp_path):
+    """This happens after a kill between a row and its checkpoint."""
     for row in ((2, 1.5), (4, 9.0), (6, 3.0), (4, 2.5)):
         path = str(tmp_path / "history.csv")
         history.append(path, dict(zip(("step", "seconds"), row)))
@@ -78,7 +78,7 @@ def test_a_row_that_is_written_again_counts_once(tmp_path):
     ]
 
 
-def test_the_control_sees_as_many_images_a_step_as_the_student(tmp_path, monkeypatch):
+def test_control_and_student_use_equal_images_per_step(tmp_path, monkeypatch):
     seen = {}
 
     def spy(name):
@@ -111,7 +111,7 @@ def test_the_control_sees_as_many_images_a_step_as_the_student(tmp_path, monkeyp
     assert images == {"teacher": 2, "student": 4, "control": 4}
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+def test_nonfinite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
     schedule = functools.partial(schedules.cosine, learning_rate=1e30)
     with pytest.raises(ValueError, match=r"=(nan|inf).* at step [2-9]"):
         fit(tmp_path / "bad", steps=8, log_every=1, schedule=schedule)
@@ -128,7 +128,7 @@ def assert_finite_checkpoint(folder):
 
 
 class BadGradient(RetinaNet):
-    """The gradient of image 3's loss isn't a number, the loss is."""
+    """The gradient of image 3's loss is NaN, the loss is finite."""
 
     def compute_losses(self, outputs, labels):
         losses = super().compute_losses(outputs, labels)
@@ -141,7 +141,7 @@ class BadGradient(RetinaNet):
         return {"loss": spoiled(losses["loss"])}
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+def test_nonfinite_gradient_stops_before_saving(tmp_path):
     model = BadGradient.from_config(tiny_model().get_config())
     with pytest.raises(ValueError, match="gradient_norm=nan") as error:
         fit(tmp_path / "teacher", steps=40, model=model, log_every=1)
@@ -152,7 +152,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     assert_finite_checkpoint(tmp_path / "teacher")
 
 
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, capsys):
+def test_unreadable_checkpoint_is_skipped(tmp_path, capsys):
     whole = fit(tmp_path / "teacher", steps=6)
     (tmp_path / "teacher" / "model.keras").unlink()
     for path in tmp_path.glob("teacher/checkpoints/ckpt-6.data*"):
@@ -166,7 +166,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, capsys):
         fit(tmp_path / "teacher", steps=6)
 
 
-def test_sigterm_while_the_last_step_is_validated_ends_the_process(tmp_path):
+def test_sigterm_during_the_last_validation_ends_the_process(tmp_path):
     def validate(model):
         os.kill(os.getpid(), signal.SIGTERM)
         return 1.0
@@ -178,27 +178,27 @@ def test_sigterm_while_the_last_step_is_validated_ends_the_process(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["optimizer", "schedule"])
-def test_what_must_be_a_function(tmp_path, name):
+def test_optimizer_and_schedule_must_be_functions(tmp_path, name):
     with pytest.raises(TypeError, match=f"a function. Received: {name}=None"):
         fit(tmp_path, **{name: None})
 
 
 @pytest.mark.parametrize("value", [0, "many", 2.5])
 @pytest.mark.parametrize("name", ["steps", "batch_size", "log_every", "max_boxes"])
-def test_counts_that_are_none(tmp_path, name, value):
+def test_invalid_counts(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"at least 1. Received: {name}={value!r}"):
         fit(tmp_path, **{name: value})
 
 
-def test_folder_of_images_can_be_the_pseudo_stream(tiny_coco, tmp_path):
-    """Images without any box give a finite loss in their stream."""
+def test_unlabeled_folder_as_pseudo_stream(tiny_coco, tmp_path):
+    """Images without boxes give a finite loss."""
     pool = sources.folder(str(tiny_coco.unlabeled))
     fit(tmp_path / "student", steps=2, pseudo=pool)
     (row,) = fitting.read_history(str(tmp_path / "student"))
     assert np.isfinite(row["pseudo_loss"]) and row["pseudo_loss"] > 0
 
 
-def test_scaled_batch_says_what_it_did(tmp_path, capsys):
+def test_scaled_batch_size_is_reported(tmp_path, capsys):
     """From 4 to 1 images: four times the steps, a quarter of the rate."""
     fit(tmp_path / "teacher", steps=2, batch_size=4, scaled_batch_size=1)
     said = "teacher: batch size 4 → 1, 2 → 8 steps, learning rate × 0.25"
@@ -212,7 +212,7 @@ def test_scaled_batch_says_what_it_did(tmp_path, capsys):
     assert summary["steps"] == 8 and summary["images"] == 8
 
 
-def test_the_average_is_saved_beside_the_weights(tmp_path):
+def test_averaged_model_is_saved(tmp_path):
     model = fit(tmp_path / "teacher", steps=3, ema_decay=0.999)
     raw = keras.saving.load_model(tmp_path / "teacher" / "model.keras")
     average = keras.saving.load_model(tmp_path / "teacher" / "average.keras")
@@ -225,7 +225,7 @@ def test_the_average_is_saved_beside_the_weights(tmp_path):
     assert any("kernel" in name for name in names)
 
 
-def test_validation_keeps_the_best_model(tmp_path):
+def test_validation_saves_the_best_model(tmp_path):
     values, seen = iter([3.0, 7.0, 5.0]), []
     folder = tmp_path / "teacher"
 
@@ -245,7 +245,7 @@ def test_validation_keeps_the_best_model(tmp_path):
     ]
     with pytest.raises(ValueError, match="validate_every=3, log_every=2"):
         fit(tmp_path / "other", steps=6, validate=float, validate_every=3)
-    # Also where a training is shorter than a stretch of history.
+    # Also if a training is shorter than a row of the history.
     fit(tmp_path / "short", steps=1, validate=lambda model: 1.0, validate_every=4)
     assert (tmp_path / "short" / "best.keras").exists()
 
@@ -256,7 +256,7 @@ def test_five_checkpoints_are_kept(tmp_path):
     assert kept == {"ckpt-3", "ckpt-4", "ckpt-5", "ckpt-6", "ckpt-7"}
 
 
-def test_the_images_of_a_bad_batch_are_named(tmp_path):
+def test_error_lists_the_images_of_the_nonfinite_batch(tmp_path):
     """The pseudo stream's loss is made infinite at step 2."""
 
     class Bad(RetinaNet):
@@ -272,14 +272,14 @@ def test_the_images_of_a_bad_batch_are_named(tmp_path):
     assert "labeled_loss=inf" in text and "the last checkpoint is kept" in text
 
 
-def test_a_pseudo_stream_without_labels_is_warned_about(tiny_coco, tmp_path, capsys):
+def test_warning_for_an_empty_pseudo_stream(tiny_coco, tmp_path, capsys):
     pool = sources.folder(str(tiny_coco.unlabeled))
     fit(tmp_path / "student", steps=2, pseudo=pool)
     assert "Received: 100 % of the images without any" in capsys.readouterr().err
 
 
 def told(folder, steps, done, *terms, log_every=4, suspend=False):
-    """Tell a history of steps with given terms."""
+    """Add steps with the given terms to a history."""
     optimizer = keras.optimizers.SGD(0.1)
     log = history.History(StageFolder(folder), steps, done, 2, optimizer)
     with log:
@@ -291,18 +291,18 @@ def told(folder, steps, done, *terms, log_every=4, suspend=False):
             log.suspend()
 
 
-def test_a_row_covers_the_steps_before_an_interruption(tmp_path):
+def test_row_includes_the_steps_before_an_interruption(tmp_path):
     """Losses 1 and 2, an interruption, losses 6 and 7: the mean is 4."""
     told(tmp_path, 4, 0, {"loss": 1.0}, {"loss": 2.0}, suspend=True)
     told(tmp_path, 4, 2, {"loss": 6.0}, {"loss": 7.0})
     (row,) = fitting.read_history(str(tmp_path))
     assert (row["step"], row["loss"]) == (4.0, 4.0) and row["seconds"] >= 0.1
-    # A checkpoint of another step has other rows behind it.
+    # A checkpoint of another step doesn't continue the unfinished row.
     told(tmp_path, 6, 4, {"loss": 9.0}, log_every=1)
     assert fitting.read_history(str(tmp_path))[-1]["loss"] == 9.0
 
 
-def test_losses_of_very_different_size_are_warned_about(capsys, tmp_path):
+def test_warning_for_losses_of_different_scale(capsys, tmp_path):
     scales = (999.0, 1001.0, 2000.0)
     terms = [{"loss": 1.0, "pseudo_scale": scale} for scale in scales]
     told(tmp_path / "student", 4, 0, *terms, log_every=1)
@@ -310,7 +310,7 @@ def test_losses_of_very_different_size_are_warned_about(capsys, tmp_path):
     assert len(said) == 1 and "step 2" in said[0] and "1e+03" in said[0]
 
 
-def test_tensorboard_gets_scalars_and_pictures(tmp_path):
+def test_tensorboard_scalars_and_images(tmp_path):
     fit(tmp_path / "student", steps=2, pseudo=scenes("unlabeled"), num_pictures=2)
     (path,) = tmp_path.glob("student/tensorboard/events*")
     found = {
@@ -330,8 +330,8 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path):
     assert {"images_per_second", "pseudo_empty"} <= set(found)
 
 
-def test_an_overflow_of_float16_is_skipped(tmp_path, capsys):
-    """A scale of the loss beyond float16 makes the first gradients infinite."""
+def test_float16_overflow_is_skipped(tmp_path, capsys):
+    """A loss scale beyond float16's range makes the first gradients infinite."""
     model = half_precision_model("mixed_float16")
     before = weights(model)
 
@@ -342,14 +342,14 @@ def test_an_overflow_of_float16_is_skipped(tmp_path, capsys):
     fit(tmp_path / "teacher", steps=30, model=model, optimizer=optimizer, log_every=1)
     rates = [r["learning_rate"] for r in fitting.read_history(tmp_path / "teacher")]
     assert 3 <= 30 - len(rates) <= 20  # skipped steps have no line
-    # The schedule stood still in them.
+    # The schedule doesn't advance in skipped steps.
     assert rates[0] == pytest.approx(0.01 * 0.5 * (1 + np.cos(np.pi / 30)))
     assert "float16 overflowed" in capsys.readouterr().err
     assert all(np.isfinite(w).all() for w in weights(model))
     assert any(not np.array_equal(a, b) for a, b in zip(before, weights(model)))
 
 
-def test_float16_that_overflows_for_good_stops(tmp_path):
+def test_persistent_float16_overflow_stops(tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -371,8 +371,8 @@ def half_precision_model(policy):
 
 
 @pytest.mark.parametrize("has_masks", [False, True], ids=["boxes", "masks"])
-def test_the_whole_step_compiles_under_xla(tmp_path, has_masks):
-    """What a TPU needs; the losses are those of the step that isn't compiled."""
+def test_step_compiles_with_xla(tmp_path, has_masks):
+    """TPUs require this; the losses equal those of the uncompiled step."""
     size = (128, 128) if has_masks else (32, 32)
     pools = [
         digits.scenes(

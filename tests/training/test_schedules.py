@@ -12,7 +12,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "learning_rates.
 
 
 @pytest.mark.parametrize(("name", "rate"), [("pascal_b7", 0.08), ("pascal_l2", 0.2)])
-def test_cosine_equals_the_authors(name, rate):
+def test_cosine_matches_the_authors_schedule(name, rate):
     schedule = schedules.cosine(20000, rate, 500, 0.001)
     got = [float(schedule(step)) for step in GOLDEN[f"{name}_cosine_steps"]]
     np.testing.assert_allclose(got, GOLDEN[f"{name}_cosine"], rtol=1e-5, atol=1e-8)
@@ -21,14 +21,14 @@ def test_cosine_equals_the_authors(name, rate):
 def test_cosine_by_hand():
     schedule = schedules.cosine(300, 0.32, 100, 0.0032)
     rates = [float(schedule(step)) for step in (0, 50, 100, 200, 300)]
-    # The start, half of the way up, the peak, half of the way down, the end.
+    # Start, middle of the warm-up, peak, middle of the decay, end.
     np.testing.assert_allclose(rates, [0.0032, 0.1616, 0.32, 0.16, 0], atol=1e-7)
     without = schedules.cosine(100, 1.0)
     assert [float(without(step)) for step in (0, 100)] == pytest.approx([1.0, 0.0])
 
 
 @pytest.mark.parametrize("warmup", [-1, 100])
-def test_warm_up_that_does_not_fit(warmup):
+def test_invalid_warmup(warmup):
     with pytest.raises(ValueError, match=f"warmup_steps={warmup}, steps=100"):
         schedules.cosine(100, 0.1, warmup)
 
@@ -51,11 +51,11 @@ def test_stepwise_by_hand():
         schedules.stepwise(9, 0.1, drops=((0.9, 0.1), (0.5, 0.01)))
 
 
-def test_linear_scaling_takes_the_same_path_image_by_image():
+def test_linear_scaling_follows_the_same_schedule_per_image():
     """A quarter of the batch: a quarter of the rate, four times the steps."""
     old = schedules.cosine(100, 0.8, warmup_steps=20, warmup_learning_rate=0.1)
     new = schedules.linear_scaling(old, 0.25)
-    # In the middle of the warm-up and half-way down the cosine.
+    # In the middle of the warm-up and of the cosine.
     assert float(new(40)) == pytest.approx(0.25 * 0.45, rel=1e-5)
     assert float(new(4 * 60)) == pytest.approx(0.25 * 0.4, rel=1e-5)
     assert schedules.linear_scaling(0.5, 0.25) == 0.125

@@ -11,7 +11,7 @@ from official_selftrain.training.self_trainer import LossNormalizer, SelfTrainer
 
 @keras.saving.register_keras_serializable(package="test_selftraining")
 class Line(keras.Model):
-    """y = w · x with a squared error: small enough for hand computation."""
+    """y = w · x with a squared error: small enough to compute by hand."""
 
     image_size = (1, 1)
 
@@ -48,7 +48,7 @@ def loss_of(trainer, data, training=True):
 
 
 def test_loss_scale_and_averages_over_five_steps():
-    """Five steps of fixed losses, every number worked out from the formula."""
+    """Five steps of fixed losses, with expected values from the formula."""
     labeled = [2.0, 4.0, 1.0, 3.0, 5.0]
     pseudo = [8.0, 2.0, 4.0, 1.0, 10.0]
     decay, alpha = 0.9, 3.0
@@ -79,7 +79,7 @@ def test_loss_scale_and_averages_over_five_steps():
         )
 
 
-def test_bias_correction_makes_constant_losses_their_own_average():
+def test_average_of_a_constant_loss_is_that_loss():
     normalizer = LossNormalizer(0.9997)
     for _ in range(3):
         normalizer.update(5.0, 0.5)
@@ -89,8 +89,8 @@ def test_bias_correction_makes_constant_losses_their_own_average():
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
-def test_loss_does_not_depend_on_the_size_of_the_pseudo_loss(factor):
-    """After adaptation L stays about L_h, whatever L_p is multiplied by."""
+def test_loss_is_invariant_to_the_scale_of_the_pseudo_loss(factor):
+    """After adaptation L stays close to L_h for any factor of L_p."""
     trainer = SelfTrainer(Line(), alpha=2.0, decay=0.5)
     data = both(([0.0], [2.0]), ([0.0], [(3.0 * factor) ** 0.5]))
     losses = [loss_of(trainer, data) for _ in range(5)]
@@ -104,7 +104,7 @@ def test_plain_sum_without_normalization():
 
 
 def test_no_gradient_through_the_averages():
-    """dL/dw is that of L_h + alpha · constant · L_p, over 1 + alpha."""
+    """dL/dw is that of L_h + alpha · constant · L_p, divided by 1 + alpha."""
     trainer = SelfTrainer(Line(start=2.0), alpha=3.0, decay=0.9)
     data = both(([1.0], [0.0]), ([3.0], [1.0]))
     with tf.GradientTape() as tape:
@@ -114,7 +114,7 @@ def test_no_gradient_through_the_averages():
     assert float(gradient) == pytest.approx((4.0 + 3.0 * (4.0 / 25.0) * 30.0) / 4.0)
 
 
-def test_averages_rest_outside_training():
+def test_averages_are_updated_only_in_training():
     trainer = SelfTrainer(Line(), decay=0.9)
     data = both(([0.0], [2.0]), ([0.0], [4.0]))
     loss_of(trainer, data)
@@ -164,7 +164,7 @@ def fitted(alpha, streams, **kwargs):
     return [w.numpy() for w in network.weights], history.history
 
 
-def test_alpha_zero_is_the_supervised_step_exactly():
+def test_alpha_zero_equals_the_supervised_step_exactly():
     """Bit for bit, batch normalization's statistics included."""
     supervised, _ = fitted(1.0, ["labeled"])
     zero, logs = fitted(0.0, ["labeled", "pseudo"])
@@ -174,8 +174,8 @@ def test_alpha_zero_is_the_supervised_step_exactly():
     assert not all(np.array_equal(a, b) for a, b in zip(supervised, joint, strict=True))
 
 
-def test_history_holds_the_means_of_the_steps():
-    """The logs of fit equal the same steps' terms averaged by hand."""
+def test_history_averages_the_steps():
+    """The logs of fit equal the averaged terms of the same steps."""
     _, logs = fitted(2.0, ["labeled", "pseudo"], decay=0.5)
     assert set(logs) == {"loss", "labeled_loss", "pseudo_loss", "pseudo_scale"}
 
@@ -203,7 +203,7 @@ def test_history_holds_the_means_of_the_steps():
     assert float(rows[-1]) == pytest.approx(losses[1])
 
 
-def test_evaluate_gives_the_losses_and_changes_nothing():
+def test_evaluate_returns_the_losses_without_side_effects():
     trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
     dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [1.0])))
@@ -215,7 +215,7 @@ def test_evaluate_gives_the_losses_and_changes_nothing():
     assert [float(v) for v in trainer.model.variables] == [1.0, 1.0]
 
 
-def test_tensorboard_shows_the_same_figures(tmp_path):
+def test_tensorboard_logs_match_the_history(tmp_path):
     trainer = SelfTrainer(Line(), alpha=1.0)
     trainer.compile(optimizer=keras.optimizers.SGD(0.0))
     dataset = tf.data.Dataset.from_tensors(both(([0.0], [2.0]), ([0.0], [4.0])))
@@ -246,7 +246,7 @@ def test_l2_covers_the_named_weights():
     assert loss_of(everything, data) == pytest.approx(4.0 + 0.1 * (9.0 + 1.0) / 2)
 
 
-def test_clipping_is_of_the_global_norm():
+def test_clipping_uses_the_global_norm():
     trainer = SelfTrainer(Line(start=1.0))
     trainer.compile(optimizer=keras.optimizers.SGD(1.0, global_clipnorm=0.5))
     # The gradient is 2·(1·10 - 0)·10 = 200, clipped to 0.5.
@@ -255,7 +255,7 @@ def test_clipping_is_of_the_global_norm():
     assert float(trainer.model.w) == pytest.approx(0.5)
 
 
-def test_one_pass_shares_batch_normalization():
+def test_streams_share_batch_normalization():
     """The model sees both streams as one batch."""
     seen = []
 
@@ -271,13 +271,13 @@ def test_one_pass_shares_batch_normalization():
     assert outputs["pseudo"]["y"].numpy().tolist() == [3.0]
 
 
-def test_images_alone_give_the_model_s_outputs():
+def test_images_alone_return_the_model_outputs():
     trainer = SelfTrainer(Line(start=2.0))
     images = np.ones((1, 1, 1, 1), np.float32)
     assert float(trainer(images)["y"][0]) == 2.0
 
 
-def test_save_and_load_keep_averages_and_optimizer(tmp_path):
+def test_save_and_load_restore_averages_and_optimizer(tmp_path):
     trainer = SelfTrainer(Line(), alpha=2.0, decay=0.9)
     trainer.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
     dataset = tf.data.Dataset.from_tensors(both(([1.0], [2.0]), ([1.0], [5.0])))
@@ -313,6 +313,6 @@ def test_save_and_load_keep_averages_and_optimizer(tmp_path):
         ),
     ],
 )
-def test_errors_say_what_came(error, text, make):
+def test_invalid_arguments(error, text, make):
     with pytest.raises(error, match=text):
         make()

@@ -67,8 +67,8 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
 )
-def test_killed_at_random_moments_it_ends_the_same(kills, uninterrupted, tmp_path):
-    """Every other kill comes while a checkpoint is written."""
+def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
+    """Every other kill happens while a checkpoint is written."""
     draw = random.Random(kills)
     killed, writing = 0, 0
     while killed < kills and not (tmp_path / "model.keras").exists():

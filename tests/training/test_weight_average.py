@@ -30,8 +30,8 @@ def test_two_updates_by_hand():
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-def test_the_start_is_soon_forgotten():
-    """Whatever the decay, the first update keeps 2/11 of the start."""
+def test_initial_weights_fade_quickly():
+    """For any decay, the first update keeps 2/11 of the initial weights."""
     model = small_model()
     for weight in model.weights:
         weight.assign(np.ones(weight.shape))
@@ -42,7 +42,7 @@ def test_the_start_is_soon_forgotten():
     np.testing.assert_allclose(average.averages[0], 2.0 / 11.0, rtol=1e-6)
 
 
-def test_averages_are_in_the_model_for_a_while_only():
+def test_averages_are_used_temporarily():
     model = small_model()
     before = model.get_weights()
     average = WeightAverage(model, 0.5)
@@ -55,7 +55,7 @@ def test_averages_are_in_the_model_for_a_while_only():
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_decay_of_0_follows_the_weights():
+def test_zero_decay_follows_the_weights():
     model = small_model()
     average = WeightAverage(model, 0)
     for weight in model.weights:
@@ -65,6 +65,6 @@ def test_a_decay_of_0_follows_the_weights():
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, "slow"])
-def test_decays_that_are_none(decay):
+def test_invalid_decays(decay):
     with pytest.raises(ValueError, match=f"Received: ema_decay={decay!r}"):
         WeightAverage(small_model(), decay)
