@@ -98,8 +98,8 @@ def flags_of(path):
             rf"^from official_selftrain.cli import .*{module}", text, re.M
         ) or (f"    {module},\n" in text):
             found |= flags_of(ROOT / "official_selftrain" / "cli" / f"{module}.py")
-    if "import record\n" in text and path.stem != "record":
-        found |= flags_of(ROOT / "benchmarks" / "record.py")
+    if re.search(r"^import record$", text, re.MULTILINE):
+        found |= flags_of(path.parent / "record.py")
     return found
 
 

@@ -372,7 +372,7 @@ def own_data(tiny_coco):
         line
         for line in text.splitlines()
         if "digits." not in line
-        and not line.startswith("from official_selftrain.data import digits")
+        and not line.startswith("from official_selftrain.data.sources import digits")
     ]
     kept.append(f'include "{ROOT}/gin/include/coco_files.gin"')
     kept += data_params(tiny_coco)

@@ -264,7 +264,7 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def wish(self):
-        """Return 1.0 if this worker was asked to stop; the step sums it over workers."""
+        """Return 1.0 if this worker must stop; the step sums it over all workers."""
         return tf.constant(float(self.is_asked))
 
     def __call__(self, step):

@@ -209,11 +209,11 @@ def test_an_unreadable_classified_image_is_named(run, tmp_path, monkeypatch):
     for name in ("cat/a.png", "ant/z.png"):
         (tmp_path / "pictures" / name).parent.mkdir(parents=True)
         (tmp_path / "pictures" / name).write_bytes(b"no image")
-    folder = f'class_folders.class_folders.folder = "{tmp_path}/pictures"\n'
+    folder = f'sources.class_folders.folder = "{tmp_path}/pictures"\n'
     lines = JOINT.split("digits.icons.num_images")[0].replace(
         "@classified/digits.icons", "@sources.class_folders"
     )
-    lines = lines.replace("import digits", "import class_folders")
+    lines = lines.replace("data.sources import digits", "data import sources")
     end = "TEACHER_STEPS = 2\nSTUDENT_STEPS = 2\n"
     monkeypatch.setattr(f"{__name__}.JOINT", lines + folder + end)
     with pytest.raises(ValueError, match=r"readable images. .*z.png.*\(2 of 2 images"):
@@ -420,7 +420,7 @@ JOINT = """
 from __gin__ import dynamic_registration
 
 from official_selftrain import experiment
-from official_selftrain.data import digits
+from official_selftrain.data.sources import digits
 
 experiment.Data.classified = @classified/digits.icons
 digits.icons.num_images = 6
