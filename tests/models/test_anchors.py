@@ -153,9 +153,9 @@ def test_boxes_without_area_count_as_padding():
 )
 def test_padding_changes_nothing(corners, extra):
     grid = anchors.anchor_boxes((32, 32), 3, 4, 2.0)
-    actual = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
-    plain = labels_of(actual, range(len(actual)))
-    padded = labels_of(actual, range(len(actual)), slots=max(1, len(actual)) + extra)
+    boxes = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
+    plain = labels_of(boxes, range(len(boxes)))
+    padded = labels_of(boxes, range(len(boxes)), slots=max(1, len(boxes)) + extra)
     for a, b in zip(
         anchors.assign_targets(grid, plain),
         anchors.assign_targets(grid, padded),
