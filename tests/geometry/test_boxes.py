@@ -85,9 +85,9 @@ def test_coding_matches_the_authors():
 def random_boxes(seed, count):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (count, 2))
-    actual = np.concatenate([corner, corner + rng.uniform(0, 40, (count, 2))], axis=1)
-    actual[:3, 2:] = actual[:3, :2]  # without area
-    return actual.astype(np.float32), rng.uniform(0, 1, count).astype(np.float32)
+    boxes = np.concatenate([corner, corner + rng.uniform(0, 40, (count, 2))], axis=1)
+    boxes[:3, 2:] = boxes[:3, :2]  # without area
+    return boxes.astype(np.float32), rng.uniform(0, 1, count).astype(np.float32)
 
 
 @pytest.mark.parametrize("soft_sigma", [0.0, 0.3])

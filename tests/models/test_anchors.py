@@ -153,9 +153,9 @@ def test_boxes_without_area_count_as_padding():
 )
 def test_padding_changes_nothing(corners, extra):
     grid = anchors.anchor_boxes((32, 32), 3, 4, 2.0)
-    actual = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
-    plain = labels_of(actual, range(len(actual)))
-    padded = labels_of(actual, range(len(actual)), slots=max(1, len(actual)) + extra)
+    objects = np.array([[y, x, y + h, x + w] for y, x, h, w in corners], np.float32)
+    plain = labels_of(objects, range(len(objects)))
+    padded = labels_of(objects, range(len(objects)), slots=max(1, len(objects)) + extra)
     for a, b in zip(
         anchors.assign_targets(grid, plain),
         anchors.assign_targets(grid, padded),
@@ -163,9 +163,9 @@ def test_padding_changes_nothing(corners, extra):
     ):
         np.testing.assert_array_equal(a, b)
     classes = np.array(anchors.assign_targets(grid, plain)[0])[0]
-    if len(actual):
+    if len(objects):
         # Every box has an anchor, or shares its best one with an earlier box.
-        best = {int(np.argmax(row)) for row in np.array(boxes.iou(actual, grid))}
+        best = {int(np.argmax(row)) for row in np.array(boxes.iou(objects, grid))}
         assert all(classes[index] >= 0 for index in best)
     else:
         assert (classes == -1).all()
