@@ -281,7 +281,7 @@ PRETRAINING = """
 from __gin__ import dynamic_registration
 
 from official_selftrain import experiment
-from official_selftrain.training import fitting
+from official_selftrain import training
 from official_selftrain.training import schedules
 from official_selftrain.data.sources import digits
 from official_selftrain.models import backbones
