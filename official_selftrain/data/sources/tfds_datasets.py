@@ -1,5 +1,7 @@
 """Data sets of TensorFlow Datasets."""
 
+import functools
+
 import tensorflow as tf
 
 from official_selftrain.data import examples
@@ -36,36 +38,65 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
 
     Source: tensorflow.org/datasets.
     """
-    import tensorflow_datasets
-
     family = name.split("/")[0].split(":")[0]
     if family not in _TFDS_OBJECTS:
         raise ValueError(
             f"Expected one of {', '.join(_TFDS_OBJECTS)}. Received: name={name!r}"
         )
-    objects, group_flag = _TFDS_OBJECTS[family]
-    try:
-        builder = tensorflow_datasets.builder(name, data_dir=data_dir)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(
-            f"Expected a data set of TFDS. Received: name={name!r}"
-        ) from error
+    builder = _builder(name, data_dir)
     features = builder.info.features
+    objects, group_flag = _TFDS_OBJECTS[family]
     if has_image_classes and "label" not in features:
         raise ValueError(
             "Expected a data set with image-level classes: imagenet2012. "
             f"Received: name={name!r}"
         )
     if has_image_classes:
-        class_names = features["label"].names
+        class_names, labels_of = features["label"].names, _image_class
+    elif objects is None:
+        class_names, labels_of = (), _no_labels
     else:
-        class_names = () if objects is None else features[objects]["label"].names
+        class_names = features[objects]["label"].names
+        labels_of = functools.partial(_boxes, objects=objects, group_flag=group_flag)
     # COCO's test images come without annotations.
     has_labels = len(class_names) > 0 and not (
         family == "coco" and split.startswith("test")
     )
+
+    def convert(index, item):
+        labels = labels_of(item)
+        return {
+            "encoded": item["image"],
+            "path": tf.constant(""),
+            "id": index,
+            **labels,
+            "scores": tf.ones(tf.shape(labels["classes"])),
+            "mask": tf.constant(""),
+            "confidence": tf.constant(""),
+        }
+
+    dataset = _encoded(builder, name, split, data_dir).enumerate().map(convert)
+    num_images = int(dataset.cardinality())
+    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
+
+
+def _builder(name, data_dir):
+    import tensorflow_datasets
+
     try:
-        encoded = builder.as_dataset(
+        return tensorflow_datasets.builder(name, data_dir=data_dir)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"Expected a data set of TFDS. Received: name={name!r}"
+        ) from error
+
+
+def _encoded(builder, name, split, data_dir):
+    """Return the items of a split, images as files."""
+    import tensorflow_datasets
+
+    try:
+        return builder.as_dataset(
             split=split,
             decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
             shuffle_files=False,
@@ -77,44 +108,35 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
             ".download_and_prepare()"
         ) from error
 
-    def convert(index, item):
-        if has_image_classes:
-            annotations = {
-                "boxes": tf.constant([[0.0, 0.0, 1.0, 1.0]]),
-                "classes": tf.cast(item["label"], tf.int32)[None],
-                "ignore": tf.zeros((1,), tf.bool),
-                "areas": tf.zeros((1,)),
-            }
-        elif objects is None:
-            annotations = {
-                "boxes": tf.zeros((0, 4)),
-                "classes": tf.zeros((0,), tf.int32),
-                "ignore": tf.zeros((0,), tf.bool),
-                "areas": tf.zeros((0,)),
-            }
-        else:
-            item_objects = item[objects]
-            labels = tf.cast(item_objects["label"], tf.int32)
-            areas = item_objects.get("area", tf.zeros_like(labels))
-            annotations = {
-                "boxes": tf.reshape(item_objects["bbox"], (-1, 4)),
-                "classes": labels,
-                "ignore": tf.cast(
-                    item_objects[group_flag] if group_flag else tf.zeros_like(labels),
-                    tf.bool,
-                ),
-                "areas": tf.cast(areas, tf.float32),
-            }
-        return {
-            "encoded": item["image"],
-            "path": tf.constant(""),
-            "id": index,
-            **annotations,
-            "scores": tf.ones(tf.shape(annotations["classes"])),
-            "mask": tf.constant(""),
-            "confidence": tf.constant(""),
-        }
 
-    dataset = encoded.enumerate().map(convert)
-    num_images = int(dataset.cardinality())
-    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
+def _image_class(item):
+    """Return an item's class as a box that covers the image."""
+    return {
+        "boxes": tf.constant([[0.0, 0.0, 1.0, 1.0]]),
+        "classes": tf.cast(item["label"], tf.int32)[None],
+        "ignore": tf.zeros((1,), tf.bool),
+        "areas": tf.zeros((1,)),
+    }
+
+
+def _no_labels(item):
+    return {
+        "boxes": tf.zeros((0, 4)),
+        "classes": tf.zeros((0,), tf.int32),
+        "ignore": tf.zeros((0,), tf.bool),
+        "areas": tf.zeros((0,)),
+    }
+
+
+def _boxes(item, objects, group_flag):
+    """Return an item's boxes; those flagged as groups are ignored."""
+    item_objects = item[objects]
+    classes = tf.cast(item_objects["label"], tf.int32)
+    zeros = tf.zeros_like(classes)
+    groups = item_objects[group_flag] if group_flag else zeros
+    return {
+        "boxes": tf.reshape(item_objects["bbox"], (-1, 4)),
+        "classes": classes,
+        "ignore": tf.cast(groups, tf.bool),
+        "areas": tf.cast(item_objects.get("area", zeros), tf.float32),
+    }
