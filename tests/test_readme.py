@@ -3,6 +3,8 @@
 import pathlib
 import re
 
+from official_selftrain.data import sources
+
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
@@ -35,3 +37,9 @@ def test_paths_in_readme_exist():
         r"`((?:gin|benchmarks|official_selftrain|tests)/[\w./]+)`", README.read_text()
     ):
         assert (root / path).exists(), path
+
+
+def test_every_source_is_in_readme_s_table():
+    text = README.read_text()
+    for name in sources.__all__:
+        assert f"`sources.{name}(" in text, name

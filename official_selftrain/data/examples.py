@@ -75,8 +75,9 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
 
     Args:
         records: list of dicts with the keys of an example; `id` and one of
-            `encoded` and `path` are required, missing labels mean no object. If
-            any record has a `mask`, the labels are masks.
+            `encoded` and `path` are required; without `boxes` there is no object,
+            with them `classes` are required, too. If any record has a `mask`, the
+            labels are masks.
         class_names: sequence of str.
         has_labels: bool, whether the labels are ground truth.
         skipped: sequence of str.
@@ -85,13 +86,13 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         `Source`.
 
     Raises:
-        ValueError: if `records` is empty.
+        ValueError: if `records` is empty, or labels don't match their boxes.
     """
     if not records:
         raise ValueError(
             f"Expected at least one image. Received: 0 images, {len(skipped)} skipped"
         )
-    records = [{**_NO_LABELS, **record} for record in records]
+    records = [_with_labels(record) for record in records]
     counts = [len(record["boxes"]) for record in records]
     ends = tf.constant(np.cumsum(counts), tf.int64)
     counts = tf.constant(counts, tf.int64)
@@ -127,6 +128,24 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         tuple(skipped),
         any(record.get("mask") for record in records),
     )
+
+
+def _with_labels(record):
+    """Return a record with all labels: by default, objects that are sure."""
+    count = len(record.get("boxes", ()))
+    defaults = {
+        "scores": np.ones(count, np.float32),
+        "ignore": np.zeros(count, bool),
+        "areas": np.zeros(count, np.float32),
+    }
+    record = {**_NO_LABELS, **defaults, **record}
+    for key in ("classes", *defaults):
+        if len(record[key]) != count:
+            raise ValueError(
+                f"Expected {key} for {count} boxes. Received: {len(record[key])} for "
+                f"the image with id={record['id']}"
+            )
+    return record
 
 
 def from_paths(paths, ids, skipped=()):

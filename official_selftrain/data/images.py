@@ -8,6 +8,9 @@ show it; its boxes and masks refer to the upright image.
 
 import tensorflow as tf
 
+# Of the files that are looked for in folders.
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
 # Cameras write EXIF data before the pixels.
 _HEADER_BYTES = 2**16
 EXIF = b"Exif\0\0"

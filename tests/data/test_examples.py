@@ -109,6 +109,23 @@ def test_from_records_dtypes():
     assert not source.has_masks
 
 
+def test_boxes_alone_are_confident_objects():
+    record = {"path": "a.jpg", "id": 1, "boxes": np.zeros((2, 4)), "classes": [0, 1]}
+    (example,) = examples.from_records([record], "ab").dataset.as_numpy_iterator()
+    assert example["scores"].tolist() == [1.0, 1.0]
+    assert example["ignore"].tolist() == [False, False]
+    assert example["areas"].tolist() == [0.0, 0.0]
+    assert example["classes"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["classes", "scores", "ignore", "areas"])
+def test_labels_that_do_not_match_their_boxes(key):
+    record = {"path": "a.jpg", "id": 7, "boxes": np.zeros((2, 4)), "classes": [0, 1]}
+    record[key] = [0, 0, 0]
+    with pytest.raises(ValueError, match=f"{key} for 2 boxes. Received: 3 .* id=7"):
+        examples.from_records([record], "ab")
+
+
 def test_from_records_without_records_raises():
     with pytest.raises(ValueError, match="at least one image.* 0 images, 2 skipped"):
         examples.from_records([], skipped=["a", "b"])

@@ -4,8 +4,7 @@ import os
 import pathlib
 
 from official_selftrain.data import examples
-
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+from official_selftrain.data.images import ENDINGS
 
 
 def folder(images):
@@ -28,21 +27,33 @@ def folder(images):
 
     Source: own.
     """
-    return _read(images)
+    ids, paths, skipped = image_paths(images)
+    return examples.from_paths(paths, ids, skipped)
 
 
-def _read(images):
+def image_paths(images):
+    """Return the image files of a folder or glob.
+
+    Args:
+        images: as in `folder`.
+
+    Returns:
+        `(ids, paths, skipped)`: ints, the positions in sorted order; str; a line for
+        each broken link.
+
+    Raises:
+        FileNotFoundError: if no image is found.
+    """
     paths = _walk(images) if os.path.isdir(images) else _glob(images)
-    paths = sorted(path for path in paths if path.lower().endswith(_IMAGE_ENDINGS))
+    paths = sorted(path for path in paths if path.lower().endswith(ENDINGS))
     files = [(index, path) for index, path in enumerate(paths) if os.path.isfile(path)]
     if not files:
         raise FileNotFoundError(
-            f"Expected images ({', '.join(_IMAGE_ENDINGS)}). "
-            f"Received: images={images!r}"
+            f"Expected images ({', '.join(ENDINGS)}). Received: images={images!r}"
         )
     skipped = [f"{path}: a broken link" for path in paths if not os.path.exists(path)]
     ids, paths = zip(*files)
-    return examples.from_paths(paths, ids, skipped)
+    return ids, paths, skipped
 
 
 def class_folders(folder):
@@ -84,10 +95,9 @@ def class_folders(folder):
         )
     records, skipped = [], []
     for label, name in enumerate(names):
-        source = _read(os.path.join(folder, name))
-        skipped += source.skipped
-        for example in source.dataset.as_numpy_iterator():
-            path = example["path"].decode()
+        _, paths, broken = image_paths(os.path.join(folder, name))
+        skipped += broken
+        for path in paths:
             whole = examples.whole_image(label)
             records.append({"path": path, "id": len(records), **whole})
     return examples.from_records(records, names, skipped=skipped)

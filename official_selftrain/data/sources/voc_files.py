@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 from PIL import Image, UnidentifiedImageError
 
 from official_selftrain.data import examples, masks
+from official_selftrain.data.images import ENDINGS
 
 # PASCAL VOC's classes in the order of their ids.
 CLASS_NAMES = (
@@ -32,8 +33,6 @@ CLASS_NAMES = (
     "train",
     "tvmonitor",
 )
-
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
@@ -75,7 +74,7 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
     if not names:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     folder = os.path.join(root, "JPEGImages")
-    images = _stems(folder, _IMAGE_ENDINGS)
+    images = _stems(folder, ENDINGS)
     missing = [name for name in names if name not in images]
     if missing:
         raise FileNotFoundError(
