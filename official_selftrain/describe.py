@@ -6,6 +6,8 @@ Prints a table of parameters and multiply-adds of backbone, decoder and head. Ex
 codes: 0 done, 1 a mistake in the call.
 """
 
+import contextlib
+
 import gin
 from absl import app, flags
 
@@ -28,7 +30,8 @@ def _describe():
     groups = {"model": "experiment.Experiment", "image_size": "experiment.Data"}
     settings = {}
     for group in groups.values():
-        settings |= gin.get_bindings(group)
+        with contextlib.suppress(ValueError):  # no file mentions the group
+            settings |= gin.get_bindings(group)
     for name, group in groups.items():
         if name not in settings:
             raise ValueError(

@@ -486,8 +486,8 @@ def test_mistakes_are_reported_before_training(tiny_voc, tmp_path, monkeypatch):
     mistakes = {
         'validation/sources.voc.split = "vall"': "available lists: .* split='vall'",
         "validation/sources.voc.mask_folder = None": "kind, masks. Received: no label",
-        "experiment.Labeling.scales = 1.0": "label_scales, numbers above 0. Received",
-        "experiment.Labeling.scales = (0.5, 0)": r"Received: label_scales=\(0.5, 0\)",
+        "experiment.Labeling.scales = 1.0": "scales, numbers above 0. Received",
+        "experiment.Labeling.scales = (0.5, 0)": r"Received: scales=\(0.5, 0\)",
     }
     for index, (param, text) in enumerate(mistakes.items()):
         gin.clear_config()

@@ -197,8 +197,24 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
             "experiment.Experiment.seed = %SEDE",
             r"macro that is set \(nearest: SEED\). Received: SEDE",
         ),
-        ("training.Optimization.stepps = 3", "doesn't have a parameter named 'stepps'"),
+        (
+            "training.Optimization.stepps = 3",
+            r"of training.Optimization \(nearest: steps\). Received: stepps",
+        ),
+        (
+            "training.Los.alpha = 3",
+            r"that a gin file imports \(nearest: training.Loss\). .*: training.Los",
+        ),
         ("fitting.fitt.steps = 3", "fitting.fitt"),
+        (
+            'student/training.Machine.precision = "mixed_bfloat16"',
+            r"training.Machine in a scope in which it is used \(none\). .*: student",
+        ),
+        (
+            "control/training.Loss.alpha = 3.0",
+            r"a scope that is used \(nearest: .*\). Received: control",
+        ),
+        ('training.fit.output_dir = "x"', "leaves open. .*: training.fit.output_dir"),
         ("SEED = = 3", "in gin_param, line 1. Received: 'SEED = = 3'"),
         ("TEACHER_STEPS = 2*3", "Received: 'TEACHER_STEPS = 2[*]3'"),
         (

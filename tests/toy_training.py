@@ -70,8 +70,6 @@ def fit(output_dir, steps=4, model=None, **kwargs):
         "steps": steps,
         **kwargs,
     }
-    if "validate" in settings:
-        settings.setdefault("validate_every", settings["log_every"])
     return fitting.fit(
         model or tiny_model(), output_dir=str(output_dir), **grouped(settings)
     )

@@ -35,3 +35,16 @@ def check_counts(**counts):
             raise ValueError(
                 f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
             )
+
+
+def check_decay(**decays):
+    """Check that every argument is a number in 0…1, below 1.
+
+    Raises:
+        ValueError: for the first one that isn't.
+    """
+    for name, value in decays.items():
+        if not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
+            raise ValueError(
+                f"Expected {name} of at least 0 and below 1. Received: {name}={value!r}"
+            )

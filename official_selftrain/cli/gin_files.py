@@ -1,7 +1,9 @@
 """Read gin files, for all commands that run an experiment."""
 
 import difflib
+import inspect
 import os
+import re
 
 import gin
 from absl import flags, logging
@@ -79,10 +81,94 @@ def load_config(files, params):
         raise ValueError(
             f"Expected an import for every name of a gin file. Received: {reason}"
         ) from error
+    except ValueError as error:
+        raise ValueError(_nearest_name(str(error))) from error
     finally:
         logging.set_verbosity(verbosity)
     _check_references()
+    _check_scopes()
+    _check_stages()
     gin.finalize()
+
+
+def _nearest_name(text):
+    """Return gin's message about an unknown name, with the nearest known one."""
+    text = text.strip().split("\n")[0]
+    unknown = re.match(r"No configurable matching '(.+)'", text)
+    if unknown:
+        names = {
+            ".".join(name.split(".")[-2:]) for name, _ in gin.config._REGISTRY.items()
+        }
+        return _unknown("a name that a gin file imports", unknown[1], names)
+    pattern = r"Configurable '(.+)' doesn't have a parameter named '(.+)'"
+    unknown = re.match(pattern, text)
+    if unknown:
+        group = gin.config._REGISTRY.get_match(unknown[1])
+        parameters = inspect.signature(group.wrapped).parameters
+        return _unknown(f"a parameter of {unknown[1]}", unknown[2], parameters)
+    return text
+
+
+def _check_scopes():
+    """Check that settings of a scope are applied where the scope is active.
+
+    gin accepts `student/training.Machine.precision`, although a machine is created once
+    for all stages.
+    """
+    config = gin.config._CONFIG
+    applied = _applied(config)
+    for scope, selector in sorted(config):
+        parts = tuple(scope.split("/"))
+        stacks = {stack for stack, name in applied if name == selector}
+        is_applied = any(stack[: len(parts)] == parts for stack in stacks)
+        if scope and selector != "gin.macro" and not is_applied:
+            scopes = sorted("/".join(stack) or "none" for stack in stacks)
+            raise ValueError(
+                f"Expected settings of {selector} in a scope in which it is used "
+                f"({', '.join(scopes)}). Received: {scope}"
+            )
+
+
+def _applied(config):
+    """Return the pairs of active scopes and selector whose settings are applied.
+
+    A reference without a scope is resolved in the scopes of what holds it.
+    """
+    root = gin.config._REGISTRY.get_match(_ROOT)
+    applied, queue = set(), [((), root.selector)]
+    while queue:
+        stack, selector = queue.pop()
+        if (stack, selector) in applied:
+            continue
+        applied.add((stack, selector))
+        for end in range(len(stack) + 1):
+            settings = config.get(("/".join(stack[:end]), selector), {})
+            queue += _held(config, settings, stack)
+    return applied
+
+
+def _held(config, settings, stack):
+    """Return the pairs that settings refer to; macros are looked through."""
+    pairs = []
+    for reference in gin.config.iterate_references(settings):
+        selector, scopes = reference.configurable.selector, tuple(reference.scopes)
+        if selector == "gin.macro":
+            value = config.get(("/".join(scopes), selector), {})
+            pairs += _held(config, value, stack) + _held(config, value, scopes)
+        else:
+            pairs.append((scopes or stack, selector))
+    return pairs
+
+
+def _check_stages():
+    """Check that gin doesn't bind what an experiment gives its trainings."""
+    for (scope, selector), settings in gin.config._CONFIG.items():
+        bound = {"model", "streams", "output_dir", "machine"} & set(settings)
+        if bound and selector.endswith("training.fit"):
+            raise ValueError(
+                "Expected settings of training.fit that the experiment leaves open. "
+                f"Received: {scope + '/' * bool(scope)}training.fit.{min(bound)}"
+            )
 
 
 def _check_references():

@@ -7,6 +7,7 @@ import numpy as np
 
 from official_selftrain.checks.arguments import check_choice, check_counts
 from official_selftrain.data import examples
+from official_selftrain.labeling import label_quality
 from official_selftrain.training.settings import Machine
 
 
@@ -23,9 +24,11 @@ class Data:
         max_boxes: int, label slots per image.
         classified: function () → `examples.Source` with one class per image, for joint
             training of the backbone (see `SelfTrainer`), or None.
+        validate_every: int, steps between two validations during training, a multiple
+            of `Monitoring.log_every`; None for no validation before the evaluation.
 
     Raises:
-        ValueError: for an `image_size` that isn't a pair, or `max_boxes` below 1.
+        ValueError: for an `image_size` that isn't a pair of sides, or counts below 1.
     """
 
     labeled: Callable
@@ -34,14 +37,18 @@ class Data:
     image_size: tuple
     max_boxes: int = 100
     classified: Callable | None = None
+    validate_every: int | None = None
 
     def __post_init__(self):
         size = self.image_size
-        if not (len(np.shape(size)) == 1 and len(size) == 2):
+        is_pair = np.shape(size) == (2,)
+        if not (is_pair and all(n > 0 and n == int(n) for n in size)):
             raise ValueError(
                 f"Expected image_size (height, width). Received: image_size={size!r}"
             )
         check_counts(max_boxes=self.max_boxes)
+        if self.validate_every is not None:
+            check_counts(validate_every=self.validate_every)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +74,10 @@ class Labeling:
     labels_dir: str | None = None
 
     def __post_init__(self):
-        check_counts(label_batch_size=self.batch_size, shard_size=self.shard_size)
+        check_counts(batch_size=self.batch_size, shard_size=self.shard_size)
         if np.ndim(self.scales) != 1 or not np.all(np.greater(self.scales, 0.0)):
             raise ValueError(
-                "Expected label_scales, numbers above 0. "
-                f"Received: label_scales={self.scales!r}"
+                f"Expected scales, numbers above 0. Received: scales={self.scales!r}"
             )
 
     @property
@@ -101,7 +107,7 @@ class Teaching:
             isn't better on the validation images than its teacher.
 
     Raises:
-        ValueError: for invalid thresholds, `student_init` or `rounds`.
+        ValueError: for a setting out of range.
     """
 
     score_threshold: float = 0.5
@@ -115,6 +121,8 @@ class Teaching:
         check_counts(rounds=self.rounds)
         examples.check_thresholds(self.score_threshold, self.ignore_threshold)
         check_choice("student_init", self.student_init, ("teacher", "random"))
+        check_choice("control", self.control, (True, False))
+        label_quality.check_max_empty_share(self.max_empty_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +141,7 @@ class Experiment:
         seed: int, of weights, order and augmentation.
 
     Raises:
+        TypeError: for a group of another kind, or a function that is none.
         ValueError: for a seed below 0.
     """
 
@@ -146,6 +155,20 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self):
+        groups = {"data": Data, "labeling": Labeling, "teaching": Teaching}
+        for name, group in {**groups, "machine": Machine}.items():
+            value = getattr(self, name)
+            if not isinstance(value, group):
+                raise TypeError(
+                    f"Expected {name}, a {group.__name__}: in gin files with "
+                    f"parentheses, @….{group.__name__}(). Received: {name}={value!r}"
+                )
+        for name in ("model", "teacher", "student"):
+            function = getattr(self, name)
+            if not callable(function):
+                raise TypeError(
+                    f"Expected {name}, a function. Received: {name}={function!r}"
+                )
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(
                 f"Expected seed of at least 0. Received: seed={self.seed!r}"

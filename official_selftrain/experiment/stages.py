@@ -286,7 +286,8 @@ def _train(work, stage, fit, teacher=None, **streams):
             network,
             Streams(
                 work.labeled,
-                validate=functools.partial(_validated, work),
+                validate=data.validate_every and functools.partial(_validated, work),
+                validate_every=data.validate_every,
                 max_boxes=data.max_boxes,
                 # Student and control use the same order and augmentation of the
                 # labeled images; the teacher's differ.
@@ -307,8 +308,8 @@ def _check_labeled(work):
     labeling = work.experiment.labeling
     if not work.labeled.has_masks and labeling.averages:
         raise ValueError(
-            "Expected label_scales (1.0,), no label_flip where labels are boxes. "
-            f"Received: label_scales={labeling.scales}, label_flip={labeling.flip}"
+            "Expected scales (1.0,), no flip where labels are boxes. "
+            f"Received: scales={labeling.scales}, flip={labeling.flip}"
         )
 
 

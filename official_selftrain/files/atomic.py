@@ -7,7 +7,7 @@ import socket
 
 
 @contextlib.contextmanager
-def replacing(path, ending=""):
+def replacing(path, ending="", shared=False):
     """Yield a temporary path that is renamed to `path` on success.
 
     The temporary path is unique to the process, so that concurrent writers don't
@@ -17,6 +17,8 @@ def replacing(path, ending=""):
     Args:
         path: str.
         ending: str, extension of the temporary path, for writers that depend on it.
+        shared: bool, whether other processes write the same content to `path`: one that
+            is finished may remove the others' temporary files.
 
     Raises:
         OSError: if `path` can't be written; it names `path`.
@@ -24,7 +26,11 @@ def replacing(path, ending=""):
     partial = f"{path}.{socket.gethostname()}-{os.getpid()}.partial{ending}"
     try:
         yield partial
-        _replace(partial, path)
+        try:
+            os.replace(partial, path)
+        except FileNotFoundError:
+            if not (shared and os.path.exists(path)):
+                raise
     except OSError as error:
         if error.filename != partial:
             raise
@@ -34,23 +40,16 @@ def replacing(path, ending=""):
             os.remove(partial)
 
 
-def _replace(partial, path):
-    try:
-        os.replace(partial, path)
-    except FileNotFoundError:
-        if not os.path.exists(path):  # else another process was faster
-            raise
+def write_text(path, text, shared=False):
+    """Write a text file atomically; `shared` as in `replacing`."""
+    with replacing(path, shared=shared) as partial:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
 
 
-def write_text(path, text):
-    """Write a text file atomically."""
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-
-
-def write_json(path, content):
-    """Write a JSON file atomically."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path, content, shared=False):
+    """Write a JSON file atomically; `shared` as in `replacing`."""
+    write_text(path, json.dumps(content, indent=2) + "\n", shared)
 
 
 def read_json(path):

@@ -53,7 +53,7 @@ def contact_sheet(source, augmentations, image_size, count, seed=0):
 
     Args:
         source: `examples.Source` with labels.
-        augmentations: dict of title to augmentation (see `data.augment`).
+        augmentations: dict of title to augmentation (see `data.augmentation.augment`).
         image_size: (height, width) of the frame.
         count: int, number of images.
         seed: int.

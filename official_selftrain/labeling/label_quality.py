@@ -140,6 +140,19 @@ def _mask_quality(source, score_threshold, truth):
     }
 
 
+def check_max_empty_share(max_empty_share):
+    """Check that a fraction of images without labels is one.
+
+    Raises:
+        ValueError: if it isn't in 0…1.
+    """
+    if not 0.0 <= max_empty_share <= 1.0:
+        raise ValueError(
+            "Expected max_empty_share in 0…1. Received: "
+            f"max_empty_share={max_empty_share!r}"
+        )
+
+
 def require_labels(quality, max_empty_share=0.95):
     """Reject pseudo-labels if too many images are empty.
 
@@ -153,11 +166,7 @@ def require_labels(quality, max_empty_share=0.95):
             are background. The message holds the score histogram and a threshold that
             would give labels.
     """
-    if not 0.0 <= max_empty_share <= 1.0:
-        raise ValueError(
-            "Expected max_empty_share in 0…1. Received: "
-            f"max_empty_share={max_empty_share!r}"
-        )
+    check_max_empty_share(max_empty_share)
     empty = quality["empty_images"] / quality["images"]
     too_empty = empty > max_empty_share
     if "class_shares" in quality:

@@ -289,7 +289,7 @@ def _label_alone(teacher, item):
 def _write_shard(base, teacher, labeled, storage, advance):
     """Write a shard and its summary, from an iterator of `_labeled`."""
     summary = _Summary(teacher)
-    with atomic.replacing(base + ".tfrecord") as partial:
+    with atomic.replacing(base + ".tfrecord", shared=True) as partial:
         with tf.io.TFRecordWriter(partial) as writer:
             for example, size, labels in labeled:
                 advance(1)
@@ -301,7 +301,7 @@ def _write_shard(base, teacher, labeled, storage, advance):
                 summary.add(labels)
                 record = _image_record(example, storage.embed_images)
                 writer.write(examples.serialize({**record, **labels}, *size))
-        atomic.write_json(base + ".json", summary.content())
+        atomic.write_json(base + ".json", summary.content(), shared=True)
 
 
 def _cleaned(labels, size, storage):
@@ -407,7 +407,7 @@ def _finish(output_dir, source, num_shards, settings):
             "Expected at least one readable image. Received: "
             f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
         )
-    atomic.write_json(LabelFolder(output_dir).manifest, manifest)
+    atomic.write_json(LabelFolder(output_dir).manifest, manifest, shared=True)
     for path in globbing.glob(os.path.join(globbing.escape(output_dir), "*.partial")):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
@@ -419,7 +419,7 @@ def _claim(output_dir, settings):
     os.makedirs(output_dir, exist_ok=True)
     path = LabelFolder(output_dir).settings
     if not os.path.exists(path):
-        atomic.write_json(path, settings)
+        atomic.write_json(path, settings, shared=True)
     with open(path) as file:
         recorded = json.load(file)
     for key in sorted({*recorded, *settings}):

@@ -195,7 +195,7 @@ class Validation:
     Args:
         model: `keras.Model`.
         validate: function (model) → float, higher is better, or None.
-        every: int, steps between validations, or None to skip them.
+        every: int, steps between validations, or None: at every row of the history.
         log: `history.History`; only the worker that writes it validates.
     """
 
@@ -207,8 +207,8 @@ class Validation:
 
     def __call__(self, step):
         """Validate if it is due."""
-        is_asked = self._validate is not None and self._every is not None
-        if not (is_asked and self._log.writes and step.is_due(self._every)):
+        is_due = step.is_due(self._every or step.log_every)
+        if self._validate is None or not (self._log.writes and is_due):
             return
         value = self._validate(self._model)
         folder = self._log.folder

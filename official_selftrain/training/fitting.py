@@ -55,7 +55,7 @@ def fit(
         The trained model.
 
     Raises:
-        ValueError: if the batch doesn't divide evenly, or the loss isn't finite; the
+        ValueError: if settings don't fit together, or the loss isn't finite; the
             message then holds the step, the terms and the image ids.
         SystemExit: `PREEMPTED`, after SIGTERM.
 
@@ -64,6 +64,7 @@ def fit(
     folder, strategy = StageFolder(output_dir), machine.open()
     steps, batch_size, rate = optimization.scaled(folder.name)
     distribution.per_replica_batch_size(batch_size, strategy, optimization.accumulation)
+    _check(model, streams, monitoring, machine)
     if loss.classification_weight == 0.0:
         streams = streams.without_classified()
     with strategy.scope():
@@ -80,7 +81,7 @@ def fit(
         actions.FiniteCheck(trainer, strategy, folder),
         log.add,
         actions.Pictures(trainer, strategy, log, names, count),
-        actions.Validation(model, streams.validate, monitoring.validate_every, log),
+        actions.Validation(model, streams.validate, streams.validate_every, log),
         actions.Saving(kept, log),
         preemption,
         log.resume,
@@ -108,6 +109,23 @@ def fit(
     if preemption.is_asked:
         raise SystemExit(PREEMPTED)
     return model
+
+
+def _check(model, streams, monitoring, machine):
+    """Check settings of different groups against each other."""
+    every, log_every = streams.validate_every, monitoring.log_every
+    if every is not None and every % log_every:
+        raise ValueError(
+            "Expected validate_every, a multiple of log_every. Received: "
+            f"validate_every={every}, log_every={log_every}"
+        )
+    precision = model.dtype_policy.name
+    if machine.precision not in (None, precision):
+        raise ValueError(
+            f"Expected a model of the machine's precision, {machine.precision}: create "
+            "it after keras.config.set_dtype_policy. Received: a model of precision "
+            f"{precision}"
+        )
 
 
 def _trainer(model, classifier, loss, optimization, learning_rate):

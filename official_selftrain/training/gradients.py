@@ -37,7 +37,10 @@ def divisor(model, count):
         model: as in `part_loss`.
         count: float32 scalar of this replica.
     """
-    count = distribution.sum_over_replicas(count)
+    return _divisor(model, distribution.sum_over_replicas(count))
+
+
+def _divisor(model, count):
     return model.divisor(count) if hasattr(model, "loss_sum") else count
 
 
@@ -81,10 +84,18 @@ def _accumulated(trainer, batch, variables):
         with tf.GradientTape(persistent=True) as tape:
             outputs = trainer(part, training=True)
             parts = {s: part_loss(m, outputs[s], part[s]) for s, m in models.items()}
-            scaled = {s: trainer.optimizer.scale_loss(v) for s, (v, _) in parts.items()}
+            # A scaled sum, unlike a mean, may overflow float16.
+            own = {s: _divisor(models[s], count) for s, (_, count) in parts.items()}
+            scaled = {
+                s: trainer.optimizer.scale_loss(loss / own[s])
+                for s, (loss, _) in parts.items()
+            }
         for stream, (loss, count) in parts.items():
             gradients = _gradients(tape, scaled[stream], variables)
-            sums[stream] = [a + g for a, g in zip(sums[stream], gradients)]
+            sums[stream] = [
+                a + tf.cast(own[stream], g.dtype) * g
+                for a, g in zip(sums[stream], gradients)
+            ]
             losses[stream] += loss
             counts[stream] += count
     divisors = {s: divisor(model, counts[s]) for s, model in models.items()}

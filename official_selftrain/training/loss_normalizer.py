@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from official_selftrain.checks.arguments import check_decay
+
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class LossNormalizer(keras.layers.Layer):
@@ -23,10 +25,7 @@ class LossNormalizer(keras.layers.Layer):
 
     def __init__(self, decay=0.9997, **kwargs):
         super().__init__(**kwargs)
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(
-                f"Expected decay of at least 0 and below 1. Received: decay={decay}"
-            )
+        check_decay(decay=decay)
         self.decay = decay
         weight = {"shape": (), "trainable": False, "aggregation": "mean"}
         self.labeled_sum = self.add_weight(

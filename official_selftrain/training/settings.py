@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from official_selftrain.checks.arguments import check_choice, check_counts
+from official_selftrain.checks.arguments import check_choice, check_counts, check_decay
 from official_selftrain.training import schedules
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -28,7 +28,7 @@ class Optimization:
 
     Raises:
         TypeError: for an optimizer or schedule that isn't a function.
-        ValueError: for counts below 1.
+        ValueError: for counts below 1, or a decay outside 0…1.
     """
 
     steps: int
@@ -53,6 +53,8 @@ class Optimization:
                 )
         if self.scaled_batch_size is not None:
             check_counts(scaled_batch_size=self.scaled_batch_size)
+        if self.ema_decay is not None:
+            check_decay(ema_decay=self.ema_decay)
 
     def scaled(self, title):
         """Return the steps, batch size and learning rate to train with.
@@ -92,7 +94,7 @@ class Loss:
             loss; 0 drops them.
 
     Raises:
-        ValueError: for a factor below 0.
+        ValueError: for a factor below 0, or a decay outside 0…1.
     """
 
     alpha: float = 1.0
@@ -105,10 +107,11 @@ class Loss:
     def __post_init__(self):
         for name in ("alpha", "l2", "classification_weight"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or value < 0.0:
+            if not isinstance(value, (int, float)) or not 0.0 <= value < math.inf:
                 raise ValueError(
                     f"Expected {name} of at least 0. Received: {name}={value!r}"
                 )
+        check_decay(decay=self.decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,29 +120,20 @@ class Monitoring:
 
     Attributes:
         log_every: int, steps between checkpoints and between rows of the history.
-        validate_every: int, steps between validations, a multiple of `log_every`;
-            None for no validation before the end.
         num_pictures: int, images of each stream shown in TensorBoard, at the first,
             the last and every tenth row of the history.
 
     Raises:
-        ValueError: for counts below 1, or validations between rows.
+        ValueError: for counts out of range.
     """
 
     log_every: int = 100
-    validate_every: int | None = None
     num_pictures: int = 4
 
     def __post_init__(self):
         check_counts(log_every=self.log_every)
-        if self.validate_every is None:
-            return
-        check_counts(validate_every=self.validate_every)
-        if self.validate_every % self.log_every:
-            raise ValueError(
-                "Expected validate_every, a multiple of log_every. Received: "
-                f"validate_every={self.validate_every}, log_every={self.log_every}"
-            )
+        if self.num_pictures != 0:
+            check_counts(num_pictures=self.num_pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +144,8 @@ class Machine:
         strategy: function () → `tf.distribute.Strategy`, such as
             `distribution.strategy`; None: the current one. Several workers share a
             folder, and the first one writes.
-        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"`, that of the
+            models; None: whatever they have.
         jit_compile: bool, compile the step with XLA (one replica only).
 
     Raises:
@@ -158,11 +153,12 @@ class Machine:
     """
 
     strategy: Callable | None = None
-    precision: str = "float32"
+    precision: str | None = None
     jit_compile: bool = False
 
     def __post_init__(self):
-        check_choice("precision", self.precision, PRECISIONS)
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
 
     def open(self):
         """Return the `tf.distribute.Strategy`.

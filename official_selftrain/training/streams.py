@@ -23,12 +23,14 @@ class Streams:
         fill_with_labeled: bool; True adds as many labeled images as a student has
             pseudo-labeled ones.
         validate: function (model) → float, higher is better, or None.
+        validate_every: int, steps between two validations, a multiple of
+            `Monitoring.log_every`; None: at every row of the history.
         max_boxes: int, label slots per image.
         seed: int, of order and augmentation.
 
     Raises:
-        ValueError: for `max_boxes` below 1, or classified images that don't match
-            the classifier.
+        ValueError: for counts below 1, `validate_every` without a `validate`, or
+            classified images that don't match the classifier.
     """
 
     labeled: examples.Source
@@ -37,11 +39,19 @@ class Streams:
     classifier: ImageClassifier | None = None
     fill_with_labeled: bool = False
     validate: Callable | None = None
+    validate_every: int | None = None
     max_boxes: int = 100
     seed: int = 0
 
     def __post_init__(self):
         check_counts(max_boxes=self.max_boxes)
+        if self.validate_every is not None:
+            check_counts(validate_every=self.validate_every)
+            if self.validate is None:
+                raise ValueError(
+                    "Expected validate, a function, with validate_every. Received: "
+                    f"validate=None, validate_every={self.validate_every}"
+                )
         if self.classified is not None:
             _check_classified(self.classified, self.classifier)
 

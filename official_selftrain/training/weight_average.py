@@ -4,6 +4,8 @@ import contextlib
 
 import tensorflow as tf
 
+from official_selftrain.checks.arguments import check_decay
+
 
 class WeightAverage(tf.Module):
     """An exponential moving average of all weights that a model saves.
@@ -25,11 +27,7 @@ class WeightAverage(tf.Module):
 
     def __init__(self, model, decay):
         super().__init__()
-        if not isinstance(decay, (int, float)) or not 0.0 <= decay < 1.0:
-            raise ValueError(
-                "Expected ema_decay of at least 0 and below 1. "
-                f"Received: ema_decay={decay!r}"
-            )
+        check_decay(ema_decay=decay)
         self.decay = float(decay)
         self._weights = [w.value for w in model.weights if "float" in w.dtype]
         self.averages = [tf.Variable(w, trainable=False) for w in self._weights]

@@ -22,23 +22,30 @@ FIT = {
     [
         (Data, {**DATA, "image_size": 64}, "image_size=64"),
         (Data, {**DATA, "image_size": (64, 64, 3)}, r"image_size=\(64, 64, 3\)"),
+        (Data, {**DATA, "image_size": (64, -3)}, r"image_size=\(64, -3\)"),
         (Data, {**DATA, "max_boxes": 0}, "max_boxes=0"),
-        (Labeling, {"batch_size": 0}, "label_batch_size=0"),
+        (Data, {**DATA, "validate_every": 0}, "validate_every=0"),
+        (Labeling, {"batch_size": 0}, "batch_size=0"),
         (Labeling, {"shard_size": 1.5}, "shard_size=1.5"),
-        (Labeling, {"scales": (1.0, -1.0)}, r"label_scales=\(1.0, -1.0\)"),
+        (Labeling, {"scales": (1.0, -1.0)}, r"scales=\(1.0, -1.0\)"),
         (Teaching, {"rounds": 0}, "rounds=0"),
+        (Teaching, {"max_empty_share": 7}, "max_empty_share=7"),
+        (Teaching, {"control": "no"}, "control='no'"),
         (Teaching, {"score_threshold": 1.5}, "1.5"),
         (Teaching, {"ignore_threshold": 0.6}, "0.6"),
         (Teaching, {"student_init": "scratch"}, "student_init='scratch'"),
         (Machine, {"precision": "float16"}, "precision='float16'"),
         (Loss, {"alpha": -1.0}, "alpha=-1.0"),
+        (Loss, {"alpha": float("nan")}, "alpha=nan"),
         (Loss, {"l2": "much"}, "l2='much'"),
+        (Loss, {"decay": 1.5}, "decay=1.5"),
         (Loss, {"classification_weight": -0.5}, "classification_weight=-0.5"),
         (Monitoring, {"log_every": 0}, "log_every=0"),
-        (Monitoring, {"validate_every": 150}, "validate_every=150, log_every=100"),
+        (Monitoring, {"num_pictures": -1}, "num_pictures=-1"),
         (Optimization, {**FIT, "steps": 0}, "steps=0"),
         (Optimization, {**FIT, "accumulation": True}, "accumulation=True"),
         (Optimization, {**FIT, "scaled_batch_size": 0}, "scaled_batch_size=0"),
+        (Optimization, {**FIT, "ema_decay": 5}, "ema_decay=5"),
     ],
 )
 def test_settings_out_of_range(group, settings, text):
@@ -57,6 +64,14 @@ def test_a_seed_is_not_negative():
     parts = {"model": list, "teacher": list, "student": list}
     with pytest.raises(ValueError, match="seed of at least 0. Received: seed=-1"):
         Experiment(Data(**DATA), **parts, seed=-1)
+
+
+def test_an_experiment_needs_its_groups_and_functions():
+    parts = {"model": list, "teacher": list, "student": list}
+    with pytest.raises(TypeError, match=r"data, a Data: .* with parentheses"):
+        Experiment(Data, **parts)
+    with pytest.raises(TypeError, match="Expected teacher, a function. .*teacher=3"):
+        Experiment(Data(**DATA), **{**parts, "teacher": 3})
 
 
 def test_groups_cannot_be_changed():

@@ -69,9 +69,13 @@ def test_two_writers_do_not_collide(tmp_path, monkeypatch):
 def test_a_partial_file_removed_by_another_process(tmp_path):
     """The other process has finished, so the file exists."""
     path = tmp_path / "a.txt"
-    with atomic.replacing(str(path)) as partial:
+    with atomic.replacing(str(path), shared=True):
         path.write_text("of the other")
     assert path.read_text() == "of the other"
+    # Where nobody else writes, an older file must not pass for the new one.
+    with pytest.raises(FileNotFoundError, match=r"a\.txt'$"):
+        with atomic.replacing(str(path)) as partial:
+            assert not os.path.exists(partial)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.txt'$"):
         with atomic.replacing(str(path)) as partial:

@@ -113,7 +113,7 @@ def test_validation_keeps_the_best_model(tmp_path):
 
 @pytest.mark.parametrize(
     ("validate", "every", "writes"),
-    [(None, 4, True), (float, None, True), (float, 4, False)],
+    [(None, 4, True), (None, None, True), (float, 4, False)],
 )
 def test_no_validation_where_none_is_asked_for(tmp_path, validate, every, writes):
     actions.Validation(None, validate, every, log_of(tmp_path, writes))(step(4))

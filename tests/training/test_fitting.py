@@ -411,3 +411,15 @@ def tiny_segmenter():
         num_filters=16,
         num_repeats=1,
     )
+
+
+def test_validation_settings_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="validate=None, validate_every=4"):
+        fit(tmp_path, validate_every=4)
+
+
+def test_a_model_of_another_precision_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="precision, mixed_bfloat16.* of precision float32"
+    ):
+        fit(tmp_path, precision="mixed_bfloat16")

@@ -117,3 +117,20 @@ def test_an_overflow_leaves_statistics_as_they_were():
     with gradients.unspoiled([spoiled], keras.optimizers.SGD()):
         spoiled.assign(float("inf"))
     assert np.isinf(float(spoiled))
+
+
+def test_parts_scale_means_as_the_whole_batch_does(monkeypatch):
+    """What float16 sees of a part's loss is as large as of the whole batch's."""
+    batch, scaled = {"labeled": batch_of("labeled")}, {}
+    for accumulation in (1, 2):
+        trainer = trainer_of(accumulation)
+        losses = scaled.setdefault(accumulation, [])
+        monkeypatch.setattr(
+            trainer.optimizer, "scale_loss", lambda v, s=losses: s.append(v) or v
+        )
+        variables = [v.value for v in trainer.trainable_variables]
+        gradients.of_batch(trainer, batch, variables)
+    (whole,), (*parts, _) = scaled[1], scaled[2]
+    assert len(parts) == 2
+    for part in parts:
+        assert 0.3 * float(whole) < float(part) < 3.0 * float(whole)
