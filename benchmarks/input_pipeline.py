@@ -37,7 +37,9 @@ AUGMENTATIONS = {
     "S2": augment.s2,
     "S3": augment.s3,
     "S4": augment.s4,
-    "S4, N = 2": functools.partial(augment.s4, num_operations=2),
+    "S4, N = 2": functools.partial(
+        augment.s4, rand_augment=policies.RandAugment(num_operations=2)
+    ),
 }
 
 

@@ -59,7 +59,8 @@ def test_rows_of_table_2(name):
     steps = tuple(value(f"{macro}/gin.macro.value") for macro in macros)
     augmentation = f"augment.{name[5:7]}"
     assert value("training.fit.augment").selector.endswith(augmentation)
-    policy = {key: value(f"{augmentation}.{key}") for key in TABLE_2[name][-1]}
+    group = "policies.RandAugment" if augmentation == "augment.s4" else augmentation
+    policy = {key: value(f"{group}.{key}") for key in TABLE_2[name][-1]}
     jitter = value(f"{augmentation}.scale_range")
     assert (*steps, jitter, policy) == TABLE_2[name]
     assert value("BATCH_SIZE/gin.macro.value") == 256
@@ -276,7 +277,7 @@ def test_rows_of_coco(name):
         assert weights == [0.5, 0.2] and "Table 7" in header
     if "resnet101" in name:  # what differs from EfficientNet's rows
         assert fit["l2_names"] == ("kernel", "gamma", "beta")
-        assert number != 4 or value("augment.s4.magnitude") == 15.0
+        assert number != 4 or value("policies.RandAugment.magnitude") == 15.0
         assert value("backbones.resnet.depth") == 101
 
 

@@ -108,16 +108,14 @@ def s3(
     )
 
 
-def s4(  # noqa: PLR0913 -- gin binds every setting under its own name
+def s4(
     image,
     labels,
     image_size,
     seed,
     scale_range=(0.5, 2.0),
     flip_probability=0.5,
-    num_operations=1,
-    magnitude=10.0,
-    operations=policies.RANDAUGMENT,
+    rand_augment=policies.RandAugment(),
     reference_size=None,
 ):
     """Apply RandAugment, then flip, scale widely and crop at random: Augment-S4.
@@ -129,9 +127,8 @@ def s4(  # noqa: PLR0913 -- gin binds every setting under its own name
         seed: `[2]`, see `placement`.
         scale_range: the minimum and maximum scale.
         flip_probability: float in 0…1.
-        num_operations: as in `policies.rand_augment`.
-        magnitude: as in `policies.rand_augment`; the paper uses 15 for ResNet-101.
-        operations: as in `policies.rand_augment`.
+        rand_augment: `policies.RandAugment`; the paper uses magnitude 15 for
+            ResNet-101.
         reference_size: as in `policies.auto_augment`.
 
     Returns:
@@ -145,9 +142,9 @@ def s4(  # noqa: PLR0913 -- gin binds every setting under its own name
         image,
         labels,
         policy_seed,
-        num_operations,
-        magnitude,
-        operations,
+        rand_augment.num_operations,
+        rand_augment.magnitude,
+        rand_augment.operations,
         reference_size,
     )
     return flip_and_jitter(

@@ -7,6 +7,7 @@ applied last: pixels are interpolated once, no content is lost between two trans
 and boxes stay tight. The authors apply each geometric operation in its turn.
 """
 
+import dataclasses
 import difflib
 
 import tensorflow as tf
@@ -140,6 +141,24 @@ def auto_augment(image, labels, seed, policy="v0", reference_size=None):
     return available.execute(image, labels, seed, names, steps, reference_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """Settings of `rand_augment`.
+
+    Attributes:
+        num_operations: int N.
+        magnitude: float M.
+        operations: names from `operations.OPERATIONS`.
+    """
+
+    num_operations: int = 1
+    magnitude: float = 10.0
+    operations: tuple = RANDAUGMENT
+
+    def __post_init__(self):
+        _check_rand_augment(self.num_operations, self.magnitude, self.operations)
+
+
 def rand_augment(
     image,
     labels,
@@ -170,6 +189,16 @@ def rand_augment(
     Source: paper section 3 (magnitude 10; 15 for ResNet-101); operations of the
         RandAugment paper plus Invert, Cutout and SolarizeAdd.
     """
+    _check_rand_augment(num_operations, magnitude, operations)
+    seeds = tf.random.split(seed, 2)
+    choices = tf.random.stateless_uniform(
+        (num_operations,), seeds[0], 0, len(operations), tf.int32
+    )
+    steps = [(choices[k], 1.0, float(magnitude)) for k in range(num_operations)]
+    return available.execute(image, labels, seeds[1], operations, steps, reference_size)
+
+
+def _check_rand_augment(num_operations, magnitude, operations):
     if isinstance(operations, str):
         raise ValueError(
             f"Expected a sequence of operations. Received: operations={operations!r}"
@@ -180,12 +209,6 @@ def rand_augment(
             "Expected num_operations, an integer of at least 0. Received: "
             f"num_operations={num_operations!r}"
         )
-    seeds = tf.random.split(seed, 2)
-    choices = tf.random.stateless_uniform(
-        (num_operations,), seeds[0], 0, len(operations), tf.int32
-    )
-    steps = [(choices[k], 1.0, float(magnitude)) for k in range(num_operations)]
-    return available.execute(image, labels, seeds[1], operations, steps, reference_size)
 
 
 def _check_policy(policy):

@@ -15,6 +15,7 @@ from official_selftrain.data.augmentation import (
     placement,
     policies,
 )
+from official_selftrain.data.augmentation.policies import RandAugment
 
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
@@ -204,8 +205,10 @@ MOVING = {
     "S3": functools.partial(
         augment.s3, policy=[[("TranslateY", 0.8, 2.0), ("ShearY", 1.0, 10.0)]]
     ),
-    "S4": functools.partial(augment.s4, operations=MOVES),
-    "S4, N = 3": functools.partial(augment.s4, operations=MOVES, num_operations=3),
+    "S4": functools.partial(augment.s4, rand_augment=RandAugment(operations=MOVES)),
+    "S4, N = 3": functools.partial(
+        augment.s4, rand_augment=RandAugment(3, operations=MOVES)
+    ),
 }
 SIZES = [(64, 64), (65, 99), (127, 101), (333, 500), (480, 640), (1024, 1023)]
 
@@ -261,7 +264,7 @@ def test_boxes_follow_painted_rectangles(name):
         ("s3", {"policy": "v2"}),
         ("s3", {"policy": "v3"}),
         ("s4", {}),
-        ("s4", {"num_operations": 3, "magnitude": 15.0}),
+        ("s4", {"rand_augment": RandAugment(3, 15.0)}),
     ],
 )
 def test_boxes_follow_masks(name, settings):
@@ -323,7 +326,7 @@ def test_scales_and_flips_match_the_paper(name, low, high):
     settings = {
         "s2": {"policy": [[("Identity", 1.0, 0.0)]]},
         "s3": {"policy": [[("Identity", 1.0, 0.0)]]},
-        "s4": {"operations": ["Identity"]},
+        "s4": {"rand_augment": RandAugment(operations=("Identity",))},
     }
     function = getattr(augment, name)
     image = np.zeros((100, 100, 3), np.uint8)
@@ -386,7 +389,8 @@ def draws(count, images):
         functools.partial(augment.s3, policy="v2", reference_size=640),
         functools.partial(augment.s3, policy="v3"),
         functools.partial(
-            augment.s4, num_operations=2, operations=operations.OPERATIONS
+            augment.s4,
+            rand_augment=RandAugment(2, operations=tuple(operations.OPERATIONS)),
         ),
     ],
     ids=["S1", "S2 v1", "S3 v2", "S3 v3", "S4 with every operation"],
@@ -447,8 +451,9 @@ def source(count=12):
 
 S4 = functools.partial(
     augment.s4,
-    num_operations=2,
-    operations=("Rotate", "TranslateX", "Cutout", "Brightness", "Invert"),
+    rand_augment=RandAugment(
+        2, operations=("Rotate", "TranslateX", "Cutout", "Brightness", "Invert")
+    ),
     reference_size=640,
 )
 
