@@ -19,7 +19,6 @@ from official_selftrain.training.fitting import read_history
 
 _TRAINED = ("teacher", "student", "control")
 _NUM_SAMPLES = 8
-_DRAWN_SCORE = 0.5  # predictions below it aren't drawn
 _PACKAGES = (
     "keras",
     "tensorflow",
@@ -179,7 +178,7 @@ def _add_predictions(samples, title, model):
             sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}
         else:
             labels["ignore"] = np.zeros(len(labels["boxes"]), bool)
-            drawn = labels["scores"] >= _DRAWN_SCORE
+            drawn = labels["scores"] >= pictures.DRAWN_SCORE
             sample["labels"][title] = {k: v[drawn] for k, v in labels.items()}
 
 

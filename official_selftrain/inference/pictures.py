@@ -9,6 +9,8 @@ from matplotlib.patches import Rectangle
 from official_selftrain.data import examples, masks
 from official_selftrain.data.augmentation import augment
 
+DRAWN_SCORE = 0.5  # predictions below it aren't drawn
+
 
 def samples(source, count):
     """Return the first examples of a source, ready to draw.

@@ -20,7 +20,6 @@ from official_selftrain.training import checkpoints, distribution, history
 PREEMPTED = 143
 
 _MAX_OVERFLOWS = 20  # consecutive steps that float16 may skip
-_DRAWN_SCORE = 0.5  # predictions below it aren't drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +181,7 @@ def _samples(labels, predictions):
             boxes = {k: np.asarray(predictions[k][number]) for k in keys[:3]}
             boxes["ignore"] = np.zeros(len(boxes["boxes"]), bool)
             count = int(predictions["num_detections"][number])
-            kept = boxes["scores"] >= _DRAWN_SCORE
+            kept = boxes["scores"] >= pictures.DRAWN_SCORE
             kept[count:] = False
             sample["labels"]["model"] = {k: v[kept] for k, v in boxes.items()}
         drawn.append(sample)

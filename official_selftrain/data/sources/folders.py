@@ -61,7 +61,7 @@ def class_folders(folder):
 
     An image's class is that of a box that covers it. The images can pre-train a
     backbone (`models.ImageClassifier`) or serve for joint training
-    (`experiment.run`'s `classified`).
+    (`classified` of `experiment.Data`).
 
     Args:
         folder: str, path of the folder. Each subfolder that isn't hidden is a class and
