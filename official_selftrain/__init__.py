@@ -27,19 +27,23 @@ subpackages are:
   shared building blocks.
 """
 
-from official_selftrain import models
-from official_selftrain.data import examples, pipeline, sources
-from official_selftrain.data.augmentation import augment
-from official_selftrain.data.sources import digits
-from official_selftrain.experiment import run
-from official_selftrain.inference.evaluation import evaluate_model
-from official_selftrain.models import (
-    ImageClassifier,
-    RetinaNet,
-    SemanticSegmenter,
-    backbones,
-)
-from official_selftrain.training import SelfTrainer, fit
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:  # what editors read
+    from official_selftrain import models
+    from official_selftrain.data import examples, pipeline, sources
+    from official_selftrain.data.augmentation import augment
+    from official_selftrain.data.sources import digits
+    from official_selftrain.experiment import run
+    from official_selftrain.inference.evaluation import evaluate_model
+    from official_selftrain.models import (
+        ImageClassifier,
+        RetinaNet,
+        SemanticSegmenter,
+        backbones,
+    )
+    from official_selftrain.training import SelfTrainer, fit
 
 __version__ = "0.1.0"
 
@@ -59,3 +63,38 @@ __all__ = [
     "run",
     "sources",
 ]
+
+# Public name to where it is defined: imported at its first use, so that a command
+# answers before TensorFlow is imported.
+_ORIGINS = {
+    "ImageClassifier": "models",
+    "RetinaNet": "models",
+    "SelfTrainer": "training",
+    "SemanticSegmenter": "models",
+    "augment": "data.augmentation.augment",
+    "backbones": "models.backbones",
+    "digits": "data.sources.digits",
+    "evaluate_model": "inference.evaluation",
+    "examples": "data.examples",
+    "fit": "training",
+    "models": "models",
+    "pipeline": "data.pipeline",
+    "run": "experiment",
+    "sources": "data.sources",
+}
+
+
+def __getattr__(name):
+    origin = f"{__name__}.{_ORIGINS.get(name, name)}"
+    try:
+        module = importlib.import_module(origin)
+    except ModuleNotFoundError as error:
+        if error.name != origin:
+            raise
+        raise AttributeError(f"{__name__} has no attribute {name!r}") from None
+    # A module is public itself, or defines the name.
+    return vars(module).get(name, module)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

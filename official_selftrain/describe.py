@@ -11,8 +11,7 @@ import contextlib
 import gin
 from absl import app, flags
 
-from official_selftrain.cli import gin_files
-from official_selftrain.models import sizes
+from official_selftrain.cli import command_line, gin_files
 
 flags.adopt_module_key_flags(gin_files)
 
@@ -23,10 +22,13 @@ _NUM_CLASSES = flags.DEFINE_integer(
 
 def main(argv):
     """Run the command line."""
-    return gin_files.exit_code("describe", argv, _describe)
+    return command_line.exit_code("describe", argv, _describe)
 
 
 def _describe():
+    gin_files.load()
+    from official_selftrain.models import sizes
+
     groups = {"model": "experiment.Experiment", "image_size": "experiment.Data"}
     settings = {}
     for group in groups.values():

@@ -12,8 +12,7 @@ or the data.
 
 from absl import app, flags
 
-from official_selftrain.cli import command_line
-from official_selftrain.onboarding import new_experiment, own_data
+from official_selftrain.cli import command_line, quiet
 
 flags.adopt_module_key_flags(command_line)
 
@@ -46,6 +45,16 @@ def main(argv):
 
 
 def _init():
+    command_line.check_paths(
+        images=_IMAGES.value,
+        annotations=_ANNOTATIONS.value,
+        unlabeled=_UNLABELED.value,
+        validation_images=_VALIDATION_IMAGES.value,
+        validation_annotations=_VALIDATION_ANNOTATIONS.value,
+    )
+    quiet.import_tensorflow()
+    from official_selftrain.onboarding import new_experiment, own_data
+
     places = own_data.Places(
         images=_IMAGES.value,
         annotations=_ANNOTATIONS.value,

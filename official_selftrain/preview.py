@@ -15,9 +15,7 @@ import os
 import gin
 from absl import app, flags
 
-from official_selftrain.cli import gin_files
-from official_selftrain.data.augmentation import augment
-from official_selftrain.inference import pictures
+from official_selftrain.cli import command_line, gin_files
 
 flags.adopt_module_key_flags(gin_files)
 
@@ -35,12 +33,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the augmentations.", lower_boun
 
 def main(argv):
     """Run the command line."""
-    return gin_files.exit_code("preview", argv, _preview)
+    return command_line.exit_code("preview", argv, _preview)
 
 
 def _preview():
     if not _OUTPUT.value.lower().endswith(".png"):
         raise ValueError(f"Expected a .png file. Received: output={_OUTPUT.value!r}")
+    gin_files.load()
+    from official_selftrain.data.augmentation import augment
+    from official_selftrain.inference import pictures
+
     settings = gin.get_bindings("experiment.Data")
     reference = {"reference_size": _REFERENCE_SIZE.value or None}
     with gin.config_scope("student"):  # groups of settings are made as for a student

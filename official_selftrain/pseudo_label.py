@@ -14,17 +14,8 @@ import sys
 
 from absl import app, flags
 
-from official_selftrain.cli import command_line
+from official_selftrain.cli import command_line, quiet
 from official_selftrain.files.run_folder import LabelFolder
-from official_selftrain.labeling import (
-    coco_export,
-    judging,
-    label_quality,
-    label_store,
-    opening,
-    served,
-    workers,
-)
 
 flags.adopt_module_key_flags(command_line)
 
@@ -73,7 +64,10 @@ for _name, (_default, _help) in _FRACTIONS.items():
 flags.DEFINE_integer("worker_index", 0, "Index of this machine.", lower_bound=0)
 flags.DEFINE_integer("first_class_id", 1, "The id of the first line of --labels.")
 flags.DEFINE_enum(
-    "box_units", "auto", served.BOX_UNITS, "Units of a SavedModel's boxes."
+    "box_units",
+    "auto",
+    ["auto", "pixels", "normalized"],
+    "Units of a SavedModel's boxes.",
 )
 flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
@@ -98,6 +92,16 @@ def main(argv):
 
 
 def _label(beam_flags):
+    command_line.check_paths(
+        teacher=_FLAGS.teacher,
+        images=_FLAGS.images,
+        image_dir=_FLAGS.image_dir,
+        data_dir=_FLAGS.data_dir,
+        labels=_FLAGS.labels,
+    )
+    quiet.import_tensorflow()
+    from official_selftrain.labeling import label_store, opening, workers
+
     job = workers.Job(
         opening.TeacherSettings(
             _FLAGS.teacher,
@@ -128,6 +132,8 @@ def _label(beam_flags):
 
 def _judge():
     """Summarize the labels; reject mostly empty ones."""
+    from official_selftrain.labeling import coco_export, judging, label_quality
+
     if not LabelFolder(_FLAGS.output_dir).is_finished:
         print("labels: this worker's shards are done, others are missing")
         return 0

@@ -18,8 +18,13 @@ import os
 
 from absl import app, flags
 
-from official_selftrain.cli import command_line, gin_files, gin_folder, study_plan
-from official_selftrain.experiment import studies
+from official_selftrain.cli import (
+    command_line,
+    gin_files,
+    gin_folder,
+    quiet,
+    study_plan,
+)
 
 flags.adopt_module_key_flags(gin_files)
 
@@ -39,6 +44,9 @@ def _study():
         )
     (path,), params = gin_files.GIN_FILE.value, gin_files.GIN_PARAM.value
     path = gin_folder.find(path)
+    quiet.import_tensorflow()
+    from official_selftrain.experiment import studies
+
     of_grid = [line for line in params if line.startswith("studies.")]
     plan = studies.grid(**study_plan.read_grid(path, of_grid))
     model_dir = _MODEL_DIR.value

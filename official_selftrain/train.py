@@ -11,27 +11,30 @@ are kept. Exit codes: 0 done, 1 a mistake in the call or the data, 130 interrupt
 import gin
 from absl import app, flags
 
-from official_selftrain import experiment
-from official_selftrain.cli import gin_files
-from official_selftrain.experiment import report
-from official_selftrain.files.run_folder import RunFolder
+from official_selftrain.checks.arguments import check_choice
+from official_selftrain.cli import command_line, gin_files
+from official_selftrain.files.run_folder import STAGES, RunFolder
 
 flags.adopt_module_key_flags(gin_files)
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "The output folder.", required=True)
 _STAGES = flags.DEFINE_list(
-    "stages",
-    list(experiment.STAGES),
-    f"Stages to run, from {','.join(experiment.STAGES)}.",
+    "stages", list(STAGES), f"Stages to run, from {','.join(STAGES)}."
 )
 
 
 def main(argv):
     """Run the command line."""
-    return gin_files.exit_code("train", argv, _train)
+    return command_line.exit_code("train", argv, _train)
 
 
 def _train():
+    for stage in _STAGES.value:
+        check_choice("stages", stage, STAGES)
+    gin_files.load()
+    from official_selftrain import experiment
+    from official_selftrain.experiment import report
+
     gin_files.claim_model_dir(_MODEL_DIR.value)
     settings = gin.get_configurable(experiment.Experiment)()
     results = experiment.run(settings, _MODEL_DIR.value, _STAGES.value)

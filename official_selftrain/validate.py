@@ -10,9 +10,7 @@ import os
 
 from absl import app, flags
 
-from official_selftrain.cli import command_line
-from official_selftrain.data import validation
-from official_selftrain.labeling import teachers
+from official_selftrain.cli import command_line, quiet
 
 flags.adopt_module_key_flags(command_line)
 
@@ -37,6 +35,11 @@ def main(argv):
 
 
 def _validate():
+    command_line.check_paths(labels=flags.FLAGS.labels, image_dir=flags.FLAGS.image_dir)
+    quiet.import_tensorflow()
+    from official_selftrain.data import validation
+    from official_selftrain.labeling import teachers
+
     classes = flags.FLAGS.classes
     if classes is not None:
         is_file = os.path.isfile(classes)

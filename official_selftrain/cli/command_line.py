@@ -1,19 +1,18 @@
-"""Shared by all commands: one-line error messages and exit codes."""
+"""Shared by all commands: one-line error messages and exit codes.
 
+TensorFlow takes seconds to import. Commands import it, and the modules that need it,
+inside the functions that run after flags and paths are checked.
+"""
+
+import glob as globbing
+import os
 import sys
 
-import tensorflow as tf
 from absl import flags, logging
 
-# Exceptions caused by a mistake in the call, the settings or the data.
-_MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    RuntimeError,
-    ImportError,
-    tf.errors.OpError,
-)
+# Exceptions caused by a mistake in the call, the settings or the data, beside
+# TensorFlow's.
+_MISTAKES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
 TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "Show the traceback of an error, not just its message."
@@ -39,15 +38,42 @@ def exit_code(name, arguments, command):
     except KeyboardInterrupt:
         _fail(name, "Interrupted. Run the same command again to continue.")
         return 130
-    except _MISTAKES as error:
+    except mistakes() as error:
         if TRACEBACK.value:
             raise
         return _fail(name, _first_line(error))
 
 
+def check_paths(**paths):
+    """Check that files, folders and globs exist.
+
+    Args:
+        paths: str or None for every flag; None, and addresses such as `gs://…` and
+            `tfds:…`, aren't checked.
+
+    Raises:
+        FileNotFoundError: for the first one that doesn't exist.
+    """
+    for flag, path in paths.items():
+        if not path or "://" in path or path.startswith("tfds:"):
+            continue
+        # A name with brackets isn't a glob.
+        if not os.path.exists(path) and not globbing.glob(path):
+            raise FileNotFoundError(
+                f"Expected an existing file or folder. Received: {flag}={path!r}"
+            )
+
+
+def mistakes():
+    """Return the exceptions that are caused by the call, the settings or the data."""
+    tensorflow = sys.modules.get("tensorflow")
+    return (*_MISTAKES, tensorflow.errors.OpError) if tensorflow else _MISTAKES
+
+
 def _first_line(error):
     """Return an error's message without the locations gin appends."""
-    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    # TensorFlow's errors keep theirs in an attribute.
+    text = str(getattr(error, "message", "") or error)
     return text.strip().split("\n")[0] or type(error).__name__
 
 

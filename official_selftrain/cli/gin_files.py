@@ -8,7 +8,7 @@ import re
 import gin
 from absl import flags, logging
 
-from official_selftrain.cli import command_line, gin_folder
+from official_selftrain.cli import command_line, gin_folder, quiet
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder
 
@@ -28,23 +28,15 @@ GIN_PARAM = flags.DEFINE_multi_string(
 flags.adopt_module_key_flags(command_line)
 
 
-def exit_code(name, arguments, command):
-    """Read the gin files and run a command; print an error as one line.
+def load():
+    """Parse the files and overrides of the command line; see `load_config`.
 
-    Args:
-        name: str, name of the command.
-        arguments: list of str, the positional arguments.
-        command: function ().
-
-    Returns:
-        As in `command_line.exit_code`.
+    Files that don't exist are reported before TensorFlow is imported.
     """
-
-    def configured():
-        load_config(GIN_FILE.value, GIN_PARAM.value)
-        command()
-
-    return command_line.exit_code(name, arguments, configured)
+    for path in GIN_FILE.value:
+        gin_folder.find(path)
+    quiet.import_tensorflow()
+    load_config(GIN_FILE.value, GIN_PARAM.value)
 
 
 def load_config(files, params):

@@ -151,9 +151,16 @@ def _upright(image, number):
         image = tf.cond(condition, lambda: function(image), lambda: image)
         return tf.ensure_shape(image, (None, None, 3))
 
-    image = turned(image, number >= 5, lambda image: tf.transpose(image, (1, 0, 2)))
+    image = turned(image, number >= 5, _transposed)
     image = turned(image, is_one_of(2, 3, 6, 7), lambda image: image[:, ::-1])
     return turned(image, is_one_of(3, 4, 7, 8), lambda image: image[::-1])
+
+
+def _transposed(image):
+    """Return `tf.transpose(image, (1, 0, 2))`, which oneDNN logs as an error."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    places = tf.range(width)[:, None] + width * tf.range(height)
+    return tf.gather(tf.reshape(image, (-1, 3)), places)
 
 
 def _is_palette_bmp(contents):

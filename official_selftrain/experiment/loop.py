@@ -3,8 +3,7 @@
 from official_selftrain.checks.arguments import check_choice
 from official_selftrain.experiment import stages as steps
 from official_selftrain.files import atomic
-
-STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
+from official_selftrain.files.run_folder import STAGES
 
 
 def run(experiment, model_dir, stages=STAGES):

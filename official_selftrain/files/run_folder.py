@@ -2,6 +2,9 @@
 
 import os
 
+# An experiment's stages in their order; all but the last have a folder of that name.
+STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
+
 
 def _in_folder(name):
     """Return a property that gives the path of a name in the folder."""

@@ -87,6 +87,23 @@ def coverage(boxes, others):
     return intersection(boxes, others) / ops.maximum(own_area, _SIZE_EPSILON)
 
 
+def take(boxes, indices):
+    """Return the boxes at the given positions.
+
+    Args:
+        boxes: `[B, M, 4]`.
+        indices: integer `[B, N]`, in 0…M - 1.
+
+    Returns:
+        `[B, N, 4]`, in the dtype of `boxes`.
+    """
+    # Along the last axis: along another one Keras transposes int64 indices, and oneDNN
+    # logs an error.
+    sides = ops.swapaxes(boxes, 1, 2)
+    taken = ops.take_along_axis(sides, ops.expand_dims(indices, 1), axis=-1)
+    return ops.swapaxes(taken, 1, 2)
+
+
 def clip(boxes, sizes):
     """Clip boxes to their images.
 

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from official_selftrain.geometry.boxes import iou
+from official_selftrain.geometry.boxes import iou, take
 
 
 def non_max_suppression(
@@ -47,7 +47,7 @@ def non_max_suppression(
         # OpenVINO doesn't support.
         is_highest = scores == best_score[:, None]
         best = ops.min(ops.where(is_highest, candidates, num_candidates - 1), axis=1)
-        best_box = ops.take_along_axis(boxes, best[:, None, None], axis=1)
+        best_box = take(boxes, best[:, None])
         overlap = iou(best_box, boxes)[:, 0]
         if soft_sigma > 0.0:
             remaining = scores * ops.exp(-0.5 / soft_sigma * overlap**2)

@@ -133,7 +133,7 @@ def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5
     class_targets = ops.where(
         positive, matched_classes, ops.where(uncertain, IGNORED, NEGATIVE)
     )
-    matched_boxes = ops.take_along_axis(boxes, match[:, :, None], axis=1)
+    matched_boxes = box_ops.take(boxes, match)
     # Padding is encoded as the anchor itself to avoid logarithms of zero.
     matched_boxes = ops.where(positive[..., None], matched_boxes, anchors[None])
     deltas = box_ops.encode(matched_boxes, anchors)

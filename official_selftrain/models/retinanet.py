@@ -328,7 +328,7 @@ class RetinaNet(keras.Model):
         candidates = min(_MAX_CANDIDATES, num_scores)
         top_scores, top = ops.top_k(flat_scores, candidates)
         top_classes = ops.cast(top % self.num_classes, "int32")
-        top_boxes = ops.take_along_axis(boxes, (top // self.num_classes)[..., None], 1)
+        top_boxes = box_ops.take(boxes, top // self.num_classes)
 
         # Boxes of different classes are shifted apart, so that one pass of NMS treats
         # every class separately. In frame pixels the offsets are small enough for
@@ -343,7 +343,7 @@ class RetinaNet(keras.Model):
             soft_sigma=self.soft_nms_sigma,
         )
         used = picked_scores > 0.0
-        picked_boxes = ops.take_along_axis(top_boxes, picked[..., None], 1)
+        picked_boxes = box_ops.take(top_boxes, picked)
         picked_classes = ops.take_along_axis(top_classes, picked, 1)
         return {
             "boxes": ops.where(used[..., None], picked_boxes, 0.0),

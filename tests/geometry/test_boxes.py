@@ -35,6 +35,18 @@ def test_batches_of_boxes():
     np.testing.assert_allclose(boxes.iou(a, b), [[[0.5]], [[0.25]]])
 
 
+def test_take_by_hand():
+    two = np.stack([array([1, 2, 3, 4], [5, 6, 7, 8]), array([0, 0, 1, 1], [9] * 4)])
+    got = boxes.take(two, np.array([[1, 0, 1], [0, 0, 1]]))
+    np.testing.assert_array_equal(
+        got,
+        [
+            [[5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8]],
+            [[0, 0, 1, 1], [0, 0, 1, 1], [9, 9, 9, 9]],
+        ],
+    )
+
+
 def test_clip_by_hand():
     got = boxes.clip(array([-1, 2, 30, 50])[None], np.array([[20, 40]]))
     np.testing.assert_array_equal(got, [[[0, 2, 20, 40]]])
