@@ -11,13 +11,14 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)-$(notdir $(CONSTRAINTS))$(PYTHON:%=-$(notdir $(PYTHON)))
 
-.PHONY: help quickstart test test-all smoke studies docs lint parity test-oldest \
-    install clean
+.PHONY: help quickstart test test-all coverage smoke studies docs lint parity \
+    test-oldest install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
 	@echo "make test        set up, then run the tests"
 	@echo "make test-all    set up, then run the tests, longer checks included"
+	@echo "make coverage    set up, then run the tests and measure their coverage"
 	@echo "make smoke       set up, then take two steps of every configuration of the paper"
 	@echo "make studies     set up, then run the embedded studies (two to three hours)"
 	@echo "make docs        set up, then render the API reference into docs/api"
@@ -29,14 +30,17 @@ help:
 	@echo "PYTHON=/path/to/python selects the Python, EXTRA=gpu the TensorFlow build."
 
 quickstart: $(STAMP)
-	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.train \
+	@$(BIN)/python -m official_selftrain.train \
 	    --gin_file=gin/quickstart.gin --model_dir=$(MODEL_DIR)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 $(PARALLEL)
+	@$(BIN)/python -m pytest -q --durations=20 $(PARALLEL)
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=10 $(PARALLEL) -m ""
+	@$(BIN)/python -m pytest -q --durations=20 $(PARALLEL) -m ""
+
+coverage: $(STAMP)
+	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=20 $(PARALLEL)
 
 smoke: $(STAMP)
 	@$(BIN)/python -m pytest -q --durations=10 $(PARALLEL) -m "" tests/test_smoke.py
@@ -45,7 +49,7 @@ STUDIES = digits_table_2 digits_table_3 digits_table_7 digits_table_10 digits_fi
 
 studies: $(STAMP)
 	@failed=0; for study in $(STUDIES); do \
-	    TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m official_selftrain.study \
+	    $(BIN)/python -m official_selftrain.study \
 	        --gin_file=gin/study/$$study.gin --model_dir=runs/study --jobs=2 || failed=1; \
 	done; $(BIN)/python benchmarks/claims.py --model_dir=runs/study && exit $$failed
 
