@@ -27,10 +27,24 @@ subpackages are:
   shared building blocks.
 """
 
-import importlib
-import typing
+import os
+import sys
 
-if typing.TYPE_CHECKING:  # what editors read
+
+def _is_of_a_command():
+    """Return whether this process runs one of the package's commands.
+
+    Python imports the package before the command. Commands answer a mistake before they
+    import TensorFlow, so they import what they need themselves.
+    """
+    script = (sys.argv or [""])[0]
+    if script == "-m":  # Python is still looking for the module to run
+        return any(word.startswith(f"{__name__}.") for word in sys.orig_argv)
+    # A process that a command has started.
+    return os.path.dirname(os.path.abspath(script)) == os.path.dirname(__file__)
+
+
+if not _is_of_a_command():
     from official_selftrain import models
     from official_selftrain.data import examples, pipeline, sources
     from official_selftrain.data.augmentation import augment
@@ -63,38 +77,3 @@ __all__ = [
     "run",
     "sources",
 ]
-
-# Public name to where it is defined: imported at its first use, so that a command
-# answers before TensorFlow is imported.
-_ORIGINS = {
-    "ImageClassifier": "models",
-    "RetinaNet": "models",
-    "SelfTrainer": "training",
-    "SemanticSegmenter": "models",
-    "augment": "data.augmentation.augment",
-    "backbones": "models.backbones",
-    "digits": "data.sources.digits",
-    "evaluate_model": "inference.evaluation",
-    "examples": "data.examples",
-    "fit": "training",
-    "models": "models",
-    "pipeline": "data.pipeline",
-    "run": "experiment",
-    "sources": "data.sources",
-}
-
-
-def __getattr__(name):
-    origin = f"{__name__}.{_ORIGINS.get(name, name)}"
-    try:
-        module = importlib.import_module(origin)
-    except ModuleNotFoundError as error:
-        if error.name != origin:
-            raise
-        raise AttributeError(f"{__name__} has no attribute {name!r}") from None
-    # A module is public itself, or defines the name.
-    return vars(module).get(name, module)
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})

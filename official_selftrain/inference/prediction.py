@@ -18,11 +18,20 @@ def predictor(model):
         function `(images, sizes)` → dict of predictions.
     """
 
-    @tf.function(reduce_retracing=True)
     def predict(images, sizes):
         return model.predictions(model(images, training=False), sizes)
 
-    return predict
+    return _compiled(predict)
+
+
+def _compiled(function):
+    """Return a function compiled for every shape of its arguments.
+
+    Called through its graphs, since TensorFlow counts those of all models together and
+    warns of retracing after a few.
+    """
+    traced = tf.function(function, reduce_retracing=True)
+    return lambda *tensors: traced.get_concrete_function(*tensors)(*tensors)
 
 
 def labeler(model, scales=(1.0,), flip=False):
@@ -49,7 +58,7 @@ def labeler(model, scales=(1.0,), flip=False):
                 f"scales={tuple(scales)}, flip={flip}"
             )
         return functools.partial(_boxes, predictor(model))
-    probabilities = tf.function(model.multi_scale(scales, flip), reduce_retracing=True)
+    probabilities = _compiled(model.multi_scale(scales, flip))
     # Trace once, here: otherwise every thread would trace it.
     return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
 
