@@ -1,22 +1,14 @@
 """The command that prints a model's size."""
 
-import pathlib
-import subprocess
-import sys
+import processes
+import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.process
 
 
 def test_command_prints_a_table():
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "official_selftrain.describe"),
-            *("--gin_file=gin/paper/table_4/coco_resnet50.gin", "--num_classes=91"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    file = "gin/paper/table_4/coco_resnet50.gin"
+    done = processes.call("describe", f"--gin_file={file}", "--num_classes=91")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()
     assert lines[-6] == "retinanet, 640 x 640, 91 classes"
@@ -27,11 +19,7 @@ def test_command_prints_a_table():
 
 
 def test_missing_image_size_suggests_a_setting():
-    command = [
-        *(sys.executable, "-m", "official_selftrain.describe"),
-        "--gin_file=gin/include/spinenet49s.gin",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = processes.call("describe", "--gin_file=gin/include/spinenet49s.gin")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert (
         "Expected experiment.Data.image_size to be set, for example by "

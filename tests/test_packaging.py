@@ -107,6 +107,7 @@ build_meta.build_wheel({str(dist)!r})
     return unpacked
 
 
+@pytest.mark.process
 def test_every_gin_file_is_installed(installed):
     folder = installed / "official_selftrain" / "gin"
     assert SHIPPED == {x.relative_to(folder).as_posix() for x in folder.rglob("*.gin")}
@@ -116,6 +117,7 @@ def test_every_gin_file_is_installed(installed):
     }
 
 
+@pytest.mark.process
 def test_short_names_refer_to_installed_files(installed, tmp_path, monkeypatch):
     path = installed / "official_selftrain" / "cli" / "gin_folder.py"
     spec = importlib.util.spec_from_file_location("gin_folder", path)
@@ -164,6 +166,7 @@ def test_missing_file_suggests_the_nearest(path, nearest, tmp_path, monkeypatch)
     )
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_commands_run_without_a_clone(installed, tmp_path):
     def call(command, name, *flags):

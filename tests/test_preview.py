@@ -1,10 +1,11 @@
 """The contact sheet of augmentations."""
 
+import functools
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import processes
+import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -12,19 +13,13 @@ from official_selftrain.data.augmentation import augment, placement
 from official_selftrain.data.sources import digits
 from official_selftrain.inference import pictures
 
-ROOT = pathlib.Path(__file__).parent.parent
 TINY = pathlib.Path(__file__).parent / "tiny.gin"
 
 
-def preview(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "official_selftrain.preview", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+preview = functools.partial(processes.call, "preview")
 
 
+@pytest.mark.process
 def test_command_draws_a_sheet(tmp_path):
     output = tmp_path / "new" / "sheet.png"
     done = preview(f"--gin_file={TINY}", f"--output={output}", "--num_images=2")
@@ -36,6 +31,7 @@ def test_command_draws_a_sheet(tmp_path):
         assert np.asarray(image.convert("L")).std() > 20.0
 
 
+@pytest.mark.process
 def test_a_mistake_is_one_line(tmp_path):
     done = preview(f"--gin_file={TINY}", f"--output={tmp_path / 'sheet.jpg'}")
     line = done.stderr.strip().splitlines()[-1]

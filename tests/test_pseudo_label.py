@@ -1,25 +1,23 @@
 """The labeling command: broken files, kills, workers, empty labels."""
 
+import functools
 import io
 import json
-import os
-import pathlib
 import random
-import subprocess
-import sys
+import signal
 import time
 
 import keras
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
 from official_selftrain import RetinaNet, backbones, digits
 from official_selftrain.data import sources
-from official_selftrain.labeling import label_store
+from official_selftrain.labeling import label_store, served
 
-ROOT = pathlib.Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+pytestmark = pytest.mark.process
 
 # A slow teacher that predicts one box per image, from the image's mean.
 STUB = """
@@ -41,7 +39,6 @@ def label(items):
     ]
 
 teacher = teachers.Teacher(prepare, label, ("a",), False, {"kind": "stub"})
-print("ready", flush=True)
 label_store.write(
     teacher, sources.folder(sys.argv[1]), sys.argv[2],
     label_store.Storage(10, score_floor=0.0), 4,
@@ -49,13 +46,11 @@ label_store.write(
 """
 
 
-def stub(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", STUB, *map(str, arguments)],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def stub(tmp_path):
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+    return functools.partial(processes.start, script)
 
 
 def contents(folder):
@@ -67,73 +62,70 @@ def photographs(tmp_path):
     folder = tmp_path / "photographs"
     folder.mkdir()
     for index, (image, *_) in enumerate(
-        digits.compose("unlabeled", 200, image_size=(32, 32), num_classes=2)
+        digits.compose("unlabeled", 100, image_size=(32, 32), num_classes=2)
     ):
         Image.fromarray(image).save(folder / f"{index:03d}.png")
-    (folder / "100.png").write_bytes(b"broken")
+    (folder / "050.png").write_bytes(b"broken")
     return folder
+
+
+def has_files(folder, count, delay):
+    found = len(list(folder.glob("*.json"))) >= count
+    time.sleep(delay if found else 0.0)
+    return found
 
 
 @pytest.mark.parametrize(
     "kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"]
 )
-def test_result_is_the_same_after_random_kills(photographs, tmp_path, kills):
+def test_result_is_the_same_after_random_kills(stub, photographs, tmp_path, kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert stub(photographs, whole, 0, 1).wait() == 0
+    assert stub(photographs, whole, 0, 1).finish().returncode == 0
     expected = contents(whole)
-    assert len(expected) == 20 * 2 + 2
+    assert len(expected) == 10 * 2 + 2
     rng = random.Random(0)
-    died = 0
-    for _ in range(kills):
-        process = stub(photographs, killed, 0, 1)
-        process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 1.2))
-        process.kill()
-        died += process.wait() != 0
-    assert died == kills and not (killed / "manifest.json").exists()
-    assert stub(photographs, killed, 0, 1).wait() == 0
+    # A shard takes 60 ms: a kill comes anywhere in one of the first ones.
+    for files in sorted(rng.randint(1, 6) for _ in range(kills)):
+        is_due = functools.partial(has_files, killed, files, rng.uniform(0.0, 0.1))
+        done = stub(photographs, killed, 0, 1).kill_when(is_due)
+        assert done.returncode == -signal.SIGKILL
+        assert not (killed / "manifest.json").exists()
+    assert stub(photographs, killed, 0, 1).finish().returncode == 0
     assert contents(killed) == expected
     manifest = json.loads(expected["manifest.json"])
     assert (manifest["images"], manifest["labeled"], manifest["shards"]) == (
-        200,
-        199,
-        20,
+        100,
+        99,
+        10,
     )
     (line,) = manifest["skipped"]
-    assert line.startswith(f"{photographs / '100.png'}: Unknown image file format")
+    assert line.startswith(f"{photographs / '050.png'}: Unknown image file format")
 
 
-def test_two_concurrent_workers_equal_one(photographs, tmp_path):
+def test_two_concurrent_workers_equal_one(stub, photographs, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     workers = [stub(photographs, two, 0, 2), stub(photographs, two, 1, 2)]
     workers.append(stub(photographs, one, 0, 1))
-    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert [worker.finish().returncode for worker in workers] == [0, 0, 0]
     assert contents(two) == contents(one)
 
 
-@pytest.fixture
-def teacher_dir(tmp_path):
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory):
     keras.utils.set_random_seed(0)
     backbone = backbones.resnet(50, blocks=(1, 1), filters=(16, 16))
     model = RetinaNet(
         2, (32, 32), backbone, max_level=3, num_filters=16, num_head_convs=1,
         score_threshold=0.005, max_detections=5,
     )  # fmt: skip
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("teacher") / "run"
     (folder / "teacher").mkdir(parents=True)
     model.save(folder / "teacher" / "model.keras")
     (folder / "labels.txt").write_text("a\nb\n")
     return folder
 
 
-def call(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "official_selftrain.pseudo_label", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-    )
+call = functools.partial(processes.call, "pseudo_label")
 
 
 def test_mixed_folder_with_two_processes(teacher_dir, tmp_path):
@@ -163,7 +155,12 @@ def test_mixed_folder_with_two_processes(teacher_dir, tmp_path):
     ]
     for name, more in (("one", []), ("two", ["--num_workers=2"])):
         result = call(*settings, f"--output_dir={tmp_path / name}", *more)
-        assert result.returncode == 0 and "Traceback" not in result.stderr
+        assert result.returncode == 0
+        # The bar and libjpeg's line on the cut file, although each of two processes
+        # imports TensorFlow.
+        lines = result.stderr.replace("\r", "\n").splitlines()
+        others = [x for x in lines if x and not x.startswith("pseudo_labels: ")]
+        assert [x for x in others if "JPEG" not in x] == []
         assert "labels: 6 of 10 images, 4 skipped" in result.stdout
         for text in (
             "g_cut.jpg: ", "h_empty.png: Input is empty",
@@ -205,27 +202,33 @@ def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--teacher=none"], "Expected a model_dir with teacher/model.keras"),
-        pytest.param(
-            ["--images=none"], "Expected images (.jpg", marks=pytest.mark.slow
-        ),
+        (["--teacher={empty}"], "Expected a model_dir with teacher/model.keras"),
+        (["--images={empty}"], "Expected images (.jpg"),
         (
             ["--images=tfds:coco"],
             "Expected tfds:NAME:SPLIT. Received: images='tfds:coco'",
         ),
         (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
         (["--teacher={results}"], "images with the ids that the results name"),
-        pytest.param(["--labels=none.txt"], "'none.txt'", marks=pytest.mark.slow),
         (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
+        *(
+            (
+                [f"--{flag}=none.txt"],
+                f"Expected an existing file or folder. Received: {flag}='none.txt'",
+            )
+            for flag in ("teacher", "images", "image_dir", "data_dir", "labels")
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path):
-    (tmp_path / "results.json").write_text("[]")
+    places = {"results": tmp_path / "results.json", "empty": tmp_path / "empty"}
+    places["results"].write_text("[]")
+    places["empty"].mkdir()
     result = call(
         f"--teacher={teacher_dir}",
         f"--images={tiny_coco.unlabeled}",
         f"--output_dir={tmp_path / 'labels'}",
-        *(a.format(results=tmp_path / "results.json") for a in arguments),
+        *(argument.format(**places) for argument in arguments),
     )
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if "pseudo_label:" in line]
@@ -267,3 +270,12 @@ def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
         np.testing.assert_allclose(example["boxes"], target["boxes"], atol=1e-6)
         np.testing.assert_array_equal(example["classes"], target["classes"])
         np.testing.assert_allclose(example["scores"], 0.97)
+
+
+def test_box_units_are_those_of_a_served_teacher():
+    """The command has its own list, as it checks flags before importing TensorFlow."""
+    result = call("--box_units=feet")
+    assert result.returncode == 1
+    choices = "|".join(served.BOX_UNITS)
+    text = f"flag --box_units=feet: value should be one of <{choices}>"
+    assert text in result.stderr

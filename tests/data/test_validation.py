@@ -1,10 +1,9 @@
 """Every kind of violation is detected, counted and located."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -156,14 +155,12 @@ def test_other_files(tmp_path):
         validation.validate(str(tmp_path / "a.json"))
 
 
+@pytest.mark.process
 def test_command_line(tmp_path):
     path = written(
         tmp_path / "a.tfrecord", examples.serialize(record(0, classes=[2]), 20, 30)
     )
-    command = [sys.executable, "-m", "official_selftrain.validate", f"--labels={path}"]
-    result = subprocess.run(
-        [*command, "--classes=a,b"], capture_output=True, text=True, check=False
-    )
+    result = processes.call("validate", f"--labels={path}", "--classes=a,b")
     assert result.returncode == 2
     assert f"       1  a class is unknown (first: {path}, entry 0: 3)" in result.stdout
     assert "1 images, 1 violations" in result.stdout
