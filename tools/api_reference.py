@@ -29,9 +29,6 @@ def main(folder):
             names.append(name)
         for flag in flags.FLAGS:  # two commands may define the same flag
             flags.FLAGS[flag].allow_override = True
-    # pdoc doesn't look for names that are imported at their first use.
-    for name in official_selftrain.__all__:
-        setattr(official_selftrain, name, getattr(official_selftrain, name))
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(official_selftrain.__name__, output_directory=pathlib.Path(folder))
 
