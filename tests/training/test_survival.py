@@ -71,7 +71,8 @@ def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
             is_writing = any("temp" in name for name in names)
             if is_writing if killed % 2 else time.monotonic() > deadline:
                 break
-        process.send(signal.SIGKILL)
+        if process.is_running:
+            process.send(signal.SIGKILL)
         process.finish()
         killed += 1
         writing += any("temp" in name for name in os.listdir(tmp_path / "checkpoints"))
