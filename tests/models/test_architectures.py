@@ -1,5 +1,6 @@
 """The paper's architectures: published sizes, the authors' features, gradients."""
 
+import functools
 import pathlib
 
 import keras
@@ -88,6 +89,18 @@ PUBLISHED = {
     "EfficientNet-B7 segmenter": (lambda: segmenter("B7"), 67_527_317, 60.17),
     "EfficientNet-L2 segmenter": (lambda: segmenter("L2"), 472_883_289, 229.44),
 }
+
+
+@pytest.fixture
+def zeros(monkeypatch):
+    """Sizes don't depend on weights: zeros are made faster than random numbers."""
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling,
+        "__call__",
+        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+    )
+
+
 # Built by the plain test command; the others by the longer one.
 QUICK = ("SpineNet-49S", "SpineNet-143", "ResNet-50", "EfficientNet-B0")
 
@@ -99,7 +112,7 @@ QUICK = ("SpineNet-49S", "SpineNet-143", "ResNet-50", "EfficientNet-B0")
         for name in PUBLISHED
     ],
 )
-def test_sizes_match_the_published_ones(name):
+def test_sizes_match_the_published_ones(name, zeros):
     build, parameters, multiply_adds = PUBLISHED[name]
     model = build()
     counted = sizes(model)
@@ -118,7 +131,7 @@ def test_sizes_match_the_published_ones(name):
     assert count / 1e9 == pytest.approx(multiply_adds, rel=tolerance)
 
 
-def test_parts_of_resnet_50_match_the_published_ones():
+def test_parts_of_resnet_50_match_the_published_ones(zeros):
     parts = sizes(resnet_retinanet(50))
     assert parts["backbone"]["trainable"] == 23_508_032
     assert parts["decoder"]["trainable"] == 3_871_232
@@ -133,7 +146,9 @@ def test_parts_of_resnet_50_match_the_published_ones():
         (34, (3, 4, 6, 3), 21_288_896, 21_306_048),
     ],
 )
-def test_basic_blocks_project_in_every_stage(depth, repeats, trainable, parameters):
+def test_basic_blocks_project_in_every_stage(
+    depth, repeats, trainable, parameters, zeros
+):
     """The parameters by hand: kernels without bias, and 2 (4) a normalized channel.
 
     A stage of n blocks from b to c channels has b c for the projection, 9 b c for the
@@ -208,7 +223,7 @@ def test_a_reduced_bottleneck_keeps_its_identity():
 @pytest.mark.parametrize(
     "variant, parameters", [("49S", 9_089_215), ("49", 21_831_488), ("96", 36_262_976)]
 )
-def test_spinenets_have_the_published_parameters(variant, parameters):
+def test_spinenets_have_the_published_parameters(variant, parameters, zeros):
     model = spinenet(variant)
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == parameters
     filters = 128 if variant == "49S" else 256
@@ -225,7 +240,7 @@ def test_spinenets_have_the_published_parameters(variant, parameters):
         ("Lite2", 4_869_168 - 1280 * (352 + 4)),
     ],
 )
-def test_lites_have_the_published_parameters(variant, parameters):
+def test_lites_have_the_published_parameters(variant, parameters, zeros):
     assert backbones.efficientnet(variant).count_params() == parameters
 
 
@@ -308,25 +323,30 @@ def small_segmenter(side=128, **settings):
     )
 
 
-def test_segmentation_loss_matches_the_authors():
+@pytest.fixture(scope="module")
+def any_segmenter():
+    """A segmenter for tests that give it outputs: its weights don't matter."""
+    return small_segmenter()
+
+
+def test_segmentation_loss_matches_the_authors(any_segmenter):
     golden = np.load(GOLDEN / "segmentation_loss.npz")
     # The arrays are of 64 x 64: four times the same side by side has the same mean.
     mask = np.tile(golden["in/labels"][..., 0].astype("int32"), (1, 2, 2))
     logits = np.tile(golden["in/logits"], (1, 2, 2, 1))
-    model = small_segmenter()
-    loss = model.compute_losses({"mask_logits": logits}, {"mask": mask})
+    loss = any_segmenter.compute_losses({"mask_logits": logits}, {"mask": mask})
     assert float(loss["loss"]) == pytest.approx(
         float(golden["out/gtdim0_ls0_cw0"]), rel=1e-5
     )
 
 
-def test_segmentation_loss_by_hand():
+def test_segmentation_loss_by_hand(any_segmenter):
     logits = np.zeros((1, 32, 32, 5), np.float32)
     logits[..., 2] = np.log(4.0)  # probabilities 1/8, 1/8, 4/8, 1/8, 1/8
     mask = np.full((1, 128, 128), 255)
     mask[0, 0:8, 0:4] = 2  # two cells
     mask[0, 8:12, 0:4] = 1  # one
-    model = small_segmenter()
+    model = any_segmenter
     loss = model.compute_losses({"mask_logits": logits}, {"mask": mask})["loss"]
     assert float(loss) == pytest.approx((2 * np.log(2) + np.log(8)) / 3, rel=1e-5)
     # Only the pixel in a cell's top left corner counts: 9 is no class to blend in.
@@ -338,8 +358,8 @@ def test_segmentation_loss_by_hand():
     assert float(loss) == 0.0
 
 
-def test_segmenter_predictions_and_mean_iou():
-    model = small_segmenter()
+def test_segmenter_predictions_and_mean_iou(any_segmenter):
+    model = any_segmenter
     logits = np.zeros((2, 32, 32, 5), np.float32)
     logits[:, :16, :, 1] = 3.0
     logits[:, 16:, :, 4] = 3.0
@@ -370,7 +390,6 @@ def test_segmenter_predictions_and_mean_iou():
 
 def toy_models(side=128):
     small = {"num_filters": 16, "num_head_convs": 1, "image_size": (side, side)}
-    spine = spinenet("49S", filter_scale=0.125, num_filters=16, drop_connect_rate=0.0)
     # Not 8 filters: a 1x1 convolution of stride 2 with 8 in and out corrupts memory
     # in the gradient of TensorFlow 2.21 with oneDNN.
     cut = {"blocks": (1, 1, 1, 1), "filters": (16, 16, 16, 16)}
@@ -380,7 +399,13 @@ def toy_models(side=128):
             3, backbone=backbones.resnet(18, **cut), **small
         ),
         "spinenet": lambda: RetinaNet(
-            3, backbone=spine, decoder="none", activation="swish", **small
+            3,
+            backbone=spinenet(
+                "49S", filter_scale=0.125, num_filters=16, drop_connect_rate=0.0
+            ),
+            decoder="none",
+            activation="swish",
+            **small,
         ),
         "nasfpn": lambda: RetinaNet(
             3,
@@ -421,24 +446,34 @@ def toy_images(side=128):
     return images.astype("float32")
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_every_weight_of_every_model_gets_a_gradient(name):
-    # P7 has 2 x 2 cells: with one, a shift before batch normalization is lost.
-    side = 256
-    model = toy(name, side)
+# P7 has 2 x 2 cells: with one, a shift before batch normalization is lost.
+TOY_SIDE = 256
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def named_toy(request):
+    """A model's name and the model, shared by the tests that follow."""
+    return request.param, toy(request.param, TOY_SIDE)
+
+
+def test_every_weight_of_every_model_gets_a_gradient(named_toy):
+    name, model = named_toy
     for weight in model.trainable_variables:
         # Predictions start with tiny kernels, which hide the layers below.
         if "predict" in weight.path and weight.name.endswith("kernel"):
             weight.assign(keras.random.normal(weight.shape, 0.0, 0.1, seed=1))
-    for empty in (False, True):
-        with tf.GradientTape() as tape:
-            outputs = model(toy_images(side), training=True)
-            losses = model.compute_losses(outputs, toy_labels(name, empty, side))
-            # The loss, and a term by which every level has something to learn.
-            squares = [tf.reduce_mean(value**2) for value in outputs.values()]
-            total = losses["loss"] + 1e-3 * sum(squares)
+    losses, totals = [], []
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = model(toy_images(TOY_SIDE), training=True)
+        # The loss, and a term by which every level has something to learn.
+        squares = [tf.reduce_mean(value**2) for value in outputs.values()]
+        for empty in (False, True):
+            labels = toy_labels(name, empty, TOY_SIDE)
+            losses.append(model.compute_losses(outputs, labels)["loss"])
+            totals.append(losses[-1] + 1e-3 * sum(squares))
+    for empty, loss, total in zip((False, True), losses, totals):
         gradients = tape.gradient(total, model.trainable_variables)
-        assert np.isfinite(float(losses["loss"]))
+        assert np.isfinite(float(loss))
         for weight, gradient in zip(model.trainable_variables, gradients, strict=True):
             assert gradient is not None, weight.path
             assert np.isfinite(gradient).all(), weight.path
@@ -448,15 +483,17 @@ def test_every_weight_of_every_model_gets_a_gradient(name):
                 assert np.abs(gradient).max() > 0, weight.path
 
 
-@pytest.mark.parametrize("name", TOYS)
-def test_every_model_is_saved_and_loaded(name, tmp_path):
-    model = toy(name)
-    model(toy_images(), training=True)  # moves the statistics
+def test_every_model_is_saved_and_loaded(named_toy, tmp_path):
+    _, model = named_toy
+    images = toy_images(TOY_SIDE)
+    model(images, training=True)  # moves the statistics
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded) is type(model)
-    for key, value in model(toy_images(), training=False).items():
-        np.testing.assert_array_equal(loaded(toy_images(), training=False)[key], value)
+    expected, actual = (m(images, training=False) for m in (model, loaded))
+    assert set(actual) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(actual[key], value)
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
@@ -492,17 +529,19 @@ def rates(model):
     return [layer.rate for layer in model.layers if isinstance(layer, ResidualAdd)]
 
 
-def test_stochastic_depth_follows_the_published_rules():
+def test_stochastic_depth_follows_the_published_rules(zeros):
     # SpineNet-49: nodes 2 to 16 grow linearly to the rate, the stem has none.
     expected = [0.0, 0.0, *(0.15 * (k + 1) / 15 for k in range(15))]
-    actual = rates(spinenet("49S", drop_connect_rate=0.15))
+    actual = rates(spinenet("49S", filter_scale=0.125, drop_connect_rate=0.15))
     assert sorted(actual) == pytest.approx(expected)
     # EfficientNet-B0: block i of 16 has 0.2 i / 16, where there is a shortcut.
     blocks = [2, 4, 6, 7, 9, 10, 12, 13, 14]
     actual = rates(backbones.efficientnet("B0", drop_connect_rate=0.2))
     assert actual == pytest.approx([0.2 * block / 16 for block in blocks])
     # ResNet: stage l of 2 to 5 has l / 5 of the rate.
-    actual = rates(backbones.resnet(50, drop_connect_rate=0.1))
+    actual = rates(
+        backbones.resnet(50, filters=(16, 16, 16, 16), drop_connect_rate=0.1)
+    )
     stages = [2] * 3 + [3] * 4 + [4] * 6 + [5] * 3
     assert actual == pytest.approx([0.1 * level / 5 for level in stages])
 
@@ -510,11 +549,17 @@ def test_stochastic_depth_follows_the_published_rules():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda **bn: backbones.resnet(18, **bn),
+        lambda **bn: backbones.resnet(18, filters=(16, 16, 16, 16), **bn),
         lambda **bn: backbones.efficientnet("Lite0", **bn),
         lambda **bn: spinenet("49S", filter_scale=0.125, **bn),
-        lambda **bn: toy_models()["nasfpn"]().__class__(
-            3, (128, 128), backbones.resnet(18, **bn), decoder="nasfpn", **bn
+        lambda **bn: RetinaNet(
+            3,
+            (128, 128),
+            backbones.resnet(18, blocks=(1, 1, 1, 1), filters=(16, 16, 16, 16), **bn),
+            decoder="nasfpn",
+            num_filters=16,
+            num_head_convs=1,
+            **bn,
         ),
         lambda **bn: small_segmenter(**bn),
     ],
@@ -561,6 +606,12 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
     )
 
 
+@functools.cache
+def short_resnet():
+    """A backbone of levels P2 to P5 that no test changes."""
+    return backbones.resnet(18, blocks=(1, 1, 1, 1), filters=(16, 16, 16, 16))
+
+
 @pytest.mark.parametrize(
     "text, make",
     [
@@ -571,24 +622,22 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         (
             r"decoder to be one of fpn, nasfpn, none.*decoder='bifpn'",
             lambda: RetinaNet(
-                3, (128, 128), backbones.resnet(18), decoder="bifpn", num_filters=8
+                3, (128, 128), short_resnet(), decoder="bifpn", num_filters=8
             ),
         ),
         (
             r"levels P3 to P7 from decoder='none'.*\['P2', 'P3', 'P4', 'P5'\]",
             lambda: RetinaNet(
-                3, (128, 128), backbones.resnet(18), decoder="none", num_filters=8
+                3, (128, 128), short_resnet(), decoder="none", num_filters=8
             ),
         ),
         (
             r"multiples of 128.*image_size=\(96, 128\)",
-            lambda: SemanticSegmenter(3, (96, 128), backbones.resnet(18)),
+            lambda: SemanticSegmenter(3, (96, 128), short_resnet()),
         ),
         (
             r"num_repeats, an integer of at least 1.*num_repeats=0",
-            lambda: SemanticSegmenter(
-                3, (128, 128), backbones.resnet(18), num_repeats=0
-            ),
+            lambda: SemanticSegmenter(3, (128, 128), short_resnet(), num_repeats=0),
         ),
         (
             r"level P3. Received: features=\['P4'\]",
@@ -601,35 +650,33 @@ def test_soft_nms_decays_scores_instead_of_dropping_boxes():
         (
             # An invalid decoder isn't reported as an invalid size.
             r"decoder to be one of fpn, nasfpn, none.*decoder='FPN'",
-            lambda: RetinaNet(3, (320, 320), backbones.resnet(18), decoder="FPN"),
+            lambda: RetinaNet(3, (320, 320), short_resnet(), decoder="FPN"),
         ),
         (
             r"multiples of 128, the stride of level P7. .*\(96, 96\)",
             lambda: RetinaNet(
-                3, (96, 96), backbones.resnet(18), decoder="nasfpn", max_level=5
+                3, (96, 96), short_resnet(), decoder="nasfpn", max_level=5
             ),
         ),
         (
             r"image_size, \(height, width\) in pixels. Received: image_size=128",
-            lambda: RetinaNet(3, 128, backbones.resnet(18)),
+            lambda: RetinaNet(3, 128, short_resnet()),
         ),
         (
             r"Received: image_size=\(128, 128, 3\)",
-            lambda: SemanticSegmenter(3, (128, 128, 3), backbones.resnet(18)),
+            lambda: SemanticSegmenter(3, (128, 128, 3), short_resnet()),
         ),
         (
             r"num_classes, an integer of at least 1. Received: num_classes='3'",
-            lambda: RetinaNet("3", (128, 128), backbones.resnet(18)),
+            lambda: RetinaNet("3", (128, 128), short_resnet()),
         ),
         (
             r"aspect_ratios and anchor_size above 0. .*aspect_ratios=\(-1.0,\)",
-            lambda: RetinaNet(
-                3, (128, 128), backbones.resnet(18), aspect_ratios=(-1.0,)
-            ),
+            lambda: RetinaNet(3, (128, 128), short_resnet(), aspect_ratios=(-1.0,)),
         ),
         (
             r"0 <= unmatched_threshold <= match_threshold <= 1. .*match_threshold=0.3",
-            lambda: RetinaNet(3, (128, 128), backbones.resnet(18), match_threshold=0.3),
+            lambda: RetinaNet(3, (128, 128), short_resnet(), match_threshold=0.3),
         ),
         (
             r"blocks of at least 1 .*blocks=\(1, 0\)",

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 
 import bound
 import gin
@@ -18,6 +19,7 @@ from official_selftrain import experiment, metrics
 from official_selftrain.cli import gin_files
 from official_selftrain.data import pipeline, sources
 from official_selftrain.data.augmentation import augment
+from official_selftrain.data.augmentation.policies import RandAugment
 from official_selftrain.data.sources import digits
 from official_selftrain.models import SemanticSegmenter, backbones
 from official_selftrain.models.classifier import ImageClassifier
@@ -221,9 +223,25 @@ def test_an_unreadable_classified_image_is_named(run, tmp_path, monkeypatch):
 
 
 def test_classes_survive_augmentation():
-    """An image keeps its class as long as part of it is visible."""
-    for kind in (augment.s1, augment.s2, augment.s3, augment.s4):
-        settings = {} if kind is augment.s1 else {"reference_size": 640}
+    """An image keeps its class as long as part of it is visible.
+
+    S2 to S4 with operations that move: others can't lose a box.
+    """
+    turned = [[("Rotate", 1.0, 10.0), ("ShearX", 1.0, 8.0)]]
+    shifted = [[("TranslateY", 1.0, 2.0), ("ShearY", 1.0, 10.0)]]
+    moves = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+    for kind, settings in (
+        (augment.s1, {}),
+        (augment.s2, {"policy": turned, "reference_size": 640}),
+        (augment.s3, {"policy": shifted, "reference_size": 640}),
+        (
+            augment.s4,
+            {
+                "rand_augment": RandAugment(operations=moves),
+                "reference_size": 640,
+            },
+        ),
+    ):
         moved = functools.partial(kind, flip_probability=0.0, **settings)
         batches = pipeline.training_batches(icons(), 6, (32, 32), moved)
         truth = {r["id"]: r["classes"][0] for r in icons().dataset.as_numpy_iterator()}
@@ -242,18 +260,20 @@ def trainer_and_batch(weight=0.5, **settings):
         model, classifier=classifier, classification_weight=weight, **settings
     )
 
-    def batch(source, seed):
-        size = settings.get("accumulation", 1) * 2
-        return next(
-            iter(
-                pipeline.training_batches(
-                    source, size, (32, 32), augment.fit, seed, max_boxes=2
-                )
-            )
-        )
+    return trainer, dict(streams_of(settings.get("accumulation", 1) * 2))
 
-    streams = {"labeled": batch(scenes("labeled"), 0), "classified": batch(icons(), 1)}
-    return trainer, streams
+
+@functools.cache
+def streams_of(size):
+    """Return batches of scenes and icons, which no test changes."""
+
+    def batch(source, seed):
+        batches = pipeline.training_batches(
+            source, size, (32, 32), augment.fit, seed, max_boxes=2
+        )
+        return next(iter(batches))
+
+    return {"labeled": batch(scenes("labeled"), 0), "classified": batch(icons(), 1)}
 
 
 def test_joint_loss_by_hand():
@@ -431,6 +451,9 @@ STUDENT_STEPS = 2
 """
 
 
+WEIGHT = "student/training.Loss.classification_weight = 0.2"
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run the tiny experiment with joint training."""
@@ -446,18 +469,30 @@ def run(tmp_path):
     gin.clear_config()
 
 
-def test_an_experiment_with_joint_training(run, tmp_path):
-    results = run(tmp_path / "run", "student/training.Loss.classification_weight = 0.2")
+@pytest.fixture(scope="module")
+def joint_run(tmp_path_factory):
+    """A finished experiment with joint training: its folder and its results."""
+    folder = tmp_path_factory.mktemp("joint")
+    (folder / "joint.gin").write_text(JOINT)
+    gin.clear_config()
+    gin_files.load_config([TINY, str(folder / "joint.gin")], [WEIGHT])
+    results = bound.run(str(folder / "run"))
+    gin.clear_config()
+    return folder / "run", results
+
+
+def test_an_experiment_with_joint_training(joint_run):
+    folder, results = joint_run
     images = {stage: results[stage]["images"] for stage in ("teacher", "student")}
     assert images == {"teacher": 4 * 2 * 4, "student": 2 * 3 * 4}
     assert results["control"]["images"] == results["student"]["images"]
     heads = {}
     for stage in ("teacher", "student", "control"):
-        rows = fitting.read_history(str(tmp_path / "run" / stage))
+        rows = fitting.read_history(str(folder / stage))
         assert all(0.0 < row["classified_loss"] < 10.0 for row in rows)
-        model = keras.saving.load_model(tmp_path / "run" / stage / "classifier.keras")
+        model = keras.saving.load_model(folder / stage / "classifier.keras")
         heads[stage] = model.get_layer("classification_predict").get_weights()[0]
-        detector = keras.saving.load_model(tmp_path / "run" / stage / "model.keras")
+        detector = keras.saving.load_model(folder / stage / "model.keras")
         assert_equal_weights(detector.backbone, model.backbone)
     # The student's head goes on from the teacher's: two steps at 0.01 move it little.
     distance = np.abs(heads["student"] - heads["teacher"]).max()
@@ -474,16 +509,18 @@ def test_invalid_experiments_with_joint_training(run, tmp_path, monkeypatch):
         run(tmp_path / "run", stages=["teacher"])
 
 
-def test_the_classes_of_classified_images_stay_the_same(run, tmp_path, monkeypatch):
+def test_the_classes_of_classified_images_stay_the_same(
+    run, joint_run, tmp_path, monkeypatch
+):
     """Other classes for the student, or other names, would change their meaning."""
-    run(tmp_path / "run", stages=["teacher"])
+    later = shutil.ignore_patterns("student", "control", "pseudo_labels")
+    shutil.copytree(joint_run[0], tmp_path / "run", ignore=later)
     names = (tmp_path / "run" / "classified_labels.txt").read_text()
     assert names == "5\n6\n7\n8\n9\n"
     other = JOINT + "digits.icons.classes = (6, 5, 7, 8, 9)\n"
     monkeypatch.setattr(f"{__name__}.JOINT", other)
-    gin.clear_config()
     with pytest.raises(ValueError, match=r"classified_labels.txt, \['5', '6'.*: \['6'"):
-        run(tmp_path / "run", stages=["control"])
+        run(tmp_path / "run", WEIGHT, stages=["control"])
 
 
 def test_joint_training_needs_a_backbone(run, tmp_path):

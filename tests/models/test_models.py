@@ -34,6 +34,28 @@ def small_model(**kwargs):
     return RetinaNet(**settings)
 
 
+@pytest.fixture(scope="module")
+def default_model():
+    """A small model for tests that change nothing in it."""
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def golden_model():
+    """A model with the anchors of the golden outputs."""
+    return small_model(image_size=(128, 128), max_level=7, num_classes=5)
+
+
+@pytest.fixture
+def zeros(monkeypatch):
+    """Sizes don't depend on weights: zeros are made faster than random numbers."""
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling,
+        "__call__",
+        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+    )
+
+
 def images(count=2, size=(64, 96)):
     return np.random.default_rng(0).uniform(0, 255, (count, *size, 3)).astype("float32")
 
@@ -57,8 +79,8 @@ def gradients(model, batch_labels):
     return losses, tape.gradient(losses["loss"], model.trainable_variables)
 
 
-def test_outputs():
-    model = small_model()
+def test_outputs(default_model):
+    model = default_model
     outputs = model(images())
     # 8 x 12 + 4 x 6 + 2 x 3 cells of 9 anchors.
     assert outputs["class_logits"].shape == (2, 9 * (96 + 24 + 6), 3)
@@ -244,11 +266,11 @@ def golden_outputs(golden):
     return {"class_logits": joined("cls", 6)[..., 1:], "box_deltas": joined("box", 4)}
 
 
-def test_decoding_matches_the_authors():
+def test_decoding_matches_the_authors(golden_model):
     """Their decoder counts the last pixel as inside and clips to h - 1, w - 1."""
     golden = np.load(GOLDEN / "postprocess.npz")
     outputs = golden_outputs(golden)
-    model = small_model(image_size=(128, 128), max_level=7, num_classes=5)
+    model = golden_model
     one = np.array([0, 0, 1, 1], np.float32)
     decoded = np.array(boxes.decode(outputs["box_deltas"], model.anchors + one)) - one
     for row, size in enumerate(golden["in/image_shape"]):
@@ -292,9 +314,9 @@ def test_detections_match_the_authors(threshold, monkeypatch):
         )
 
 
-def test_predictions_are_in_pixels_of_the_given_sizes():
+def test_predictions_are_in_pixels_of_the_given_sizes(default_model):
     """One anchor is raised; an image twice as large has boxes twice as large."""
-    model = small_model()
+    model = default_model
     anchor = 9 * (12 * 4 + 6)  # in the middle of P3
     logits = np.full((1, len(model.anchors), 3), -9.0, np.float32)
     logits[0, anchor, 2] = 3.0
@@ -417,8 +439,9 @@ def test_save_and_load(tmp_path):
     del config["backbone"], again["backbone"]
     assert config.pop("dtype_policy") == again.pop("dtype_policy") == "float32"
     assert config == settings and again == settings
+    actual = loaded(images())
     for key, value in model(images()).items():
-        np.testing.assert_array_equal(value, loaded(images())[key])
+        np.testing.assert_array_equal(value, actual[key])
     np.testing.assert_array_equal(model.anchors, loaded.anchors)
     # The layers have received their arguments.
     norms = [x for x in loaded.layers if "_bn" in x.name]
@@ -445,8 +468,8 @@ def test_mixed_precision():
         keras.config.set_dtype_policy(policy)
 
 
-def test_pixels_are_normalized_inside_the_model():
-    model = small_model()
+def test_pixels_are_normalized_inside_the_model(default_model):
+    model = default_model
     got = keras.Model(model.input, model.get_layer("normalize_pixels").output)(
         np.full((1, 64, 96, 3), 255.0)
     )
@@ -493,8 +516,9 @@ def test_efficientnet_saving_and_gradients(tmp_path):
     backbone.save(path)
     loaded = keras.saving.load_model(path)
     inputs = tf.random.stateless_normal((2, 64, 64, 3), [0, 1])
+    actual = loaded(inputs)
     for level, value in backbone(inputs).items():
-        np.testing.assert_array_equal(value, loaded(inputs)[level])
+        np.testing.assert_array_equal(value, actual[level])
     rates = [x.rate for x in loaded.layers if isinstance(x, ResidualAdd)]
     # Blocks with a shortcut, of 16.
     residual = [2, 4, 6, 7, 9, 10, 12, 13, 14]
@@ -508,7 +532,7 @@ def test_efficientnet_saving_and_gradients(tmp_path):
         assert np.abs(gradient).max() > 0, weight.path
 
 
-def test_efficientnet_b7_facts():
+def test_efficientnet_b7_facts(zeros):
     """Levels' channels, the linear drop-connect rule, and the size of the detector."""
     backbone = backbones.efficientnet("B7")
     channels = {level: tensor.shape[-1] for level, tensor in backbone.output.items()}
@@ -530,13 +554,14 @@ def test_efficientnet_b7_facts():
 @pytest.mark.parametrize(
     ("depth", "trainable"), [(50, 34_091_159), (101, 53_083_287), (152, 68_726_935)]
 )
-def test_resnet_sizes_match_the_published_ones(depth, trainable):
+def test_resnet_sizes_match_the_published_ones(depth, trainable, zeros):
     model = RetinaNet(91, (128, 128), backbones.resnet(depth))
     assert sum(int(np.prod(w.shape)) for w in model.trainable_variables) == trainable
 
 
 def test_batch_normalization_momentum_is_an_argument():
-    model = small_model(backbone=backbones.resnet(18, bn_momentum=0.9), bn_momentum=0.8)
+    backbone = backbones.resnet(18, filters=(16, 16, 16, 16), bn_momentum=0.9)
+    model = small_model(backbone=backbone, bn_momentum=0.8)
     layers = [x for x in model.backbone.layers if "momentum" in x.get_config()]
     assert {layer.momentum for layer in layers} == {0.9}
     assert model.get_layer("fpn_bn_p3").momentum == 0.8
@@ -579,8 +604,8 @@ def test_errors_name_the_received_value(text, make):
         make()
 
 
-def test_a_diverged_model_returns_no_detections():
-    model = small_model()
+def test_a_diverged_model_returns_no_detections(default_model):
+    model = default_model
     outputs = {
         key: np.full_like(value, np.nan) for key, value in model(images()).items()
     }

@@ -169,8 +169,9 @@ def test_a_model_keeps_its_precision(kind, tmp_path):
     made.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     pixels = RNG.uniform(0, 255, (1, 128, 128, 3)).astype(np.float32)
+    actual = loaded(pixels, training=False)
     for name, expected in made(pixels, training=False).items():
-        np.testing.assert_array_equal(loaded(pixels, training=False)[name], expected)
+        np.testing.assert_array_equal(actual[name], expected)
     assert keras.config.dtype_policy().name == "float32"
     policies = [
         [

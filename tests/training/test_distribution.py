@@ -1,37 +1,26 @@
 """The same step on one device, on two, in two processes and part by part."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
 from official_selftrain.training import distribution
 
-ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.process
 
 
 def start(name, output_dir, *settings, **environment):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, str(ROOT / "tests" / "fit_under.py"), name]
-    return subprocess.Popen(
-        [*command, str(output_dir), *settings],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    script = "tests/fit_under.py"
+    return processes.start(script, name, output_dir, *settings, env=environment)
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return output
+    done = process.finish(300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def variables(output_dir):
@@ -82,7 +71,7 @@ def test_two_processes_equal_one(one_device, tmp_path):
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
     workers = [f"127.0.0.1:{port}" for port in ports]
-    processes = [
+    running = [
         start(
             "multi_worker",
             tmp_path,
@@ -95,7 +84,7 @@ def test_two_processes_equal_one(one_device, tmp_path):
         )
         for index in range(2)
     ]
-    for process in processes:
+    for process in running:
         finish(process)
     assert_same_step(variables(tmp_path), one_device)
 
@@ -131,14 +120,14 @@ def test_joint_training_on_two_devices_equals_one(tmp_path):
     ],
 )
 def test_unsupported_settings_on_two_replicas(settings, text, tmp_path):
-    process = start("mirrored", tmp_path, "devices=2", *settings)
-    assert text in process.communicate(timeout=300)[1]
+    done = start("mirrored", tmp_path, "devices=2", *settings).finish(300)
+    assert done.returncode == 1 and text in done.stderr
 
 
 def test_error_lists_the_images_of_all_replicas(tmp_path):
     """Image 3 makes the loss infinite in either half of a batch."""
     settings = ["devices=2", "bad=3", "alpha=0.0", "steps=40"]
-    errors = start("mirrored", tmp_path, *settings).communicate(timeout=300)[1]
+    errors = start("mirrored", tmp_path, *settings).finish(300).stderr
     line = next(x for x in errors.splitlines() if "finite loss and gradient" in x)
     ids = line.rsplit("labeled images ", 1)[1].split(";")[0].split(", ")
     assert len(ids) == 4 and "3" in ids

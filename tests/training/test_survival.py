@@ -1,37 +1,27 @@
 """A training that is killed, or told to stop, ends as if nothing had happened."""
 
 import os
-import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
-ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.process
+
 SETTINGS = ["steps=24", "log_every=1", "dropout=0.3", "ema_decay=0.9"]
 
 
 def start(folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests" / "fit_under.py")
-    return subprocess.Popen(
-        [sys.executable, script, "one_device", str(folder), *SETTINGS],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return processes.start("tests/fit_under.py", "one_device", folder, *SETTINGS)
 
 
 def finish(folder):
-    process = start(folder)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+    done = start(folder).finish(300)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def last_step(folder):
@@ -73,16 +63,17 @@ def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
     killed, writing = 0, 0
     while killed < kills and not (tmp_path / "model.keras").exists():
         process, begun = start(tmp_path), last_step(tmp_path)
-        while last_step(tmp_path) <= begun and process.poll() is None:
+        while last_step(tmp_path) <= begun and process.is_running:
             time.sleep(0.01)
         deadline = time.monotonic() + draw.uniform(0.0, 0.15)
-        while process.poll() is None:
+        while process.is_running:
             names = os.listdir(tmp_path / "checkpoints")
             is_writing = any("temp" in name for name in names)
             if is_writing if killed % 2 else time.monotonic() > deadline:
                 break
-        process.kill()
-        process.communicate()
+        if process.is_running:
+            process.send(signal.SIGKILL)
+        process.finish()
         killed += 1
         writing += any("temp" in name for name in os.listdir(tmp_path / "checkpoints"))
     assert killed == kills
@@ -93,12 +84,12 @@ def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
 
 def test_sigterm_saves_and_a_rerun_continues(uninterrupted, tmp_path):
     process = start(tmp_path)
-    while last_step(tmp_path) < 3 and process.poll() is None:
+    while last_step(tmp_path) < 3 and process.is_running:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143
-    assert "terminated, saved; run it again to continue" in errors
+    process.send(signal.SIGTERM)
+    done = process.finish(120)
+    assert done.returncode == 143
+    assert "terminated, saved; run it again to continue" in done.stderr
     assert 3 <= last_step(tmp_path) < 24
     assert not (tmp_path / "model.keras").exists()
     finish(tmp_path)
