@@ -4,14 +4,12 @@ import csv
 import fcntl
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 
 import gin
 import keras
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -140,42 +138,33 @@ studies.grid.columns = {{
 """
 
 
-def start(path, model_dir, *flags):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "official_selftrain.study"]
-    return subprocess.Popen(
-        [*command, f"--gin_file={path}", f"--model_dir={model_dir}", *flags],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def call(path, model_dir, *flags):
+    """Run a study to its end; its trainings are forked."""
+    settings = (f"--gin_file={path}", f"--model_dir={model_dir}", *flags)
+    return processes.call("tests/forked_study.py", *settings)
 
 
+@pytest.mark.process
 def test_killed_study_continues(tmp_path):
     path, model_dir = tmp_path / "study.gin", tmp_path / "study"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("SCORE_THRESHOLD = 0.005\n")
-    process = start(path, model_dir)
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if list(model_dir.glob("teachers/*/outcome.json")):
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    # This one starts its trainings as a user's does.
+    flags = (f"--gin_file={path}", f"--model_dir={model_dir}")
+    process = processes.start("study", *flags)
+    process.kill_when(lambda: list(model_dir.glob("teachers/*/outcome.json")))
     teachers = list(model_dir.glob("teachers/*"))
     assert len(teachers) == 1  # all four cells share it
     made = (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns
     # Remaining processes of the killed study may still lock its folder.
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        process = start(path, model_dir, "--jobs=2")
-        output, errors = process.communicate()
-        if "no other study is using" not in errors:
+        done = call(path, model_dir, "--jobs=2")
+        if "no other study is using" not in done.stderr:
             break
-        assert process.returncode == 1
+        assert done.returncode == 1
         time.sleep(1.0)
-    assert process.returncode == 0, errors
+    assert done.returncode == 0, done.stderr
     assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
     runs = sorted(model_dir.glob("runs/*/*"))
     assert len(runs) == 2
@@ -199,7 +188,7 @@ def test_killed_study_continues(tmp_path):
     assert small["student_AP"] == small["AP"] and small["teacher_AP"] == alone["AP"]
     # The results of a diverged cell.
     assert (large["seconds"], large["teacher_AP"]) == ("", alone["AP"])
-    assert large["text"] in output and output.startswith("study: ")
+    assert large["text"] in done.stdout and done.stdout.startswith("study: ")
     assert len(np.unique(np.asarray(Image.open(model_dir / "study.png")))) > 10
     # Another study, with different students, order and one more teacher, shares the
     # teacher and its labels.
@@ -218,9 +207,8 @@ def test_killed_study_continues(tmp_path):
 studies.grid.columns = {"all": ()}
 """
     )
-    process = start(other, model_dir, "--gin_param=BATCH_SIZE = 4")
-    output, errors = process.communicate()
-    assert process.returncode == 1 and ": teacher" not in output, errors
+    done = call(other, model_dir, "--gin_param=BATCH_SIZE = 4")
+    assert done.returncode == 1 and ": teacher" not in done.stdout, done.stderr
     assert (teachers[0] / "teacher" / "model.keras").stat().st_mtime_ns == made
     found = csv.DictReader((model_dir / "other_students.csv").read_text().splitlines())
     found = {row["row"]: row for row in found}
@@ -239,23 +227,22 @@ studies.grid.columns = {"all": ()}
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
     with open(model_dir / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = start(path, model_dir)
-        _, errors = process.communicate()
-        assert process.returncode == 1 and "no other study is using" in errors
-    process = start(path, model_dir)
-    again, errors = process.communicate()
-    assert process.returncode == 0 and "study: " not in again, errors
+        done = call(path, model_dir)
+        assert done.returncode == 1 and "no other study is using" in done.stderr
+    done = call(path, model_dir)
+    assert done.returncode == 0 and "study: " not in done.stdout, done.stderr
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
 
 
+@pytest.mark.process
 def test_command_line_settings_apply_to_every_cell(tmp_path):
     path = tmp_path / "study.gin"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("")
-    process = start(path, tmp_path / "study", "--gin_param=TEECHER_STEPS = 2")
-    errors = process.communicate()[1]
-    assert process.returncode == 1
-    assert "a macro that is used (nearest: TEACHER_STEPS). Received: TEECHER" in errors
+    done = call(path, tmp_path / "study", "--gin_param=TEECHER_STEPS = 2")
+    assert done.returncode == 1
+    text = "a macro that is used (nearest: TEACHER_STEPS). Received: TEECHER"
+    assert text in done.stderr
     gin.clear_config()
     gin.parse_config_files_and_bindings([str(path)], [])
     plan = studies.grid(**gin.get_bindings("studies.grid"))
@@ -264,17 +251,17 @@ def test_command_line_settings_apply_to_every_cell(tmp_path):
         assert cell["command"][-2:] == [f"--gin_param={line}" for line in params]
 
 
+@pytest.mark.process
 def test_failed_cell_is_reported(tmp_path):
     path = tmp_path / "study.gin"
     text = STUDY.format(experiment=os.path.relpath(TINY, tmp_path))
     path.write_text(text.replace("TEACHER_STEPS = 4", "BATCH_SIZE = 0"))
     (tmp_path / "other.gin").write_text("")
-    process = start(path, tmp_path / "study")
-    output, _ = process.communicate()
-    assert process.returncode == 1
-    assert output.count("batch_size, an integer of at least 1") >= 4
-    process = start(tmp_path / "none.gin", tmp_path / "study")
-    assert "Expected a gin file. Received: gin_file=" in process.communicate()[1]
+    done = call(path, tmp_path / "study")
+    assert done.returncode == 1
+    assert done.stdout.count("batch_size, an integer of at least 1") >= 4
+    done = call(tmp_path / "none.gin", tmp_path / "study")
+    assert "Expected a gin file. Received: gin_file=" in done.stderr
 
 
 PRETRAINING = """
@@ -323,6 +310,7 @@ checkpoints.pretrained.parts = ("backbone",)
 """
 
 
+@pytest.mark.process
 def test_cells_start_from_a_pretraining(tmp_path):
     """Cells report a diverged pre-training, and start from a successful one."""
     path, model_dir = tmp_path / "warm.gin", tmp_path / "study"
@@ -348,17 +336,17 @@ studies.grid.columns = {"all": ()}
     for rate, status in (("1e30", "diverged"), ("0.01", "done")):
         pretraining = PRETRAINING.format(root=ROOT, rate=rate)
         (tmp_path / "pretraining.gin").write_text(pretraining)
-        process = start(path, model_dir)
-        output, errors = process.communicate()
-        assert process.returncode == 0, errors
+        done = call(path, model_dir)
+        assert done.returncode == 0, done.stderr
         found = csv.DictReader((model_dir / "warm.csv").read_text().splitlines())
         cold, warm = found
         assert (cold["status"], warm["status"]) == ("done", status)
         if status == "diverged":
             assert warm["text"].startswith("pre-training: NaN at step ")
-            assert "once for all cells and seeds: NaN at step " in output
+            text = "once for all cells and seeds: NaN at step "
+            assert text in done.stdout
     text = "The pre-training, once for all cells and seeds: top1 "
-    assert text in output and ", 3 steps, 12 images, " in output
+    assert text in done.stdout and ", 3 steps, 12 images, " in done.stdout
     (made,) = model_dir.glob("pretraining/*/teacher/model.keras")
     source = keras.saving.load_model(made).backbone
     stays = []

@@ -12,6 +12,7 @@ import time
 import bound
 import gin
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 
@@ -50,6 +51,14 @@ def call(*arguments, **kwargs):
     )
 
 
+# Settings of the teacher that several tests copy.
+SHORT = ("TEACHER_STEPS = 2", "STUDENT_STEPS = 2")
+
+
+def flags(model_dir, gin_file=TINY):
+    return f"--gin_file={gin_file}", f"--model_dir={model_dir}"
+
+
 @pytest.fixture(autouse=True)
 def clean_gin():
     gin.clear_config()
@@ -57,17 +66,39 @@ def clean_gin():
     gin.clear_config()
 
 
+def run_tiny(model_dir, *params, stages=STAGES, gin_file=TINY):
+    """Run the tiny experiment in this process, with overrides."""
+    gin.clear_config()
+    gin_files.load_config([str(gin_file)], list(params))
+    gin_files.claim_model_dir(str(model_dir))
+    return bound.run(str(model_dir), stages=stages)
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Run the tiny experiment in this process, with overrides."""
-
-    def run(*params, model_dir=tmp_path / "run", stages=STAGES, gin_file=TINY):
-        gin.clear_config()
-        gin_files.load_config([str(gin_file)], list(params))
-        gin_files.claim_model_dir(str(model_dir))
-        return bound.run(str(model_dir), stages=stages)
+    def run(*params, model_dir=tmp_path / "run", **kwargs):
+        return run_tiny(model_dir, *params, **kwargs)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Return a folder whose teacher took two steps, and its results."""
+    model_dir = tmp_path_factory.mktemp("taught") / "run"
+    results = run_tiny(model_dir, *SHORT, stages=["teacher"])
+    gin.clear_config()
+    return model_dir, results
+
+
+@pytest.fixture(scope="module")
+def labeled(taught, tmp_path_factory):
+    """Return a folder with the teacher of `taught` and its labels."""
+    model_dir = tmp_path_factory.mktemp("labeled") / "run"
+    shutil.copytree(taught[0], model_dir)
+    run_tiny(model_dir, *SHORT, stages=["pseudo_labels"])
+    gin.clear_config()
+    return model_dir
 
 
 def kill_when(model_dir, ready):
@@ -88,6 +119,7 @@ def kill_when(model_dir, ready):
     assert ready(), "the run ended before it could be killed"
 
 
+@pytest.mark.process
 def test_completes_without_repeated_work_after_kills(tmp_path):
     model_dir = tmp_path / "run"
 
@@ -164,29 +196,27 @@ def test_completes_without_repeated_work_after_kills(tmp_path):
     gin_files.load_config([str(model_dir / "operative.gin")], [])
 
 
-def test_stages_one_by_one(run, tmp_path):
-    assert run(stages=["teacher"]) == {}
-    assert not (tmp_path / "run" / "pseudo_labels").exists()
-    results = run(stages=["evaluation"])
+def test_stages_one_by_one(run, taught, tmp_path):
+    model_dir, results = taught
+    assert results == {}
+    assert not (model_dir / "pseudo_labels").exists()
+    shutil.copytree(model_dir, tmp_path / "run")
+    results = run(*SHORT, stages=["evaluation"])
     assert set(results) == {"teacher", "pseudo_labels", "config"}
     assert results["pseudo_labels"] is None
-    run(stages=["pseudo_labels", "student"])
-    results = run(stages=["evaluation"])
+    run(*SHORT, stages=["pseudo_labels", "student"])
+    results = run(*SHORT, stages=["evaluation"])
     assert {"teacher", "student", "pseudo_labels"} < set(results)
     assert results["pseudo_labels"]["boxes"] > 0
 
 
+@pytest.mark.process
 def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
-    shown = subprocess.run(
-        [sys.executable, "-m", "official_selftrain.train", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
+    shown = processes.call("train", "--help")
     for text in ("--model_dir", "--stages", "--gin_param", "gin/quickstart.gin"):
         assert text in shown.stdout
-    failed = call(tmp_path / "run", gin_file="gin/quikstart.gin")
+    mistaken = flags(tmp_path / "run", gin_file="gin/quikstart.gin")
+    failed = processes.call("train", *mistaken)
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     line = failed.stderr.strip().splitlines()[-1]
@@ -254,7 +284,7 @@ def test_malformed_gin_files(tmp_path, content, text):
     """The command prints these errors as one line."""
     path = tmp_path / "bad.gin"
     path.write_text(content)
-    with pytest.raises(command_line._MISTAKES, match=text):
+    with pytest.raises(command_line.mistakes(), match=text):
         gin_files.load_config([str(path)], [])
     with pytest.raises(FileNotFoundError, match="gin_file='.*/nowhere.gin'"):
         gin_files.load_config([str(tmp_path / "nowhere.gin")], [])
@@ -354,8 +384,9 @@ def test_invalid_runs(run, params, stages, error, text):
         run(*params, stages=stages)
 
 
-def test_run_stops_without_confident_labels(run):
-    params = ("SCORE_THRESHOLD = 0.99", "TEACHER_STEPS = 2")
+def test_run_stops_without_confident_labels(run, taught, tmp_path):
+    shutil.copytree(taught[0], tmp_path / "run")
+    params = ("SCORE_THRESHOLD = 0.99", *SHORT)
     for _ in range(2):  # the second time the labels are there
         with pytest.raises(
             ValueError, match="0 boxes in 12 images.* would give one box"
@@ -412,6 +443,9 @@ def test_own_coco_files_and_a_folder_of_images(run, tiny_coco):
         "WARMUP_STEPS = 1",
         "BATCH_SIZE = 2",
         "IMAGE_SIZE = (64, 64)",
+        "backbones.resnet.blocks = (1, 1, 1)",
+        "backbones.resnet.filters = (4, 4, 8)",
+        "retinanet.RetinaNet.num_filters = 8",
         "retinanet.RetinaNet.max_level = 4",
         "retinanet.RetinaNet.num_head_convs = 1",
         "experiment.Teaching.control = False",
@@ -496,10 +530,9 @@ def test_masks_are_labeled_once_for_all_thresholds(run, tmp_path, monkeypatch):
     assert "change mIoU by" in page and page.count("data:image/png;base64,") == 4
 
 
-def test_student_with_labels_of_another_teacher(run, tmp_path):
-    run(stages=["teacher", "pseudo_labels"])
+def test_student_with_labels_of_another_teacher(run, labeled, tmp_path):
     labels = tmp_path / "labels"
-    (tmp_path / "run" / "pseudo_labels").rename(labels)
+    shutil.copytree(labeled / "pseudo_labels", labels)
     results = run(
         f'experiment.Labeling.labels_dir = "{labels}"',
         "experiment.Teaching.control = False",
@@ -568,10 +601,10 @@ def test_weight_averages_and_validation(run, tmp_path):
         assert row == {"step": 2.0, "value": results[stage]["AP"]}
 
 
-def test_settings_that_may_change_between_runs(run):
+def test_settings_that_may_change_between_runs(run, taught, tmp_path):
     """Devices and the number of rounds; nothing else."""
-    run("TEACHER_STEPS = 2", stages=["teacher"])
-    run("TEACHER_STEPS = 2", 'TPU_ADDRESS = "x"', "ROUNDS = 2", stages=["teacher"])
+    shutil.copytree(taught[0], tmp_path / "run")
+    run(*SHORT, 'TPU_ADDRESS = "x"', "ROUNDS = 2", stages=["teacher"])
     with pytest.raises(ValueError, match="it has 'TEACHER_STEPS = 2'"):
         run("TEACHER_STEPS = 3", stages=["teacher"])
 
