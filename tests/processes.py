@@ -17,13 +17,20 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# As `cli.quiet` sets it before a command imports TensorFlow.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
+    # Not `cli.gin_files`: its flags are required, but not known to all commands.
     [
-        "official_selftrain.cli.gin_files",
+        "gin",
+        "official_selftrain.data.validation",
         "official_selftrain.experiment",
         "official_selftrain.experiment.studies",
+        "official_selftrain.labeling.judging",
         "official_selftrain.labeling.workers",
+        "official_selftrain.models.sizes",
         "official_selftrain.onboarding.new_experiment",
     ]
 )

@@ -8,7 +8,7 @@ import os
 from tqdm import tqdm
 
 from official_selftrain.data.sources import pools
-from official_selftrain.labeling import label_store, opening
+from official_selftrain.labeling import label_store, opening, worker_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def label_in_processes(job, count):
     done = context.Value("q", 0)
     total = source.num_images // job.worker.count
     with concurrent.futures.ProcessPoolExecutor(
-        count, context, _start, (done, context.Value("i", 0))
+        count, context, worker_start.start, (done, context.Value("i", 0))
     ) as pool:
         futures = [pool.submit(_label_and_count, part, os.getpid()) for part in parts]
         with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
@@ -89,23 +89,9 @@ def label_in_processes(job, count):
             future.result()
 
 
-def _start(done, order):
-    """Initialize a process: the shared counter, and its own GPU if available."""
-    global _done
-    _done = done
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        with order.get_lock():
-            tf.config.set_visible_devices(gpus[order.value % len(gpus)], "GPU")
-            order.value += 1
-
-
 def _label_and_count(job, parent):
     def on_images(count):
-        with _done.get_lock():
-            _done.value += count
+        worker_start.count(count)
         if os.getppid() != parent:  # the parent is gone
             os._exit(1)
 
