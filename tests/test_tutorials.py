@@ -1,5 +1,6 @@
 """The tutorials run, assert their claims, and show the pictures they draw."""
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -16,6 +17,28 @@ render_tutorials = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(render_tutorials)
 
 NAMES = sorted(path.stem for path in TUTORIALS.glob("*.ipynb"))
+# Sizes at which a tutorial takes seconds. Too small for good models: the asserts that
+# only hold at full size are left out.
+TOY = {
+    "01_teacher_to_student": {
+        "NUM_LABELED": 8,
+        "NUM_UNLABELED": 10,
+        "NUM_TEST": 8,
+        "TEACHER_STEPS": 4,
+        "STUDENT_STEPS": 3,
+        "WARMUP_STEPS": 1,
+        "LOG_EVERY": 1,
+    },
+    "04_inside_model_fit": {
+        "NUM_LABELED": 8,
+        "NUM_UNLABELED": 10,
+        "NUM_TEST": 8,
+        "TEACHER_EPOCHS": 1,
+        "TEACHER_STEPS": 2,
+        "STUDENT_EPOCHS": 2,
+        "STUDENT_STEPS": 2,
+    },
+}
 IMAGE = re.compile(r"!\[[^\]]+\]\(images/([^)]+)\.png\)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -34,14 +57,64 @@ def text(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_runs_from_first_to_last_cell(name, tmp_path):
-    notebook = render_tutorials.run(name, tmp_path)
+def check_run(notebook):
+    """Check that every cell ran, in order, and that pictures were drawn."""
     counts = [cell.execution_count for cell in code(notebook)]
     assert counts == list(range(1, len(counts) + 1))
     assert set(render_tutorials.pictures(notebook)) == set(
         render_tutorials.tagged(notebook)
     )
+
+
+@pytest.mark.notebook
+@pytest.mark.process
+@pytest.mark.parametrize("name", sorted(TOY))
+def test_runs_at_toy_size(name, tmp_path):
+    notebook = render_tutorials.run(name, tmp_path, TOY[name])
+    check_run(notebook)
+    left_out = render_tutorials.cells(read(name), "full-size")
+    # One cell sets the toy sizes.
+    assert len(notebook.cells) == len(read(name).cells) + 1 - len(left_out)
+
+
+@pytest.mark.notebook
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in TOY)) for n in NAMES]
+)
+def test_runs_from_first_to_last_cell(name, tmp_path):
+    check_run(render_tutorials.run(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(TOY))
+def test_one_cell_sets_the_sizes_near_the_top(name):
+    notebook = read(name)
+    ((place, sizes),) = render_tutorials.cells(notebook, "parameters").items()
+    assert place <= 3
+    names = render_tutorials.assigned(sizes.source)
+    assert set(TOY[name]) <= set(names)
+    following = "\n".join(cell.source for cell in notebook.cells[place + 1 :])
+    for parameter in names:  # used, and not set again
+        assert re.search(rf"\b{parameter}\b", following), parameter
+        assert not re.search(rf"^{parameter}\b.* = ", following, re.M), parameter
+
+
+@pytest.mark.parametrize("name", sorted(TOY))
+def test_full_size_cells_only_assert(name):
+    """A toy run leaves out claims about figures, and nothing that later cells need."""
+    left_out = render_tutorials.cells(read(name), "full-size")
+    assert left_out
+    for cell in left_out.values():
+        *others, last = ast.parse(cell.source).body
+        assert isinstance(last, ast.Assert), cell.source
+        assert all(isinstance(node, ast.Assert | ast.Assign) for node in others)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tags_are_known(name):
+    for cell in read(name).cells:
+        for tag in cell.metadata.get("tags", []):
+            assert re.fullmatch(r"parameters|full-size|picture:\w+", tag), cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,17 +162,45 @@ def test_links_refer_to_files(name):
             assert (TUTORIALS / target).exists(), target
 
 
-def test_failure_shows_the_cell(tmp_path, monkeypatch):
-    cells = [
-        nbformat.v4.new_code_cell("total = 6 * 7"),
-        nbformat.v4.new_code_cell("assert total == 41, f'not {total}'"),
-    ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function that writes `09_own`, a notebook of pairs of code and tag."""
+
+    def write(*cells):
+        cells = [
+            nbformat.v4.new_code_cell(code, metadata={"tags": [tag] if tag else []})
+            for code, tag in cells
+        ]
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        nbformat.write(notebook, tmp_path / "tutorials" / "09_own.ipynb")
+
     (tmp_path / "tutorials").mkdir()
-    nbformat.write(notebook, tmp_path / "tutorials" / "09_wrong.ipynb")
     monkeypatch.setattr(render_tutorials, "TUTORIALS", tmp_path / "tutorials")
+    return write
+
+
+@pytest.mark.notebook
+@pytest.mark.process
+def test_parameters_replace_the_published_ones(tmp_path, write):
+    write(
+        ("COUNT, STEPS = 40, 900", "parameters"),
+        ("assert STEPS == 900", "full-size"),
+        ("print(COUNT, STEPS)", None),
+    )
+    *_, cell = render_tutorials.run("09_own", tmp_path / "toy", {"STEPS": 2}).cells
+    assert cell.outputs[0].text == "40 2\n"
+    *_, cell = render_tutorials.run("09_own", tmp_path / "full").cells
+    assert cell.outputs[0].text == "40 900\n"
+    with pytest.raises(ValueError, match=r"\['COUNT', 'STEPS'\]. Received: \['STEP'\]"):
+        render_tutorials.run("09_own", tmp_path / "wrong", {"STEP": 2})
+
+
+@pytest.mark.notebook
+@pytest.mark.process
+def test_failure_shows_the_cell(tmp_path, write):
+    write(("total = 6 * 7", None), ("assert total == 41, f'not {total}'", None))
     with pytest.raises(Exception, match="assert total == 41(.|\n)*not 42"):
-        render_tutorials.run("09_wrong", tmp_path / "copy")
+        render_tutorials.run("09_own", tmp_path / "copy")
 
 
 def test_tagged_cell_draws_one_picture():

@@ -3,9 +3,12 @@
 python tools/render_tutorials.py [NAME …]
 
 Notebooks are stored without outputs. A cell tagged `picture:NAME` draws one picture,
-which is saved to tutorials/images/NAME.png and shown by the next markdown cell.
+which is saved to tutorials/images/NAME.png and shown by the next markdown cell. The
+cell tagged `parameters` sets the sizes of the run. Cells tagged `full-size` assert what
+holds at these sizes only.
 """
 
+import ast
 import base64
 import io
 import os
@@ -31,24 +34,29 @@ _START_SECONDS = 300
 _TAG = "picture:"
 
 
-def run(name, folder):
-    """Run all cells of a notebook in a copy of the folder layout.
+def run(name, folder, parameters=None):
+    """Run a notebook in a copy of the folder layout.
 
     Args:
         name: str, such as `"01_teacher_to_student"`.
         folder: str, an empty folder for all output.
+        parameters: dict of name to value, which replaces values of the cell tagged
+            `parameters`. Cells tagged `full-size` are left out then.
 
     Returns:
         The notebook with its outputs.
 
     Raises:
         nbclient.exceptions.CellExecutionError: with the source of the failed cell.
+        ValueError: if the notebook doesn't have such parameters.
     """
     folder = pathlib.Path(folder)
     shutil.copytree(TUTORIALS, folder / "tutorials")
     for shared in _BESIDE:
         (folder / shared).symlink_to(ROOT / shared)
     notebook = nbformat.read(folder / "tutorials" / f"{name}.ipynb", as_version=4)
+    if parameters is not None:
+        _resize(notebook, parameters)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # Ignore the user's IPython settings.
     env = {**os.environ, "PYTHONPATH": path, "IPYTHONDIR": str(folder / "ipython")}
@@ -60,6 +68,38 @@ def run(name, folder):
         resources={"metadata": {"path": str(folder / "tutorials")}},
     )
     return client.execute(env=env)
+
+
+def _resize(notebook, parameters):
+    """Set parameters after the cell that sets the published ones."""
+    ((place, sizes),) = cells(notebook, "parameters").items()
+    names = assigned(sizes.source)
+    if not set(parameters) <= set(names):
+        raise ValueError(
+            f"Expected parameters among {names}. Received: {sorted(parameters)}"
+        )
+    lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell("\n".join(lines)))
+    for place in reversed(cells(notebook, "full-size")):
+        del notebook.cells[place]
+
+
+def cells(notebook, tag):
+    """Return a dict of index to cell, of the cells with a tag."""
+    return {
+        place: cell
+        for place, cell in enumerate(notebook.cells)
+        if tag in cell.metadata.get("tags", [])
+    }
+
+
+def assigned(source):
+    """Return the names that Python code assigns, in order."""
+    nodes = ast.walk(ast.parse(source))
+    stored = [
+        n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    ]
+    return [node.id for node in sorted(stored, key=lambda n: (n.lineno, n.col_offset))]
 
 
 def tagged(notebook):

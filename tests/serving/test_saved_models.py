@@ -17,6 +17,8 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
+from processes import call
+from tensorflow.python.tools import saved_model_cli
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -30,22 +32,19 @@ from official_selftrain.inference import prediction
 from official_selftrain.labeling import opening
 from official_selftrain.serving import saved_models, signatures
 
+pytestmark = pytest.mark.process
 ROOT = pathlib.Path(__file__).parents[2]
+VERIFY = "export/verify_saved_model.py"
 KINDS = ("detector", "segmenter")
 NAMES = {"detector": ["one", "two"], "segmenter": ["background", "one", "two"]}
 SIZES = ((50, 70), (64, 64), (31, 90), (120, 100))
 
 
-def call(*command, **environment):
-    """Run a command of the project or of its virtual environment."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        **environment,
-    }
+def call_fresh(*arguments):
+    """Run a script in a Python that has imported nothing yet."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.run(
-        [str(part) for part in command],
+        [sys.executable, *(str(argument) for argument in arguments)],
         capture_output=True,
         text=True,
         env=environment,
@@ -55,13 +54,8 @@ def call(*command, **environment):
 
 
 def export(model_dir, export_dir, *flags):
-    return call(
-        sys.executable,
-        "export/export_saved_model.py",
-        f"--model_dir={model_dir}",
-        f"--export_dir={export_dir}",
-        *flags,
-    )
+    folders = (f"--model_dir={model_dir}", f"--export_dir={export_dir}")
+    return call("export/export_saved_model.py", *folders, *flags)
 
 
 def make_model(kind):
@@ -201,7 +195,19 @@ def test_warmup_requests_match_tf_serving(exported):
         np.testing.assert_array_equal(outputs["image_info"][0, 0], [64, 64])
 
 
-def test_versions_increase_and_are_never_overwritten(exported, tmp_path):
+@pytest.fixture
+def saves_little(monkeypatch):
+    """Replace TensorFlow's part of an export, for tests of the folders around it."""
+
+    def save(module, folder, functions):
+        os.makedirs(os.path.join(folder, "assets"))
+        with open(os.path.join(folder, "saved_model.pb"), "wb") as file:
+            file.write(b"-")
+
+    monkeypatch.setattr(saved_models.tf.saved_model, "save", save)
+
+
+def test_versions_increase_and_are_never_overwritten(exported, saves_little, tmp_path):
     folder, models = exported
     paths = [
         saved_models.export(models["detector"], str(tmp_path), "m", ["a", "b"], version)
@@ -221,8 +227,9 @@ def test_versions_increase_and_are_never_overwritten(exported, tmp_path):
             saved_models.export(models["detector"], str(tmp_path), name, names)
 
 
-def test_failed_export_leaves_no_files(exported, tmp_path, monkeypatch):
-    def fail(*arguments):
+def test_failed_export_leaves_no_files(exported, saves_little, tmp_path, monkeypatch):
+    def fail(path, *_):
+        assert os.path.exists(os.path.join(path, "saved_model.pb"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(saved_models, "_write_warmup", fail)
@@ -347,12 +354,7 @@ def test_export_settings(exported, tmp_path):
     np.testing.assert_allclose(found["image_info"][0], info, rtol=1e-6)
     pixels = found["detection_boxes"][0] / np.tile(found["image_info"][0, 2], 2)
     np.testing.assert_allclose(pixels, right["boxes"], atol=1e-3)
-    done = call(
-        sys.executable,
-        "export/verify_saved_model.py",
-        path,
-        f"--images={folder / 'photos'}",
-    )
+    done = call(VERIFY, path, f"--images={folder / 'photos'}")
     assert done.returncode == 0 and "4 images: equal" in done.stdout, done.stderr
 
 
@@ -360,9 +362,12 @@ def test_export_settings(exported, tmp_path):
 def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     folder, _ = exported
     path = folder / "served" / kind / "1"
-    command = [sys.executable, "export/verify_saved_model.py", path]
-    command += [f"--images={folder / 'photos'}"]
-    done = call(*command)
+    script, images_flag = (
+        "export/verify_saved_model.py",
+        f"--images={folder / 'photos'}",
+    )
+    command = [script, path, images_flag]
+    done = call_fresh(*command)  # so that it has to import the models' classes itself
     assert done.returncode == 0 and "4 images: equal" in done.stdout, done.stderr
     other = make_model(kind)
     for weight in other.trainable_weights:
@@ -378,9 +383,9 @@ def test_verification_in_a_fresh_process(exported, tmp_path, kind):
     ):
         origin = json.dumps({**moved, **changes})
         (tmp_path / "1" / "assets" / "export.json").write_text(origin)
-        done = call(*command[:2], tmp_path / "1", command[3])
+        done = call(script, tmp_path / "1", images_flag)
         assert done.returncode == 1 and text in done.stderr
-    done = call(*command[:2], tmp_path, command[3])
+    done = call(script, tmp_path, images_flag)
     assert done.returncode == 1 and "export.json" in done.stderr
 
 
@@ -392,7 +397,7 @@ def test_invalid_image_files_are_skipped(exported, tmp_path):
     first = photos(folder)[0]
     (mixed / "broken.jpg").write_bytes(first.read_bytes()[:60])
     path = folder / "served" / "detector" / "1"
-    command = [sys.executable, "export/verify_saved_model.py", path]
+    command = [VERIFY, path]
     done = call(*command, f"--images={mixed}")
     assert done.returncode == 0 and "4 images: equal, 2 skipped" in done.stdout
     for name in ("0.jpg", "broken.jpg"):
@@ -409,8 +414,7 @@ def test_runs_with_tensorflow_alone(exported, tmp_path, kind):
     blocked = "import runpy, sys; sys.modules['keras'] = None; "
     blocked += "sys.modules['official_selftrain'] = None; sys.argv = sys.argv[1:]; "
     blocked += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = call(
-        sys.executable,
+    done = call_fresh(
         *("-c", blocked, "export/run_saved_model.py"),
         folder / "served" / kind / "1",
         *(f"--images={folder / 'photos'}", f"--output={tmp_path / 'out.npz'}"),
@@ -433,7 +437,7 @@ def test_runs_with_saved_model_cli(exported, tmp_path, kind):
     pixels = images.decode(tf.constant(contents))
     np.save(tmp_path / "pixels.npy", pixels.numpy()[None])
     done = call(
-        pathlib.Path(sys.executable).parent / "saved_model_cli",
+        saved_model_cli.__file__,
         *("run", "--dir", folder / "served" / kind / "1", "--tag_set", "serve"),
         *("--signature_def", "image_tensor", "--outdir", tmp_path),
         *("--inputs", f"images={tmp_path / 'pixels.npy'}"),
@@ -461,7 +465,6 @@ def test_converted_formats_give_equal_outputs(exported, tmp_path, kind, form):
     folder, _ = exported
     output = tmp_path / ("model.xml" if form == "openvino" else f"model.{form}")
     done = call(
-        sys.executable,
         "export/convert_saved_model.py",
         folder / "served" / kind / "1",
         *(f"--format={form}", f"--output={output}", f"--images={folder / 'photos'}"),
@@ -524,7 +527,7 @@ def test_server_round_trip(exported, server, kind, scheme):
 def test_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     folder, models = exported
     photo = photos(folder)[3]
-    command = [sys.executable, "export/client.py", f"--image={photo}"]
+    command = ["export/client.py", f"--image={photo}"]
     command += [f"--url={server[kind][scheme]}", f"--output={tmp_path / 'drawn.png'}"]
     command += [f"--labels={folder / kind / 'labels.txt'}", "--score_threshold=0.3"]
     done = call(*command)
@@ -548,7 +551,7 @@ def test_client_prints_and_draws(exported, server, tmp_path, kind, scheme):
     assert drawn.shape == plain.shape and np.any(drawn != plain)
     text = tmp_path / "text.jpg"
     text.write_text("no image")
-    done = call(*command[:2], f"--image={text}", *command[3:])
+    done = call(command[0], f"--image={text}", *command[2:])
     assert done.returncode == 1 and "a JPEG, PNG or BMP file" in done.stderr
     done = call(*command, "--url=http://127.0.0.1:9/v1/models/none")
     assert done.returncode == 1 and "client: no response from" in done.stderr
