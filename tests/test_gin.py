@@ -322,8 +322,11 @@ def test_every_architecture_builds(name, settings, parameters):
 )
 def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkeypatch):
     """Two steps of teacher and student; only data, sizes and steps change."""
+    small = []
     if backbone == "B0":  # with one block in every stage
         monkeypatch.setitem(backbones._EFFICIENTNETS, "B0", (1.0, 0.1))
+        small = ["retinanet.RetinaNet.num_head_convs = 1"]
+        small += ["retinanet.RetinaNet.num_filters = 16"]
     text = FILES[name].read_text()
     assert 'include "include/coco_tfds.gin"' in text
     row = tmp_path / name
@@ -346,6 +349,7 @@ def test_rows_run_on_a_tiny_coco_set(name, backbone, tiny_coco, tmp_path, monkey
         f'BACKBONE = "{backbone}"',
         # Before training every score is 0.01.
         "retinanet.RetinaNet.score_threshold = 0.0",
+        *small,
     ]
     gin_files.load_config([str(row)], params)
     run = bound.run
@@ -432,6 +436,7 @@ def run_on_tiny_voc(
             [
                 'BACKBONE = "B0"',
                 "segmenter.SemanticSegmenter.num_repeats = 1",
+                "segmenter.SemanticSegmenter.num_filters = 16",
                 "experiment.Labeling.scales = (0.5, 1.5)",
             ],
             (0.5, 1.5),

@@ -4,10 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import bound
 import gin
@@ -26,29 +22,6 @@ from official_selftrain.training import fitting, history
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = str(ROOT / "tests" / "tiny.gin")
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
-
-
-def command(model_dir, *arguments, gin_file=TINY):
-    return [
-        sys.executable,
-        "-m",
-        "official_selftrain.train",
-        f"--gin_file={gin_file}",
-        f"--model_dir={model_dir}",
-        *arguments,
-    ]
-
-
-def call(*arguments, **kwargs):
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command(*arguments, **kwargs),
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-        check=False,
-    )
 
 
 # Settings of the teacher that several tests copy.
@@ -101,30 +74,13 @@ def labeled(taught, tmp_path_factory):
     return model_dir
 
 
-def kill_when(model_dir, ready):
-    """Start the command and kill it as soon as `ready()` is true."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command(model_dir),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=ROOT,
-    )
-    deadline = time.monotonic() + 300
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert ready(), "the run ended before it could be killed"
-
-
 @pytest.mark.process
 def test_completes_without_repeated_work_after_kills(tmp_path):
     model_dir = tmp_path / "run"
 
     def stage_kill(pattern, unfinished):
-        kill_when(model_dir, lambda: any(model_dir.glob(pattern)))
+        process = processes.start("train", *flags(model_dir))
+        process.kill_when(lambda: any(model_dir.glob(pattern)))
         assert not (model_dir / unfinished).exists()
 
     finished = {}
@@ -159,7 +115,7 @@ def test_completes_without_repeated_work_after_kills(tmp_path):
     stage_kill("teacher/metrics.json", "results.json")
     remember("control/model.keras", "teacher/metrics.json")
 
-    last = call(model_dir)
+    last = processes.call("train", *flags(model_dir))
     assert last.returncode == 0, last.stderr
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
     for stage in STAGES[:-1]:
@@ -187,7 +143,7 @@ def test_completes_without_repeated_work_after_kills(tmp_path):
     )
 
     # Rerun: nothing left to do, and the same results are printed.
-    again = call(model_dir)
+    again = processes.call("train", *flags(model_dir))
     assert again.returncode == 0, again.stderr
     assert "evaluation: finished, kept" in again.stdout
     assert f"student: AP {results['student']['AP']:.2f}" in again.stdout
@@ -554,8 +510,11 @@ def test_student_with_labels_of_another_teacher(run, labeled, tmp_path):
         )
 
 
-def test_rounds_continue_while_the_student_improves(run, tmp_path, monkeypatch):
+def test_rounds_continue_while_the_student_improves(
+    run, labeled, tmp_path, monkeypatch
+):
     """Teacher 1, students 3, 5 and 5: the third round is the last."""
+    shutil.copytree(labeled, tmp_path / "run")
     values = {"teacher": 1.0, "student": 3.0}
     values.update({"round_2/student": 5.0, "round_3/student": 5.0})
     folder = tmp_path / "run"
@@ -566,8 +525,7 @@ def test_rounds_continue_while_the_student_improves(run, tmp_path, monkeypatch):
         return {**found, "AP": values[os.path.relpath(stage_dir, folder)]}
 
     monkeypatch.setattr(stage_results, "stored_metrics", metrics)
-    params = ["ROUNDS = 5", "experiment.Teaching.control = False", "TEACHER_STEPS = 2"]
-    results = run(*params, "STUDENT_STEPS = 2")
+    results = run("ROUNDS = 5", "experiment.Teaching.control = False", *SHORT)
     assert [(r["round"], r["student"]) for r in results["rounds"]] == [
         (1, 3.0),
         (2, 5.0),
