@@ -30,7 +30,8 @@ def _compiled(function):
     Called through its graphs, since TensorFlow counts those of all models together and
     warns of retracing after a few.
     """
-    traced = tf.function(function, reduce_retracing=True)
+    # Models are written without control flow that AutoGraph would have to convert.
+    traced = tf.function(function, autograph=False, reduce_retracing=True)
     return lambda *tensors: traced.get_concrete_function(*tensors)(*tensors)
 
 
