@@ -29,6 +29,26 @@ TOY = {
         "WARMUP_STEPS": 1,
         "LOG_EVERY": 1,
     },
+    "02_your_own_detector": {
+        "NUM_VALIDATION": 6,
+        "NUM_UNLABELED": 4,
+        "TEACHER_STEPS": 70,
+        "TEACHER_WARMUP_STEPS": 20,
+        "STUDENT_STEPS": 2,
+        "STUDENT_WARMUP_STEPS": 1,
+        "LEAST_THRESHOLD": 0.06,
+        "IGNORE_THRESHOLD": 0.05,
+    },
+    "03_segmentation": {
+        "NUM_LABELED": 6,
+        "NUM_UNLABELED": 6,
+        "NUM_TEST": 4,
+        "TEACHER_STEPS": 80,
+        "STUDENT_STEPS": 2,
+        "TEACHER_WARMUP_STEPS": 10,
+        "STUDENT_WARMUP_STEPS": 1,
+        "THRESHOLD": 0.3,
+    },
     "04_inside_model_fit": {
         "NUM_LABELED": 8,
         "NUM_UNLABELED": 10,
@@ -37,6 +57,12 @@ TOY = {
         "TEACHER_STEPS": 2,
         "STUDENT_EPOCHS": 2,
         "STUDENT_STEPS": 2,
+    },
+    "05_serving": {
+        "NUM_LABELED": 60,
+        "TEACHER_STEPS": 80,
+        "NUM_PHOTOS": 3,
+        "LEAST_SCORE": 0.05,
     },
 }
 IMAGE = re.compile(r"!\[[^\]]+\]\(images/([^)]+)\.png\)")
@@ -68,7 +94,7 @@ def check_run(notebook):
 
 @pytest.mark.notebook
 @pytest.mark.process
-@pytest.mark.parametrize("name", sorted(TOY))
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_at_toy_size(name, tmp_path):
     notebook = render_tutorials.run(name, tmp_path, TOY[name])
     check_run(notebook)
@@ -77,16 +103,15 @@ def test_runs_at_toy_size(name, tmp_path):
     assert len(notebook.cells) == len(read(name).cells) + 1 - len(left_out)
 
 
+@pytest.mark.slow
 @pytest.mark.notebook
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in TOY)) for n in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_runs_from_first_to_last_cell(name, tmp_path):
     check_run(render_tutorials.run(name, tmp_path))
 
 
-@pytest.mark.parametrize("name", sorted(TOY))
+@pytest.mark.parametrize("name", NAMES)
 def test_one_cell_sets_the_sizes_near_the_top(name):
     notebook = read(name)
     ((place, sizes),) = render_tutorials.cells(notebook, "parameters").items()
@@ -99,7 +124,7 @@ def test_one_cell_sets_the_sizes_near_the_top(name):
         assert not re.search(rf"^{parameter}\b.* = ", following, re.M), parameter
 
 
-@pytest.mark.parametrize("name", sorted(TOY))
+@pytest.mark.parametrize("name", NAMES)
 def test_full_size_cells_only_assert(name):
     """A toy run leaves out claims about figures, and nothing that later cells need."""
     left_out = render_tutorials.cells(read(name), "full-size")
