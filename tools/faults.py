@@ -45,7 +45,6 @@ _NOT_SWAPPED |= {"isinstance", "issubclass", "getattr", "hasattr", "cast", "resh
 _NOT_SWAPPED |= {"expand_dims", "ensure_shape", "broadcast_to"}
 _SKIPPED_NODES = (ast.Import, ast.ImportFrom, ast.JoinedStr)
 _SKIPPED_FIELDS = {"annotation", "returns", "decorator_list"}
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +203,7 @@ _KINDS = (_of_operators, _of_constants, _of_calls, _of_branches, _of_statements)
 def _lines_of(node):
     """Return the first and last line of a statement; of a compound one, its head's."""
     body = getattr(node, "body", None)
-    if isinstance(node, _FUNCTIONS):  # defaults of arguments show in the body
+    if isinstance(node, ast.FunctionDef):  # defaults of arguments show in the body
         return body[0].lineno, node.end_lineno
     if body:
         return node.lineno, max(node.lineno, body[0].lineno - 1)
@@ -241,9 +240,8 @@ def faults_of(text, file):
     once = [node for node in ast.walk(tree) if _runs_once(node)]
     found = {}
     for node, function, (first, last) in _walk(tree):
-        for start, end, new in itertools.chain(
-            *(kind(node, source) for kind in _KINDS)
-        ):
+        edits = itertools.chain(*(kind(node, source) for kind in _KINDS))
+        for start, end, new in edits:
             before, after = source.lines(start, end, new)
             line = source.code.count(b"\n", 0, start) + 1
             if any(f.lineno <= line <= f.end_lineno for f in once):

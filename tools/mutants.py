@@ -59,8 +59,18 @@ class _Faulty(importlib.machinery.SourceFileLoader):
     def __init__(self, name, path, text):
         super().__init__(name, path)
         self._text = text
-        lines = text.splitlines(keepends=True)
-        linecache.cache[path] = (len(text), None, lines, path)  # None: never refreshed
+        read = linecache.updatecache
+
+        def updated(filename, module_globals=None):
+            if filename != path:
+                return read(filename, module_globals)
+            lines = text.splitlines(keepends=True)
+            linecache.cache[path] = (len(text), None, lines, path)
+            return lines
+
+        # AutoGraph refreshes the cache; without an override from the file.
+        linecache.updatecache = updated
+        updated(path)
 
     def find_spec(self, name, path=None, target=None):
         if name == self.name:
@@ -181,12 +191,16 @@ class _Recorder:
 
 
 class _Fork:
-    """A forked process, in a session of its own, that runs tests."""
+    """A forked process, in a session of its own, that runs tests.
+
+    Its seconds are those of the processor, so that a busy machine makes no difference;
+    one that only waits gets ten times as many on the clock.
+    """
 
     def __init__(self, root, arguments, prepare, seconds):
         self._temporary = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.folder = pathlib.Path(self._temporary.name)
-        self._start, self._limit = time.monotonic(), seconds
+        self._start, self._limit = time.monotonic(), int(seconds)
         self._pid = os.fork()
         if self._pid == 0:
             code = 70
@@ -205,6 +219,7 @@ class _Fork:
 
     def _run(self, root, arguments, prepare):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_CPU, (self._limit, self._limit + 5))
         os.chdir(root)
         sys.path.insert(0, str(root))
         for name in [n for n in sys.modules if n.split(".")[0] == PACKAGE]:
@@ -224,14 +239,15 @@ class _Fork:
     def poll(self):
         """Return the exit code, "timeout", or None while the process runs."""
         pid, status = os.waitpid(self._pid, os.WNOHANG)
-        if pid == 0 and self.seconds < self._limit:
+        if pid == 0 and self.seconds < 10 * self._limit:
             return None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)  # and what it has started
         if pid == 0:
             os.waitpid(self._pid, 0)
             return "timeout"
-        return os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status)
+        return "timeout" if code == -signal.SIGXCPU else code
 
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
@@ -285,7 +301,7 @@ def tests_of(fault, recorded, root):
 
 
 def start(root, fault, tests, seconds):
-    """Start the tests of a fault."""
+    """Start the tests of a fault, which end after a number of seconds."""
 
     @contextlib.contextmanager
     def prepare(folder):
@@ -293,8 +309,7 @@ def start(root, fault, tests, seconds):
         yield _Chosen(tests)
 
     files = sorted({test.split("::")[0] for test in tests})
-    # An endless loop, with patience for a busy machine.
-    return _Fork(root, ["-x", *files], prepare, seconds=60 + 5 * seconds)
+    return _Fork(root, ["-x", *files], prepare, seconds)
 
 
 def verdict(code, log):
@@ -316,7 +331,7 @@ def run(root, work, jobs, done):
 
     Args:
         root: pathlib.Path.
-        work: sequence of (fault, its tests, their seconds).
+        work: sequence of (fault, its tests, the seconds they may take).
         jobs: int, how many at a time.
         done: called with the fault, the result and its reason, and the seconds.
     """
@@ -401,7 +416,8 @@ def main(argv=None):
         recorded = recorded_tests(root, room, states[room], folder) if new else None
         for fault in new:
             tests = tests_of(fault, recorded, root)
-            work.append((fault, tests, sum(recorded["seconds"][t] for t in tests)))
+            seconds = sum(recorded["seconds"][test] for test in tests)
+            work.append((fault, tests, arguments.patience + 5 * seconds))
 
     def done(fault, result, reason, seconds):
         room = room_of[fault]
@@ -454,6 +470,12 @@ def _arguments(argv):
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="seconds, added to five times those of a fault's tests",
+    )
     parser.add_argument("--root", type=pathlib.Path, default=ROOT)
     parser.add_argument("--record", action="store_true")
     return parser.parse_args(argv)
