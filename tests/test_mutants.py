@@ -1,6 +1,7 @@
 """Faults in the source, and the tool that looks which of them the tests find."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import json
@@ -314,8 +315,8 @@ def toy(tmp_path_factory):
     return root, run(root)
 
 
-def run(root):
-    flags = ["--rooms=geometry", f"--root={root}", "--patience=4"]
+def run(root, *more):
+    flags = ["--rooms=geometry", f"--root={root}", "--patience=4", *more]
     done = processes.call("tools/mutants.py", *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -375,3 +376,60 @@ def test_a_second_run_keeps_the_results(toy):
     assert len(path.read_text().splitlines()) == len(lines)
     assert json.loads(again.splitlines()[-1]) == json.loads(output.splitlines()[-1])
     assert "recording" in output and "recording" not in again
+
+
+def test_results_hold_for_their_state(tmp_path):
+    fault = faults.faults_of("def f(): return 1, 2, 3\n", "a.py")
+    lines = [
+        ("caught", "a-b", fault[0]),
+        ("survived", "a-b", fault[1]),
+        ("survived", "a-c", fault[2]),
+        ("timeout", "a-c", fault[2]),
+    ]
+    path = tmp_path / "results.jsonl"
+    rows = [
+        {"room": "geometry", "result": r, "state": s, "fault": dataclasses.asdict(f)}
+        for r, s, f in lines
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def held(state, keep_caught):
+        found = mutants.results_of(path, {"geometry": state}, keep_caught)
+        return {fault: line["result"] for fault, line in found.items()}
+
+    assert held("a-b", False) == {fault[0]: "caught", fault[1]: "survived"}
+    assert held("a-c", False) == {fault[2]: "timeout"}
+    assert held("a-d", False) == held("b-b", True) == {}
+    assert held("a-d", True) == {fault[0]: "caught", fault[2]: "timeout"}
+
+
+def test_state_follows_the_package_and_the_room_s_tests(tmp_path):
+    package, tests = tmp_path / "official_selftrain", tmp_path / "tests"
+    for folder in (package, tests / "geometry"):
+        folder.mkdir(parents=True)
+    seen = []
+    for path in (
+        package / "a.py",
+        tests / "geometry" / "test_a.py",
+        tests / "conftest.py",
+        tests / "test_train.py",  # of no room
+    ):
+        path.write_text("1")
+        seen.append(mutants.state_of(tmp_path, "geometry"))
+    first, second, third, fourth = (state.split("-") for state in seen)
+    assert first[0] == second[0] == third[0]
+    assert len({first[1], second[1], third[1]}) == 3
+    assert fourth == third
+    (package / "a.py").write_text("2")
+    assert mutants.state_of(tmp_path, "geometry").split("-")[0] != first[0]
+
+
+def test_verdicts():
+    failed = "1 failed\nFAILED tests/a.py::test_a - AssertionError"
+    for code in (1, 2):
+        assert mutants.verdict(code, failed) == ("caught", failed.split("\n")[1])
+    assert mutants.verdict(0, "") == ("survived", "")
+    assert mutants.verdict("timeout", "") == ("timeout", "")
+    assert mutants.verdict(-11, "") == ("caught", "ended by SIGSEGV")
+    with pytest.raises(SystemExit, match="pytest ended with 4.\nno such file"):
+        mutants.verdict(4, "no such file")

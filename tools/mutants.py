@@ -5,7 +5,8 @@ python tools/mutants.py --rooms=geometry
 Each fault runs the tests of its room that execute its line, fastest first, until one
 fails; tests marked process, notebook or slow are left out. Processes are forked after
 the import of TensorFlow and other packages. Results are kept in runs/mutants/, so that
-a stopped run continues; a change of the package or of the room's tests starts anew.
+a stopped run continues; a change of the package or of the room's tests starts anew,
+but with `--keep_caught`, after adding tests, only survivors run again.
 Faults that change nothing a test could see are listed in tools/equivalent_faults.json
 with a reason each. The last line of the output is JSON; `--record` appends it to
 benchmarks/results/.
@@ -257,14 +258,16 @@ class _Fork:
 
 
 def state_of(root, room):
-    """Return a hash of the package and a room's tests."""
+    """Return hashes of the package and of a room's tests, joined by a hyphen."""
     tests = root / "tests"
-    files = [*(root / PACKAGE).rglob("*.py"), *tests.glob("*.py")]
-    digest = hashlib.sha256()
-    for path in sorted({*files, *(tests / room).rglob("*.py")}):
-        if not path.name.startswith("test_") or path.parent != tests:
-            digest.update(f"{path.relative_to(root)} {path.read_text()}".encode())
-    return digest.hexdigest()[:16]
+    shared = [path for path in tests.glob("*.py") if path.name[:5] != "test_"]
+    groups = (root / PACKAGE).rglob("*.py"), [*shared, *(tests / room).rglob("*.py")]
+    return "-".join(
+        hashlib.sha256(
+            b"".join(str(p).encode() + p.read_bytes() for p in sorted(group))
+        ).hexdigest()[:12]
+        for group in groups
+    )
 
 
 def record_tests(root, room, files):
@@ -375,12 +378,15 @@ def faults_of(root, room):
     ]
 
 
-def results_of(path, states):
+def results_of(path, states, keep_caught):
     """Return {fault: line} of a file's results that hold for the present states."""
     lines = path.read_text().splitlines() if path.exists() else []
     known = {}
     for line in map(json.loads, lines):
-        if line["state"] == states.get(line["room"]):
+        state = states.get(line["room"], "")
+        if keep_caught and line["result"] != "survived":  # of the same package
+            state, line["state"] = (x.split("-")[0] for x in (state, line["state"]))
+        if line["state"] == state:
             known[faults.Fault(**line["fault"])] = line
     return known
 
@@ -399,17 +405,16 @@ def main(argv=None):
     root, rooms = arguments.root.resolve(), arguments.rooms.split(",")
     folder = root / "runs" / "mutants"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PRELOADED:
-        importlib.import_module(name)
-
     states = {room: state_of(root, room) for room in rooms}
     every = {room: faults_of(root, room) for room in rooms}
     drawn = faults.sample(every, arguments.count, arguments.seed)
     equivalent = equivalent_faults(root)
     path = folder / "results.jsonl"
-    known = results_of(path, states)
+    known = results_of(path, states, arguments.keep_caught)
     room_of = {fault: room for room, fault in drawn}
     waiting = [f for f in room_of if f not in known and f.identity not in equivalent]
+    for name in PRELOADED if waiting else ():
+        importlib.import_module(name)
     work = []
     for room in rooms:
         new = [fault for fault in waiting if room_of[fault] == room]
@@ -454,7 +459,7 @@ def report(room_of, known, equivalent, arguments):
         shares[room] = caught / max(1, counts["faults"] - counts["equivalent"])
         print(f"{room:20} {shares[room]:6.1%} caught  {dict(counts)}")
     versions = {
-        name: sys.modules[name].__version__
+        name: importlib.import_module(name).__version__
         for name in ("tensorflow", "keras", "pytest")
     }
     figures = {"seed": arguments.seed, **figures}
@@ -475,6 +480,9 @@ def _arguments(argv):
         type=float,
         default=60.0,
         help="seconds, added to five times those of a fault's tests",
+    )
+    parser.add_argument(
+        "--keep_caught", action="store_true", help="although tests have changed"
     )
     parser.add_argument("--root", type=pathlib.Path, default=ROOT)
     parser.add_argument("--record", action="store_true")

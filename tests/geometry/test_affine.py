@@ -22,12 +22,12 @@ def test_moves_by_hand():
     np.testing.assert_array_equal(
         affine.shear(0.25, 3), [[1, 0.25, 0], [3, 1, 0], [0, 0, 1]]
     )
-    # Around the center of 3 x 7 pixels, (x, y) = (3, 1), which stays.
-    turn = affine.rotation(90.0, [3, 7])
-    np.testing.assert_allclose(turn, [[0, -1, 4], [1, 0, -2], [0, 0, 1]], atol=1e-6)
+    # Around the center of 5 x 7 pixels, (x, y) = (3, 2), which stays.
+    turn = affine.rotation(90.0, [5, 7])
+    np.testing.assert_allclose(turn, [[0, -1, 5], [1, 0, -1], [0, 0, 1]], atol=1e-6)
     root = np.sqrt(3.0) / 2
-    expected = [[root, -0.5, 3.5 - 3 * root], [0.5, root, -0.5 - root], [0, 0, 1]]
-    turn = affine.rotation(30, np.array([3, 7]))
+    expected = [[root, -0.5, 4 - 3 * root], [0.5, root, 0.5 - 2 * root], [0, 0, 1]]
+    turn = affine.rotation(30, np.array([5, 7]))
     np.testing.assert_allclose(turn, expected, atol=1e-6)
     assert turn.dtype == affine.translation(1, 1).dtype == tf.float32
 
