@@ -109,7 +109,8 @@ class _Recorder:
     """Pytest plugin that records which test executes which line.
 
     What a fixture shared by several tests executes counts for each of them. AutoGraph
-    runs copies of functions, which coverage doesn't see: all lines count.
+    runs copies of functions, which coverage doesn't see: all their lines count, for the
+    test that traces them.
     """
 
     def __init__(self, files):
@@ -178,9 +179,10 @@ class _Recorder:
                 found.append((code.co_filename, line, context))
         seconds = {test: s for test, s in self._seconds.items() if s}
         for file, line, context in found:
-            # Without a context: at import, which is for every test.
-            tests = self._users[context] if context in self._users else {context}
-            lines[file][line] |= tests if context else set(seconds)
+            of_fixture = self._users.get(context)
+            # Neither a test nor its fixture: at import, which is for every test.
+            of_test = {context} if context in seconds else set(seconds)
+            lines[file][line] |= of_fixture or of_test
         return {
             "seconds": seconds,
             "failed": sorted(self._failed),
