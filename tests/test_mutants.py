@@ -428,6 +428,7 @@ def test_verdicts():
     failed = "1 failed\nFAILED tests/a.py::test_a - AssertionError"
     for code in (1, 2):
         assert mutants.verdict(code, failed) == ("caught", failed.split("\n")[1])
+    assert mutants.verdict(2, "") == ("caught", "pytest ended with 2")
     assert mutants.verdict(0, "") == ("survived", "")
     assert mutants.verdict("timeout", "") == ("timeout", "")
     assert mutants.verdict(-11, "") == ("caught", "ended by SIGSEGV")

@@ -29,6 +29,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 
 import coverage
 import faults
@@ -211,8 +212,11 @@ class _Fork:
                 os.setsid()
                 self._redirect()
                 code = self._run(root, arguments, prepare)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(code)
 
     def _redirect(self):
@@ -244,13 +248,17 @@ class _Fork:
         pid, status = os.waitpid(self._pid, os.WNOHANG)
         if pid == 0 and self.seconds < 10 * self._limit:
             return None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)  # and what it has started
+        self.kill()
         if pid == 0:
             os.waitpid(self._pid, 0)
             return "timeout"
         code = os.waitstatus_to_exitcode(status)
         return "timeout" if code == -signal.SIGXCPU else code
+
+    def kill(self):
+        """Kill the process and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
 
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
@@ -324,8 +332,8 @@ def verdict(code, log):
     if code == 0:
         return "survived", ""
     lines = [line for line in log.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if code in (1, 2) and lines:
-        return "caught", lines[-1][:300]
+    if code in (1, 2, 3):  # failed, interrupted, an error of pytest itself
+        return "caught", lines[-1][:300] if lines else f"pytest ended with {code}"
     if code < 0:
         return "caught", f"ended by {signal.Signals(-code).name}"
     raise SystemExit(f"mutants: pytest ended with {code}.\n{log[-3000:]}")
@@ -341,19 +349,23 @@ def run(root, work, jobs, done):
         done: called with the fault, the result and its reason, and the seconds.
     """
     waiting, running = collections.deque(work), []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            fault, tests, seconds = waiting.popleft()
-            if tests:
-                running.append((start(root, fault, tests, seconds), fault))
-            else:
-                done(fault, "survived", "no test executes it", 0.0)
-        time.sleep(0.05)
-        for fork, fault in list(running):
-            if (code := fork.poll()) is not None:
-                running.remove((fork, fault))
-                done(fault, *verdict(code, fork.log()), fork.seconds)
-                fork.close()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                fault, tests, seconds = waiting.popleft()
+                if tests:
+                    running.append((start(root, fault, tests, seconds), fault))
+                else:
+                    done(fault, "survived", "no test executes it", 0.0)
+            time.sleep(0.05)
+            for fork, fault in list(running):
+                if (code := fork.poll()) is not None:
+                    running.remove((fork, fault))
+                    done(fault, *verdict(code, fork.log()), fork.seconds)
+                    fork.close()
+    finally:
+        for fork, _ in running:
+            fork.kill()
 
 
 def recorded_tests(root, room, state, folder):
