@@ -210,6 +210,7 @@ class _Fork:
             code = 70
             try:
                 os.setsid()
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 self._redirect()
                 code = self._run(root, arguments, prepare)
             except BaseException:
@@ -292,8 +293,11 @@ def record_tests(root, room, files):
         (folder / "result.json").write_text(json.dumps(recorder.result()))
 
     fork = _Fork(root, [f"tests/{room}"], prepare, seconds=3 * 3600)
-    while (code := fork.poll()) is None:
-        time.sleep(0.1)
+    try:
+        while (code := fork.poll()) is None:
+            time.sleep(0.1)
+    finally:
+        fork.kill()
     if code not in (0, 1):
         raise SystemExit(f"mutants: tests/{room} ended with {code}.\n{fork.log()}")
     result = json.loads((fork.folder / "result.json").read_text())
@@ -507,4 +511,5 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "agg")
     os.environ["COVERAGE_CORE"] = "ctrace"  # the only one that tells tests apart
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started
     main()
