@@ -11,8 +11,8 @@ PARALLEL ?= -n 2 --dist worksteal
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed-$(EXTRA)-$(notdir $(CONSTRAINTS))$(PYTHON:%=-$(notdir $(PYTHON)))
 
-.PHONY: help quickstart test test-all coverage smoke studies docs lint parity \
-    test-oldest install clean
+.PHONY: help quickstart test test-all coverage smoke studies docs lint mutants \
+    parity test-oldest install clean
 
 help:
 	@echo "make quickstart  set up, then run the whole loop on embedded data"
@@ -23,6 +23,7 @@ help:
 	@echo "make studies     set up, then run the embedded studies (two to three hours)"
 	@echo "make docs        set up, then render the API reference into docs/api"
 	@echo "make lint        set up, then check the style"
+	@echo "make mutants     list small faults in the code that no test finds (an hour or two)"
 	@echo "make parity      compare image operations with TensorFlow Addons (Python 3.11)"
 	@echo "make test-oldest run the tests with the oldest supported packages (Python 3.11)"
 	@echo "make install     set up only"
@@ -59,6 +60,10 @@ docs: $(STAMP)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# A stopped run continues; MUTANTS=--rooms=geometry selects rooms.
+mutants: $(STAMP)
+	@$(BIN)/python -W ignore tools/mutants.py $(MUTANTS)
 
 # TensorFlow Addons isn't compatible with Keras 3: it needs a separate environment.
 PARITY_VENV ?= .venv-parity

@@ -29,10 +29,38 @@ def test_area_and_overlap_by_hand():
     np.testing.assert_array_equal(boxes.coverage(a[1:], b), np.zeros((2, 3)))
 
 
+def test_gradients_of_iou_are_finite():
+    """By hand: 2 w / (8 + 2 w - 2 w); nothing for boxes without area or overlap."""
+    own = tf.constant(
+        [[0.0, 0.0, 2.0, 3.0], [1.0, 1.0, 1.0, 1.0], [8.0, 8.0, 9.0, 9.0]]
+    )
+    with tf.GradientTape() as tape:
+        tape.watch(own)
+        overlaps = boxes.iou(own, array([0, 0, 2, 4], [1, 1, 1, 1]))
+    np.testing.assert_allclose(overlaps, [[0.75, 0], [0, 0], [0, 0]])
+    gradients = tape.gradient(overlaps, own).numpy()
+    assert np.isfinite(gradients).all()
+    np.testing.assert_allclose(gradients[0, 3], 0.25)
+    np.testing.assert_array_equal(gradients[1:], np.zeros((2, 4)))
+
+
 def test_batches_of_boxes():
     a = np.stack([array([0, 0, 2, 2]), array([0, 0, 4, 4])])
     b = np.stack([array([0, 0, 2, 1]), array([2, 2, 4, 4])])
     np.testing.assert_allclose(boxes.iou(a, b), [[[0.5]], [[0.25]]])
+
+
+def test_batches_equal_their_members():
+    """As many images as boxes, so that a wrong axis gives wrong values."""
+    a, b = np.stack(
+        [random_boxes(seed, 11)[0][3:].reshape(2, 4, 4) for seed in range(4)], axis=1
+    )
+    calls = [boxes.intersection, boxes.iou, boxes.coverage, boxes.encode, boxes.decode]
+    for call in calls:
+        got = np.array(call(a, b))
+        for row, one, other in zip(got, a, b):
+            np.testing.assert_allclose(row, call(one, other), rtol=1e-5, atol=1e-5)
+    assert np.ptp(boxes.coverage(a, b)) > 0.1
 
 
 def test_take_by_hand():
@@ -52,6 +80,9 @@ def test_clip_by_hand():
     np.testing.assert_array_equal(got, [[[0, 2, 20, 40]]])
     one_size = boxes.clip(array([-1, 2, 30, 50])[None], np.array([20, 40]))
     np.testing.assert_array_equal(one_size, got)
+    half = boxes.clip(np.float16(got), np.array([20, 40], np.float32))
+    np.testing.assert_array_equal(half, got)
+    assert half.dtype == tf.float16
 
 
 def test_coding_by_hand():
@@ -60,6 +91,15 @@ def test_coding_by_hand():
     code = boxes.encode(box, anchor)
     np.testing.assert_allclose(code, [[0.5, 0.5, np.log(2), 0]], atol=1e-6)
     np.testing.assert_allclose(boxes.decode(code, anchor), box, atol=1e-5)
+
+
+def test_code_of_an_anchor_without_area():
+    """1e-8 is added: the anchor and a box of 2 x 2, one pixel away."""
+    anchor = array([3, 3, 3, 3])
+    np.testing.assert_array_equal(boxes.encode(anchor, anchor), [[0, 0, 0, 0]])
+    code = boxes.encode(array([3, 3, 5, 5]), anchor)
+    expected = [[1e8, 1e8, np.log(2e8), np.log(2e8)]]
+    np.testing.assert_allclose(code, expected, rtol=1e-6)
 
 
 def test_decoded_size_is_capped():
@@ -146,6 +186,23 @@ def test_suppression_at_its_thresholds():
     picked, scores = suppression.non_max_suppression(b, s, 3, 0.5, score_threshold=0.5)
     np.testing.assert_array_equal(np.array(picked)[0, :2], [0, 1])
     np.testing.assert_allclose(scores, [[0.9, 0.8, 0]])
+
+
+def test_defaults_of_suppression():
+    """An IoU above 0.5 suppresses, a score up to 0.05 isn't selected."""
+    b = array([0, 0, 4, 4], [0, 0, 4, 2.1], [0, 0, 4, 1.9], [9, 9, 10, 10], [20] * 4)
+    s = array([0.9, 0.8, 0.7, 0.06, 0.04])
+    picked, scores = suppression.non_max_suppression(b[None], s, 4)
+    np.testing.assert_array_equal(np.array(picked)[0, :3], [0, 2, 3])
+    np.testing.assert_array_equal(scores, array([0.9, 0.7, 0.06, 0]))
+
+
+def test_suppression_of_one_candidate():
+    """Unused slots are 0, although its score is above 1."""
+    b = array([0, 0, 2, 2])[None]
+    picked, scores = suppression.non_max_suppression(b, array([2.5]), 3)
+    np.testing.assert_array_equal(picked, [[0, 0, 0]])
+    np.testing.assert_array_equal(scores, array([2.5, 0, 0]))
 
 
 @pytest.mark.parametrize("soft_sigma", [0.0, 0.3])

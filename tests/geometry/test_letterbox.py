@@ -49,6 +49,7 @@ def test_pixels_by_hand(size):
 def test_padding_by_hand(channels, value):
     images = np.float32(noise(5, 6, channels))
     frames = letterbox.pad(images, (8, 6), value).numpy()
+    assert frames.dtype == np.float32
     np.testing.assert_array_equal(frames[:5], images)
     np.testing.assert_array_equal(frames[5:], np.zeros((3, 6, channels)) + value)
 

@@ -451,7 +451,9 @@ def test_boxes_are_dropped_with_their_labels_but_not_the_mask():
     )
     assert "boxes" not in labels and labels["corners"].shape == (3, 4, 2)
     assert placement.with_corners(labels) is labels
-    labels = placement.with_boxes(labels, (20, 25))
+    given = labels
+    labels = placement.with_boxes(given, (20, 25))
+    assert list(given) == ["classes", "mask", "corners"]  # not changed itself
     np.testing.assert_allclose(labels["boxes"], [[1, 2, 3, 4], [5, 5, 9, 25]])
     np.testing.assert_array_equal(labels["classes"], [7, 9])
     assert labels["mask"].shape == (5, 5) and "corners" not in labels

@@ -548,6 +548,8 @@ def test_invalid_autoaugment_raises(settings, text):
 def test_invalid_randaugment_raises(settings, text):
     with pytest.raises(ValueError, match=text):
         policies.rand_augment(noise(4, 4), {}, seed_of(0), **settings)
+    with pytest.raises(ValueError, match=text):
+        policies.RandAugment(**settings)
 
 
 def chance(count, function):
