@@ -1,14 +1,28 @@
-"""Small data sets shared by several tests."""
+"""Small data sets shared by several tests, and what every module gives back."""
 
+import ctypes
+import gc
 import json
 import pathlib
+import sys
 import types
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 CLASS_NAMES = ["square", "bar", "post"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory():
+    """Free a module's models and graphs: a test process runs hundreds of them."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    if sys.platform == "linux":  # glibc keeps freed memory otherwise
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def painted(seed, height=64, width=96):

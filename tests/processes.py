@@ -5,6 +5,7 @@ milliseconds instead of seconds. `tests/test_commands.py` tests what this skips:
 start of a command in a fresh Python.
 """
 
+import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
@@ -91,6 +92,15 @@ def start(command, *arguments, cwd=ROOT, env=None):
 def call(command, *arguments, cwd=ROOT, env=None):
     """Run a command, or a script by its path, to its end."""
     return start(command, *arguments, cwd=cwd, env=env).finish()
+
+
+def apart(function, *arguments):
+    """Return what a function returns in a process of its own, which frees its memory.
+
+    TensorFlow keeps the memory of the largest model and of what XLA has compiled.
+    """
+    with concurrent.futures.ProcessPoolExecutor(1, _SERVER) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _child(files, cwd, env, target, arguments):

@@ -8,6 +8,7 @@ import time
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from toy_training import assert_equal_weights, fit, scenes, tiny_model, weights
@@ -370,9 +371,19 @@ def half_precision_model(policy):
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("has_masks", [False, True], ids=["boxes", "masks"])
 def test_step_compiles_with_xla(tmp_path, has_masks):
     """TPUs require this; the losses equal those of the uncompiled step."""
+    plain, compiled = processes.apart(histories, tmp_path, has_masks)
+    assert len(plain) == 2
+    for expected, row in zip(plain, compiled, strict=True):
+        for name in ("loss", "labeled_loss", "pseudo_loss", "pseudo_scale"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+def histories(folder, has_masks):
+    """Return the histories of a training, without XLA and with it."""
     size = (128, 128) if has_masks else (32, 32)
     pools = [
         digits.scenes(
@@ -382,13 +393,11 @@ def test_step_compiles_with_xla(tmp_path, has_masks):
     ]
     rows = []
     for jit_compile in (False, True):
-        folder = tmp_path / str(jit_compile)
         keras.utils.set_random_seed(0)
-        model = tiny_segmenter() if has_masks else tiny_model(16)
         fit(
-            folder,
+            folder / str(jit_compile),
             steps=2,
-            model=model,
+            model=tiny_segmenter() if has_masks else tiny_model(16),
             labeled=pools[0],
             pseudo=pools[1],
             log_every=1,
@@ -397,10 +406,8 @@ def test_step_compiles_with_xla(tmp_path, has_masks):
             ema_decay=0.9,
             jit_compile=jit_compile,
         )
-        rows.append(fitting.read_history(str(folder)))
-    for plain, compiled in zip(*rows, strict=True):
-        for name in ("loss", "labeled_loss", "pseudo_loss", "pseudo_scale"):
-            assert compiled[name] == pytest.approx(plain[name], rel=1e-3), name
+        rows.append(fitting.read_history(str(folder / str(jit_compile))))
+    return rows
 
 
 def tiny_segmenter():
