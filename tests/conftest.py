@@ -3,9 +3,14 @@
 import ctypes
 import gc
 import json
+import os
 import pathlib
 import sys
 import types
+
+# Two test processes share the cores. Read when TensorFlow is imported.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 
 import keras
 import numpy as np
@@ -13,6 +18,17 @@ import pytest
 from PIL import Image
 
 CLASS_NAMES = ["square", "bar", "post"]
+
+
+# Tracing makes millions of objects: the default collects them again and again.
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_collection_modifyitems(items):
+    """Run the longest tests first, so that no process waits for another at the end."""
+    marks = ("notebook", "process")
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, marks)))
 
 
 @pytest.fixture(autouse=True, scope="module")
