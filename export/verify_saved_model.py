@@ -20,7 +20,6 @@ import tensorflow as tf
 from absl import app, flags
 from run_saved_model import image_paths, largest_difference
 
-from official_selftrain import models  # noqa: F401, registers the saved classes
 from official_selftrain.cli import command_line
 from official_selftrain.data import images
 from official_selftrain.files import hashes

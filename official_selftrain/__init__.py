@@ -27,6 +27,7 @@ subpackages are:
   shared building blocks.
 """
 
+import importlib
 import os
 import sys
 
@@ -38,10 +39,12 @@ def _is_of_a_command():
     import TensorFlow, so they import what they need themselves.
     """
     script = (sys.argv or [""])[0]
-    if script == "-m":  # Python is still looking for the module to run
-        return any(word.startswith(f"{__name__}.") for word in sys.orig_argv)
-    # A process that a command has started.
-    return os.path.dirname(os.path.abspath(script)) == os.path.dirname(__file__)
+    if script == "-m":  # Python is looking for the module, the word before the others
+        module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
+        return module.startswith(f"{__name__}.")
+    # A process that a command has started has the command's path.
+    folder, _ = os.path.split(script)
+    return os.path.isabs(script) and folder == os.path.dirname(__file__)
 
 
 if not _is_of_a_command():
@@ -77,3 +80,28 @@ __all__ = [
     "run",
     "sources",
 ]
+
+# Where the names above are, for a user's module that a command imports.
+_ORIGINS = {
+    "ImageClassifier": "models",
+    "RetinaNet": "models",
+    "SelfTrainer": "training",
+    "SemanticSegmenter": "models",
+    "augment": "data.augmentation.augment",
+    "backbones": "models.backbones",
+    "digits": "data.sources.digits",
+    "evaluate_model": "inference.evaluation",
+    "examples": "data.examples",
+    "fit": "training",
+    "models": "models",
+    "pipeline": "data.pipeline",
+    "run": "experiment",
+    "sources": "data.sources",
+}
+
+
+def __getattr__(name):
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_ORIGINS[name]}")
+    return vars(module).get(name, module)  # a module is public itself, or has the name

@@ -96,7 +96,6 @@ def _label(beam_flags):
         teacher=_FLAGS.teacher,
         images=_FLAGS.images,
         image_dir=_FLAGS.image_dir,
-        data_dir=_FLAGS.data_dir,
         labels=_FLAGS.labels,
     )
     quiet.import_tensorflow()

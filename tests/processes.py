@@ -79,7 +79,9 @@ class Running:
     def finish(self, seconds=600.0):
         """Wait for the end of the process."""
         self._process.join(seconds)
-        assert not self.is_running, f"still running after {seconds} seconds"
+        if self.is_running:
+            self._process.kill()
+            raise AssertionError(f"still running after {seconds} seconds")
         texts = [pathlib.Path(f.name).read_text(errors="replace") for f in self._files]
         return Done(self._process.exitcode, *texts)
 

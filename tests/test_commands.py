@@ -1,12 +1,21 @@
 """The start of every command in a fresh Python: fast answers, and no log but ours."""
 
+import ast
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
+import keras
 import pytest
+import toy_training
+from PIL import Image
+
+import official_selftrain
+from official_selftrain import digits
+from official_selftrain.training import schedules
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = sorted({path.stem for path in ROOT.glob("official_selftrain/[a-z]*.py")})
@@ -15,7 +24,7 @@ TINY = "--gin_file=tests/tiny.gin"
 pytestmark = pytest.mark.process
 
 
-def call(command, *arguments, options=()):
+def call(command, *arguments, options=(), path=()):
     """Run a command as a shell does, with the environment of a new user."""
     names = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "PYTHONWARNINGS")
     environment = {k: v for k, v in os.environ.items() if k not in names}
@@ -25,7 +34,7 @@ def call(command, *arguments, options=()):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": ":".join(map(str, [ROOT, *path]))},
     )
 
 
@@ -58,7 +67,7 @@ MISTAKES = {
     "describe": (["--gin_file=quickstrt.gin"], "nearest shipped file: gin/quickstart"),
     "init": (
         ["--images=tests", "--annotations=none", "--unlabeled=u", "--output=o.gin"],
-        "Expected an existing file or folder. Received: annotations='none'",
+        "a glob that matches one. Received: annotations='none'",
     ),
     "validate": (["--labels=none"], "Received: labels='none'"),
     "pseudo_label": (
@@ -98,35 +107,90 @@ def test_a_good_run_says_nothing_but_its_own_lines(tmp_path):
     assert bars and [line for line in bars if not re.fullmatch(bar, line)] == []
 
 
-def test_notes_are_hidden_while_tensorflow_is_imported_and_warnings_shown(tmp_path):
-    """A stand-in for TensorFlow, whose libraries write to the process's stderr."""
-    (tmp_path / "tensorflow.py").write_text(
-        "import os\n"
-        'os.write(2, b"WARNING: All log messages before absl::InitializeLog() is\\n")\n'
-        'os.write(2, b"I0000 00:00:17 7 port.cc:153] operations are on.\\n")\n'
-        'os.write(2, b"W0000 00:00:17 7 gpu.cc:1] Cannot dlopen some libraries.\\n")\n'
-        'level = os.environ["TF_CPP_MIN_LOG_LEVEL"]\n'
+def test_a_good_labeling_says_nothing_but_its_own_lines(tmp_path):
+    """The saved teacher needs classes of `models` and `training`."""
+    model = toy_training.tiny_model()
+    model.score_threshold = 0.0  # untrained, it scores 0.01 everywhere
+    model.compile(keras.optimizers.SGD(schedules.cosine(10, 0.1, 2)))
+    model.save(tmp_path / "teacher.keras")
+    for number, (image, *_) in enumerate(digits.compose("test", 3, 0, (32, 32))):
+        folder = tmp_path / "images" / ("deep/er" if number else ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (tmp_path / "names.txt").write_text("zero\none\n")
+    done = call(
+        "pseudo_label",
+        f"--teacher={tmp_path / 'teacher.keras'}",
+        f"--images={tmp_path}/images/**/*.png",
+        f"--labels={tmp_path / 'names.txt'}",
+        f"--output_dir={tmp_path / 'labels'}",
+        "--score_threshold=0",
+        "--score_floor=0",
     )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("labels: 3 of 3 images, 0 skipped")
+    bars = [line for line in re.split(r"[\r\n]+", done.stderr) if line]
+    assert [line for line in bars if not line.startswith("pseudo_labels: ")] == []
+
+
+def test_a_user_s_module_in_a_gin_file_imports_public_names(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from official_selftrain import augment, RetinaNet, fit\n"
+        "def mine(): return augment.s1, RetinaNet, fit\n"
+    )
+    (tmp_path / "mine.gin").write_text(
+        "from __gin__ import dynamic_registration\n"
+        f'include "{ROOT}/gin/quickstart.gin"\n'
+        "import mine\n"
+    )
+    done = call("describe", f"--gin_file={tmp_path / 'mine.gin'}", path=[tmp_path])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("retinanet, 48 x 48, 80 classes")
+
+
+TENSORFLOW = r"""
+import os
+os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called\n")
+os.write(2, b"I0000 00:00:17 7 port.cc:153] operations are on.\n")
+os.write(2, b"W0000 00:00:17 7 gpu.cc:1] Cannot dlopen some libraries.\n")
+level = os.environ["TF_CPP_MIN_LOG_LEVEL"]
+"""
+WARNING = "W0000 00:00:17 7 gpu.cc:1] Cannot dlopen some libraries.\n"
+
+
+def import_stand_in(folder, text, **variables):
+    """Import a stand-in for TensorFlow, whose libraries write to the process's log."""
+    (folder / "tensorflow.py").write_text(text)
+    quiet = str(ROOT / "official_selftrain" / "cli" / "quiet.py")
     code = (
-        "import runpy, sys; "
-        f"quiet = runpy.run_path({str(ROOT / 'official_selftrain/cli/quiet.py')!r}); "
+        f"import runpy, sys; quiet = runpy.run_path({quiet!r}); "
         "quiet['import_tensorflow'](); print(sys.modules['tensorflow'].level)"
     )
-    environment = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
-    for level in (None, "0"):
-        if level:
-            environment["TF_CPP_MIN_LOG_LEVEL"] = level
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=tmp_path,
-        )
-        assert done.stdout == (level or "1") + "\n"
-        assert done.stderr == (
-            "W0000 00:00:17 7 gpu.cc:1] Cannot dlopen some libraries.\n"
-        )
+    return subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(folder), "PATH": os.environ["PATH"], **variables},
+        cwd=folder,
+    )
+
+
+def test_notes_are_hidden_while_tensorflow_is_imported_and_warnings_shown(tmp_path):
+    done = import_stand_in(tmp_path, TENSORFLOW)
+    assert (done.stdout, done.stderr) == ("1\n", WARNING)
+    done = import_stand_in(tmp_path, TENSORFLOW, TF_CPP_MIN_LOG_LEVEL="2")
+    assert (done.stdout, done.stderr) == ("2\n", WARNING)
+    done = import_stand_in(tmp_path, TENSORFLOW, TF_CPP_MIN_LOG_LEVEL="0")
+    assert done.stdout == "0\n"
+    assert len(done.stderr.splitlines()) == 3 and done.stderr.endswith(WARNING)
+
+
+def test_what_ends_the_import_is_shown(tmp_path):
+    done = import_stand_in(tmp_path, TENSORFLOW + "os.abort()\n")
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, WARNING)
+    done = import_stand_in(tmp_path, TENSORFLOW + "raise ImportError('no library')\n")
+    assert done.returncode == 1 and done.stderr.startswith(WARNING)
+    assert done.stderr.endswith("ImportError: no library\n")
 
 
 SCRIPT = """
@@ -147,7 +211,7 @@ def test_importing_the_package_registers_its_models_with_keras(tmp_path, how):
     arguments = {
         "-c": ["-c", SCRIPT],
         "script": ["mine/__init__.py"],
-        "module": ["-m", "mine.train"],
+        "module": ["-m", "mine.train", "official_selftrain.yaml"],
     }
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = subprocess.run(
@@ -158,3 +222,15 @@ def test_importing_the_package_registers_its_models_with_keras(tmp_path, how):
         env=environment,
     )
     assert done.stdout == "RetinaNet\n", done.stderr
+
+
+def test_public_names_of_commands_are_those_of_users():
+    tree = ast.parse((ROOT / "official_selftrain" / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    names = {alias.name for node in block.body for alias in node.names}
+    assert names == set(official_selftrain.__all__) == set(official_selftrain._ORIGINS)
+    for name in names:
+        lazily = official_selftrain.__getattr__(name)
+        assert lazily is getattr(official_selftrain, name), name
+    with pytest.raises(AttributeError, match="official_selftrain' has no .* 'nothing'"):
+        _ = official_selftrain.nothing

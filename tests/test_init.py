@@ -8,6 +8,8 @@ import pytest
 from conftest import painted
 from PIL import Image
 
+from official_selftrain.labeling import label_store
+
 pytestmark = pytest.mark.process
 
 # `init` in an environment without a package's weights.
@@ -92,13 +94,16 @@ def test_generated_experiment_runs(arguments, tmp_path):
         "train",
         f"--gin_file={arguments['output']}",
         "--model_dir=run",
+        # The second tutorial runs all stages of a generated file.
+        "--stages=teacher,pseudo_labels",
         *(f"--gin_param={param}" for param in params),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["pseudo_labels"]["images"] == 4
-    assert results["student"]["images"] == 8
+    manifest = label_store.read_manifest(str(tmp_path / "run" / "pseudo_labels"))
+    assert manifest["images"] == 4
+    summary = json.loads((tmp_path / "run" / "teacher" / "fit.json").read_text())
+    assert (summary["steps"], summary["images"]) == (2, 4)
     assert (tmp_path / "run" / "labels.txt").read_text() == "square\nbar\npost\n"
 
 

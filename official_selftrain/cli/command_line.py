@@ -58,9 +58,11 @@ def check_paths(**paths):
         if not path or "://" in path or path.startswith("tfds:"):
             continue
         # A name with brackets isn't a glob.
-        if not os.path.exists(path) and not globbing.glob(path):
+        options = {"recursive": True, "include_hidden": True}
+        if not os.path.exists(path) and not globbing.glob(path, **options):
             raise FileNotFoundError(
-                f"Expected an existing file or folder. Received: {flag}={path!r}"
+                "Expected an existing file or folder, or a glob that matches one. "
+                f"Received: {flag}={path!r}"
             )
 
 

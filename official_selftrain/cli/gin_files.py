@@ -31,7 +31,8 @@ flags.adopt_module_key_flags(command_line)
 def load():
     """Parse the files and overrides of the command line; see `load_config`.
 
-    Files that don't exist are reported before TensorFlow is imported.
+    Files of the command line that don't exist are reported before TensorFlow is
+    imported.
     """
     for path in GIN_FILE.value:
         gin_folder.find(path)

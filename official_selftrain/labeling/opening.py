@@ -5,7 +5,7 @@ import os
 
 import keras
 
-from official_selftrain import models  # noqa: F401  # registers what Keras loads
+from official_selftrain import models, training  # noqa: F401  # registers what Keras loads
 from official_selftrain.files import hashes
 from official_selftrain.files.run_folder import RunFolder, StageFolder
 from official_selftrain.labeling import served, teachers
