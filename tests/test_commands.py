@@ -111,7 +111,7 @@ def test_a_good_labeling_says_nothing_but_its_own_lines(tmp_path):
     """The saved teacher needs classes of `models` and `training`."""
     model = toy_training.tiny_model()
     model.score_threshold = 0.0  # untrained, it scores 0.01 everywhere
-    model.compile(keras.optimizers.SGD(schedules.cosine(10, 0.1, 2)))
+    model.compile(keras.optimizers.SGD(schedules.stepwise(10, 0.1, 2)))
     model.save(tmp_path / "teacher.keras")
     for number, (image, *_) in enumerate(digits.compose("test", 3, 0, (32, 32))):
         folder = tmp_path / "images" / ("deep/er" if number else ".")

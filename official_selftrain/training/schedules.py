@@ -27,57 +27,14 @@ def cosine(steps, learning_rate, warmup_steps=0, warmup_learning_rate=0.0):
             "Expected warmup_steps of at least 0 and below steps. "
             f"Received: warmup_steps={warmup_steps}, steps={steps}"
         )
-    decay = keras.optimizers.schedules.CosineDecay(learning_rate, steps - warmup_steps)
     if warmup_steps == 0:
-        return decay
-    return Warmup(decay, learning_rate, warmup_steps, warmup_learning_rate)
-
-
-@keras.saving.register_keras_serializable(package="official_selftrain")
-class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that starts after a linear warm-up.
-
-    Its rates are those of Keras' `CosineDecay` with a warm-up, whose branches an
-    optimizer would add to the graph of a step once for every weight.
-
-    Args:
-        schedule: `keras.optimizers.schedules.LearningRateSchedule`; its step 0 is the
-            first one after the warm-up.
-        learning_rate: float, the end of the warm-up.
-        warmup_steps: int, at least 1.
-        warmup_learning_rate: float, the start of the warm-up.
-
-    Source: own.
-    """
-
-    def __init__(self, schedule, learning_rate, warmup_steps, warmup_learning_rate):
-        self.schedule = schedule
-        self.learning_rate = learning_rate
-        self.warmup_steps = warmup_steps
-        self.warmup_learning_rate = warmup_learning_rate
-
-    def __call__(self, step):
-        """Return the learning rate of a step, counted from 0."""
-        step = ops.cast(step, "float32")
-        start = ops.convert_to_tensor(self.warmup_learning_rate, "float32")
-        warm = (self.learning_rate - start) * (step / self.warmup_steps) + start
-        rate = self.schedule(ops.maximum(step - self.warmup_steps, 0.0))
-        return ops.where(step < self.warmup_steps, warm, ops.cast(rate, "float32"))
-
-    def get_config(self):
-        """Return the constructor's arguments, the schedule serialized."""
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "warmup_learning_rate": self.warmup_learning_rate,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Build a schedule from `get_config`'s result."""
-        inner = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": inner})
+        return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=warmup_learning_rate,
+        decay_steps=steps - warmup_steps,
+        warmup_target=learning_rate,
+        warmup_steps=warmup_steps,
+    )
 
 
 def stepwise(
