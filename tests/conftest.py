@@ -25,12 +25,6 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 
 
-def pytest_collection_modifyitems(items):
-    """Run the longest tests first, so that no process waits for another at the end."""
-    marks = ("notebook", "process")
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, marks)))
-
-
 @pytest.fixture(autouse=True, scope="module")
 def memory():
     """Free a module's models and graphs: a test process runs hundreds of them."""
