@@ -35,6 +35,16 @@ def memory():
         ctypes.CDLL(None).malloc_trim(0)
 
 
+@pytest.fixture
+def zeros(monkeypatch):
+    """Sizes don't depend on weights: zeros are made faster than random numbers."""
+    monkeypatch.setattr(
+        keras.initializers.VarianceScaling,
+        "__call__",
+        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+    )
+
+
 def painted(seed, height=64, width=96):
     """Return an image with painted objects, uint8, and their pixel boxes x, y, w, h."""
     rng = np.random.default_rng(seed)

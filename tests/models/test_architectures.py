@@ -91,16 +91,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture
-def zeros(monkeypatch):
-    """Sizes don't depend on weights: zeros are made faster than random numbers."""
-    monkeypatch.setattr(
-        keras.initializers.VarianceScaling,
-        "__call__",
-        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
-    )
-
-
 # Built by the plain test command; the others by the longer one.
 QUICK = ("SpineNet-49S", "SpineNet-143", "ResNet-50", "EfficientNet-B0")
 

@@ -46,16 +46,6 @@ def golden_model():
     return small_model(image_size=(128, 128), max_level=7, num_classes=5)
 
 
-@pytest.fixture
-def zeros(monkeypatch):
-    """Sizes don't depend on weights: zeros are made faster than random numbers."""
-    monkeypatch.setattr(
-        keras.initializers.VarianceScaling,
-        "__call__",
-        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
-    )
-
-
 def images(count=2, size=(64, 96)):
     return np.random.default_rng(0).uniform(0, 255, (count, *size, 3)).astype("float32")
 
