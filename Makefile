@@ -43,8 +43,9 @@ test-all: $(STAMP)
 coverage: $(STAMP)
 	@$(BIN)/python -m pytest --cov --cov-report=term -q --durations=20 $(PARALLEL)
 
+# SMOKE=--record appends the figures to benchmarks/results/smoke.jsonl.
 smoke: $(STAMP)
-	@$(BIN)/python -m pytest -q --durations=10 $(PARALLEL) -m "" tests/test_smoke.py
+	@$(BIN)/python -W ignore benchmarks/smoke.py $(SMOKE)
 
 STUDIES = digits_table_2 digits_table_3 digits_table_7 digits_table_10 digits_figure_2
 

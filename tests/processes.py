@@ -5,8 +5,10 @@ milliseconds instead of seconds. `tests/test_commands.py` tests what this skips:
 start of a command in a fresh Python.
 """
 
+import atexit
 import concurrent.futures
 import dataclasses
+import functools
 import multiprocessing
 import os
 import pathlib
@@ -15,6 +17,8 @@ import signal
 import sys
 import tempfile
 import time
+
+import forked_python
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -35,6 +39,14 @@ _SERVER.set_forkserver_preload(
         "official_selftrain.onboarding.new_experiment",
     ]
 )
+
+
+@functools.cache
+def python():
+    """Return the path of a Python whose processes are forked from the server, too."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return forked_python.install(folder.name, _SERVER)
 
 
 @dataclasses.dataclass

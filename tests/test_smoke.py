@@ -8,8 +8,10 @@ and frames of 128 x 128. All else is the row's.
 import json
 
 import bound
+import conftest
 import gin
 import numpy as np
+import processes
 import pytest
 import tensorflow_datasets
 from tensorflow import data, nest
@@ -41,6 +43,13 @@ NUM_ANCHORS = {(640, 640): 76_725, (1280, 1280): 306_900}
 BUILT = {}
 
 
+@pytest.fixture(autouse=True)
+def freed_memory():
+    """Free the models of each row."""
+    yield
+    conftest.free_memory()
+
+
 def model_settings():
     """Return the settings of the row's model, except for initial weights."""
     found = {
@@ -52,15 +61,23 @@ def model_settings():
     return repr(sorted(found.items(), key=repr))
 
 
-def check_model(name):
-    """Build the row's model, once for all rows that share it."""
+def shapes_of_outputs(name, params):
+    """Build the row's model; return its outputs' shapes."""
+    load(name, params)
     settings = bound.of_experiment()
-    size = settings["image_size"]
+    num_classes = 21 if name.startswith("pascal") else 80
+    model = settings["model"](
+        num_classes=num_classes, image_size=settings["image_size"]
+    )
+    return {k: tuple(v.shape) for k, v in model.output.items()}
+
+
+def check_model(name, params):
+    """Build the row's model, once for all rows that share it."""
+    size = bound.of_experiment()["image_size"]
     key = model_settings() + repr(size)
     if key not in BUILT:
-        num_classes = 21 if name.startswith("pascal") else 80
-        model = settings["model"](num_classes=num_classes, image_size=size)
-        BUILT[key] = {k: tuple(v.shape) for k, v in model.output.items()}
+        BUILT[key] = processes.apart(shapes_of_outputs, name, params)
     if name.startswith("pascal"):
         assert BUILT[key] == {"mask_logits": (None, 128, 128, 21)}
     else:
@@ -99,7 +116,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
     }
     params = [line for word, line in optional.items() if word in text]
     load(name, params)
-    check_model(name)
+    check_model(name, params)
     gin.clear_config()
 
     # One block per stage.
