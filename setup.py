@@ -74,7 +74,7 @@ setup(
             "pdoc>=15.0",  # make docs
             "pytest>=8.0",
             "pytest-cov>=5.0",
-            "psutil>=5.9",  # memory of `make smoke`
+            "psutil>=5.9.6",  # memory of `make smoke`
             "pytest-xdist>=3.5",  # two processes halve the tests' time
             "ruff",
             "scikit-image>=0.22",

@@ -65,7 +65,7 @@ class Running:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]
         names = [file.name for file in self._files]
         self._process = _SERVER.Process(
-            target=_child, args=(names, str(cwd), env or {}, target, arguments)
+            target=_child, args=(names, str(cwd), env or {}, python(), target, arguments)
         )
         self._process.start()
         self.pid = self._process.pid
@@ -117,7 +117,7 @@ def apart(function, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-def _child(files, cwd, env, target, arguments):
+def _child(files, cwd, env, executable, target, arguments):
     for number, name in zip((1, 2), files):
         file = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, number)
@@ -126,6 +126,8 @@ def _child(files, cwd, env, target, arguments):
     os.chdir(cwd)
     os.environ.update(env)
     os.environ["PYTHONPATH"] = str(ROOT)  # of its own processes
+    sys.executable = executable
+    multiprocessing.set_executable(executable)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [target, *arguments]
     if target.endswith(".py"):

@@ -139,9 +139,9 @@ studies.grid.columns = {{
 
 
 def call(path, model_dir, *flags):
-    """Run a study to its end; its trainings are forked."""
+    """Run a study to its end."""
     settings = (f"--gin_file={path}", f"--model_dir={model_dir}", *flags)
-    return processes.call("tests/forked_study.py", *settings)
+    return processes.call("study", *settings)
 
 
 @pytest.mark.process
@@ -149,7 +149,6 @@ def test_killed_study_continues(tmp_path):
     path, model_dir = tmp_path / "study.gin", tmp_path / "study"
     path.write_text(STUDY.format(experiment=os.path.relpath(TINY, tmp_path)))
     (tmp_path / "other.gin").write_text("SCORE_THRESHOLD = 0.005\n")
-    # This one starts its trainings as a user's does.
     flags = (f"--gin_file={path}", f"--model_dir={model_dir}")
     process = processes.start("study", *flags)
     process.kill_when(lambda: list(model_dir.glob("teachers/*/outcome.json")))

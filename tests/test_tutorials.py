@@ -4,8 +4,10 @@ import ast
 import importlib.util
 import pathlib
 import re
+import sys
 
 import nbformat
+import processes
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -95,7 +97,8 @@ def check_run(notebook):
 @pytest.mark.notebook
 @pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_at_toy_size(name, tmp_path):
+def test_runs_at_toy_size(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", processes.python())
     notebook = render_tutorials.run(name, tmp_path, TOY[name])
     check_run(notebook)
     left_out = render_tutorials.cells(read(name), "full-size")

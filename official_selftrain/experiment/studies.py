@@ -15,11 +15,8 @@ import signal
 import subprocess
 import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from official_selftrain.checks import arguments
 from official_selftrain.files import atomic
@@ -448,7 +445,8 @@ def _cost_text(plan, results):
 
 def _draw(plan, results, path):
     """Plot one line per row over the columns."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
+    figure = Figure(figsize=(6.4, 4.0))
+    axes = figure.subplots()
     places = np.arange(len(plan["columns"]))
     for row in plan["rows"]:
         values = np.array([_values(plan, results, row, c) for c in plan["columns"]])
@@ -470,4 +468,3 @@ def _draw(plan, results, path):
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)

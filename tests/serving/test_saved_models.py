@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
-from processes import call
+from processes import call, python
 from tensorflow.python.tools import saved_model_cli
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -491,7 +491,7 @@ def server(exported):
             command += [f"--model_base_path={folder}"]
         else:
             script = ROOT / "tests" / "prediction_server.py"
-            command = [sys.executable, script, folder, kind, rest, grpc]
+            command = [python(), script, folder, kind, rest, grpc]
         processes.append(subprocess.Popen([str(part) for part in command]))
         urls[kind] = {
             "http": f"http://127.0.0.1:{rest}/v1/models/{kind}",
