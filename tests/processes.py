@@ -65,7 +65,8 @@ class Running:
         self._files = [tempfile.NamedTemporaryFile() for _ in range(2)]
         names = [file.name for file in self._files]
         self._process = _SERVER.Process(
-            target=_child, args=(names, str(cwd), env or {}, python(), target, arguments)
+            target=_child,
+            args=(names, str(cwd), env or {}, python(), target, arguments),
         )
         self._process.start()
         self.pid = self._process.pid

@@ -6,6 +6,7 @@ and frames of 128 x 128. All else is the row's.
 """
 
 import json
+import shutil
 
 import bound
 import conftest
@@ -105,6 +106,13 @@ def load(name, params):
     gin_files.load_config(files, [*lines, *params])
 
 
+def add_augmented_set(root):
+    """Add a list and masks as if of the augmented set: those of the training set."""
+    lists = root / "ImageSets" / "Segmentation"
+    shutil.copy(lists / "train.txt", lists / "trainaug.txt")
+    shutil.copytree(root / "SegmentationClass", root / "SegmentationClassAug")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ROWS, *CELLS])
 def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
@@ -130,6 +138,7 @@ def test_every_row(name, tiny_voc, tiny_coco, tmp_path, monkeypatch):
         if name.startswith("pascal"):
             params += ["segmenter.SemanticSegmenter.num_repeats = 1"]
             params += ["experiment.Labeling.scales = (0.5, 1.5)"]
+            add_augmented_set(tiny_voc.root)
             run_on_tiny_voc(name, params, tiny_voc, model_dir, monkeypatch, stages)
         else:
             params += [

@@ -15,6 +15,9 @@ An example is a dict of tensors:
 | `mask` | string | class ids of the pixels as a PNG, see `masks`, or empty |
 | `confidence` | string | a teacher's confidence per pixel as a PNG, or empty |
 
+An example may also have `stated_size`, int32 `[2]`: the height and width of the image
+for which its labels were made, 0 if unknown.
+
 Exactly one of `encoded` and `path` is not empty. The examples of a source have
 either boxes or masks; the keys of the other kind are empty. In TFRecord files an
 example is a `tf.train.Example` with the feature names of the TF Model Garden, where
@@ -49,6 +52,7 @@ class Source:
         has_masks: bool; whether the labels are masks, with class 0 as the background,
             instead of boxes.
         skipped: tuple of str, one line per image that could not be used.
+        notes: tuple of str, what the reader found in the files and changed.
     """
 
     dataset: tf.data.Dataset
@@ -57,6 +61,7 @@ class Source:
     has_labels: bool = True
     skipped: tuple = ()
     has_masks: bool = False
+    notes: tuple = ()
 
 
 def whole_image(label):
@@ -70,7 +75,7 @@ def whole_image(label):
     }
 
 
-def from_records(records, class_names=(), has_labels=True, skipped=()):
+def from_records(records, class_names=(), has_labels=True, skipped=(), notes=()):
     """Create a source from examples in memory (images may be in files).
 
     Args:
@@ -81,6 +86,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         class_names: sequence of str.
         has_labels: bool, whether the labels are ground truth.
         skipped: sequence of str.
+        notes: sequence of str.
 
     Returns:
         `Source`.
@@ -105,6 +111,9 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
             for key in ("mask", "confidence")
         },
     }
+    if any("stated_size" in record for record in records):
+        sizes = [record.get("stated_size", (0, 0)) for record in records]
+        pictures["stated_size"] = tf.constant(sizes, tf.int32)
     labels = {
         key: tf.constant(
             np.concatenate([record[key] for record in records]).astype(empty.dtype)
@@ -127,6 +136,7 @@ def from_records(records, class_names=(), has_labels=True, skipped=()):
         has_labels,
         tuple(skipped),
         any(record.get("mask") for record in records),
+        tuple(notes),
     )
 
 
@@ -225,6 +235,8 @@ def _feature(value):
 
 
 _FEATURES = {
+    "image/height": tf.io.FixedLenFeature((), tf.int64, 0),
+    "image/width": tf.io.FixedLenFeature((), tf.int64, 0),
     "image/encoded": tf.io.FixedLenFeature((), tf.string, ""),
     "image/filename": tf.io.FixedLenFeature((), tf.string, ""),
     "image/source_id": tf.io.FixedLenFeature((), tf.string, ""),
@@ -301,6 +313,9 @@ def parse(serialized, class_ids):
         "areas": optional("image/object/area", 0.0, tf.float32),
         "mask": record["image/segmentation/class/encoded"],
         "confidence": record["image/segmentation/class/confidence"],
+        "stated_size": tf.cast(
+            tf.stack([record["image/height"], record["image/width"]]), tf.int32
+        ),
     }
 
 
@@ -397,8 +412,53 @@ def read_contents(example):
 
 
 def read_image(example):
-    """Return an example's image by `images.decode`: uint8 `[h, w, 3]` RGB."""
-    return images.decode(read_contents(example))
+    """Decode an example's image, and check that its boxes were made for it.
+
+    Boxes are fractions, so that an image may have been resized since: its ratio of
+    height to width is compared with that of the stated size, to a pixel.
+
+    Args:
+        example: dict.
+
+    Returns:
+        uint8 `[h, w, 3]`, RGB, upright.
+
+    Raises:
+        tf.errors.InvalidArgumentError: at run time, for a file that can't be decoded,
+            or boxes that were made for an image of another shape.
+    """
+    contents = read_contents(example)
+    image = images.decode(contents)
+    if "stated_size" not in example:
+        return image
+    found, stated = tf.shape(image)[:2], example["stated_size"]
+    is_stated = (tf.size(example["boxes"]) > 0) & (tf.reduce_min(stated) > 0)
+    is_right = images.is_resized(found, stated) | ~is_stated
+
+    def refuse():
+        is_turned = images.is_resized(found, stated[::-1])
+        has_exif = images.orientation(contents) >= 5
+        advice = tf.case(
+            [
+                (is_turned & has_exif, lambda: tf.constant(_TURNED_BY_EXIF)),
+                (is_turned, lambda: tf.constant(_SWAPPED)),
+            ],
+            default=lambda: tf.constant(_OTHER_SHAPE),
+        )
+        parts = ["Expected the stated height and width", stated, "Received:", found]
+        return tf.debugging.Assert(False, [*parts, advice])
+
+    check = tf.cond(is_right, tf.no_op, refuse)
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(image)
+
+
+_TURNED_BY_EXIF = (
+    "(the photograph is shown rotated, as its EXIF data says; if the boxes fit the "
+    "image as shown, swap the stated height and width, else remove the EXIF rotation)"
+)
+_SWAPPED = "(swapped; if the boxes fit the image as shown, correct the stated size)"
+_OTHER_SHAPE = "(another image, or one that was cropped after it was labeled)"
 
 
 def read_mask(example, size, num_classes):

@@ -7,6 +7,7 @@ show it; its boxes and masks refer to the upright image.
 """
 
 import tensorflow as tf
+from PIL import Image
 
 # Of the files that are looked for in folders.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
@@ -95,6 +96,43 @@ def size(contents):
         ],
         default=lambda: tf.zeros(2, tf.int32),
     )
+
+
+def upright_size(path):
+    """Return the size of an image file without decoding it.
+
+    Args:
+        path: str.
+
+    Returns:
+        `(height, width)` of the upright image in pixels, or None if the file can't be
+        read.
+    """
+    try:
+        with Image.open(path) as image:
+            number = image.getexif().get(_ORIENTATION_TAG, 1)
+            width, height = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    is_turned = image.format == "JPEG" and number in (5, 6, 7, 8)
+    return (width, height) if is_turned else (height, width)
+
+
+def is_resized(size, stated):
+    """Return whether an image may be a resized one of another size.
+
+    Args:
+        size: int32 tensor `[2]`, height and width.
+        stated: int32 tensor `[2]`, the other size.
+
+    Returns:
+        bool scalar: whether both have the same ratio of height to width, to one pixel
+        of the smaller one.
+    """
+    size, stated = tf.cast(size, tf.float32), tf.cast(stated, tf.float32)
+    scale = tf.reduce_max(size) / tf.reduce_max(stated)
+    difference = tf.abs(size - scale * stated) / tf.maximum(scale, 1.0)
+    return tf.reduce_all(difference <= 1.0)
 
 
 def orientation(contents):

@@ -175,7 +175,12 @@ def _image_and_labels(example, source):
     if source.has_masks:
         return image, {"mask": read_mask(example, size, len(source.class_names))}
     labels = {key: example[key] for key in _PADDING}
-    labels["boxes"] = labels["boxes"] * tf.tile(tf.cast(size, tf.float32), [2])
+    size = tf.cast(size, tf.float32)
+    labels["boxes"] = labels["boxes"] * tf.tile(size, [2])
+    if "stated_size" in example:  # the image may have been resized since
+        stated = tf.cast(example["stated_size"], tf.float32)
+        scale = tf.where(tf.reduce_min(stated) > 0.0, size / stated, tf.ones(2))
+        labels["areas"] *= tf.reduce_prod(scale)
     return image, labels
 
 

@@ -44,18 +44,18 @@ class Work:
     @functools.cached_property
     def labeled(self):
         """The labeled images, an `examples.Source`."""
-        return self.experiment.data.labeled()
+        return self._told("labeled", self.experiment.data.labeled())
 
     @functools.cached_property
     def unlabeled(self):
         """The unlabeled images, an `examples.Source`."""
-        return self.experiment.data.unlabeled()
+        return self._told("unlabeled", self.experiment.data.unlabeled())
 
     @functools.cached_property
     def classified(self):
         """The classified images, an `examples.Source`, or None."""
         classified = self.experiment.data.classified
-        return classified() if classified else None
+        return self._told("classified", classified()) if classified else None
 
     @functools.cached_property
     def validation(self):
@@ -64,7 +64,8 @@ class Work:
         Raises:
             ValueError: if classes or kind of labels differ from the labeled images'.
         """
-        source, labeled = self.experiment.data.validation(), self.labeled
+        source = self._told("validation", self.experiment.data.validation())
+        labeled = self.labeled
         if source.class_names != labeled.class_names:
             raise ValueError(
                 "Expected the validation images to have the labeled ones' classes, "
@@ -77,6 +78,13 @@ class Work:
                 "Expected the validation images to have labels of the labeled ones' "
                 f"kind, {kinds[labeled.has_masks]}. Received: {received}"
             )
+        return source
+
+    def _told(self, title, source):
+        """Print what a source's reader changed, and return the source."""
+        if self.is_first:
+            for note in source.notes:
+                print(f"{title}: {note}", flush=True)
         return source
 
     @property

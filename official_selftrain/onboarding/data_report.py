@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 
+from official_selftrain.data import inspection
 from official_selftrain.onboarding import own_data, proposals
 
 # With fewer boxes a class is hard to learn.
@@ -63,14 +64,14 @@ def all_findings(findings):
     """List all problems of the data.
 
     Args:
-        findings: dict of title to dict of a name from `own_data.FINDINGS` to list of
+        findings: dict of title to dict of a name from `inspection.KINDS` to list of
             str.
 
     Returns:
         str, one line per problem.
     """
     return "".join(
-        f"{title}: {own_data.FINDINGS[kind]}: {line}\n"
+        f"{title}: {inspection.KINDS[kind]}: {line}\n"
         for title, kinds in findings.items()
         for kind, lines in kinds.items()
         for line in lines
@@ -89,7 +90,7 @@ def warnings(validation):
 
 
 def _text(lines, findings):
-    return "\n".join(["", *lines, *(f"  {x}" for x in own_data.summary(findings))])
+    return "\n".join(["", *lines, *(f"  {x}" for x in inspection.summary(findings))])
 
 
 def _images_line(title, content):

@@ -5,7 +5,7 @@ import os
 import shlex
 import textwrap
 
-from official_selftrain.onboarding import proposals
+from official_selftrain.onboarding import own_data, proposals
 
 _EFFICIENTNET = {
     "family": "efficientnet",
@@ -64,7 +64,7 @@ validation/sources.coco.annotations = {validation_file}
 validation/sources.coco.images = {validation_images}
 UNLABELED = @unlabeled/sources.coco
 unlabeled/sources.coco.annotations = {unlabeled_file}
-unlabeled/sources.coco.images = "."
+unlabeled/sources.coco.images = {unlabeled_images}
 
 {size_reason}
 IMAGE_SIZE = {image_size}
@@ -154,6 +154,7 @@ def text(places, files, settings, summary):
         train_file=repr(files.training),
         validation_file=repr(files.validation),
         unlabeled_file=repr(files.unlabeled),
+        unlabeled_images=repr(own_data.root(places.unlabeled)),
         student_learning_rate=settings["learning_rate"] / 2,
         warmup_steps=settings["steps"] // 10,
         log_every=settings["steps"] // 10,

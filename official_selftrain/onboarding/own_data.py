@@ -12,30 +12,10 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import images, problems, sources, splits
+from official_selftrain.data import images, inspection, problems, sources, splits
 from official_selftrain.data.sources import coco_files, voc_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
-
-# Problems of the data, and how each is handled.
-FINDINGS = {
-    "missing": "missing images, left out",
-    "unreadable": "unreadable images, left out",
-    "size": "images whose size differs from the annotations, left out",
-    "wrong": "invalid boxes, left out",
-    "flat": "boxes without area, left out",
-    "beyond": "boxes outside their image, left out",
-    "outside": "boxes that extend beyond their image, clipped",
-    "repeated": "duplicate boxes, left out",
-    "contradictory": "boxes in the same place with different classes, kept",
-    "crowd": "boxes of crowds or difficult objects, ignored in training",
-    "whole": "boxes that cover their whole image, kept",
-    "unknown": "boxes of classes that the labeled images don't have, left out",
-    "unused": "classes without a box, left out",
-    "labeled": "images that are among the labeled ones, left out",
-    "double": "duplicate images, left out",
-    "foreign": "images in unsupported formats, left out",
-}
 
 _FOREIGN_ENDINGS = (".avif", ".heic", ".tif", ".tiff", ".webp")
 
@@ -84,7 +64,8 @@ def read(annotations, folder, categories=None, labeled=()):
 
     Returns:
         `(content, findings)`: a COCO file's content with the usable images and boxes
-        and the classes that have boxes; dict of a name from `FINDINGS` to list of str.
+        and the classes that have boxes; dict of a name from `inspection.KINDS` to list
+        of str.
 
     Raises:
         FileNotFoundError: for a missing file or folder.
@@ -93,18 +74,25 @@ def read(annotations, folder, categories=None, labeled=()):
 
     Source: own.
     """
-    content = _content(annotations)
+    content, findings = _content(annotations, folder)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
             f"Expected a folder of images. Received: images={folder!r}"
         )
-    names = _class_names(content, annotations)
-    findings = collections.defaultdict(list)
-    rows = _valid_rows(content, names, annotations, findings)
-    _check_units(rows, content["images"], annotations)
-    files = paths(content, folder)
-    stated = [(image["height"], image["width"]) for image in content["images"]]
-    sizes = _usable_images(files, labeled, findings, stated)
+    findings["wrong"] = [m.split("Received: ", 1)[1] for m in findings["wrong"]]
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    rows = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        rows[annotation["image_id"]].append(annotation)
+    sizes = _usable_images(
+        paths(content, folder),
+        labeled,
+        findings,
+        [(image["height"], image["width"]) for image in content["images"]],
+    )
+    for index, size in sizes.items():
+        image = content["images"][index]
+        _resize(image, rows[image["id"]], size)
     kept = [content["images"][index] for index in sizes]
     boxes = [
         box
@@ -124,34 +112,22 @@ def read(annotations, folder, categories=None, labeled=()):
     return content, dict(findings)
 
 
-def _content(annotations):
+def _content(annotations, folder):
     if os.path.isdir(annotations):
-        return voc_files.boxes(annotations)
-    return coco_files.read(annotations)
+        return coco_files.checked(voc_files.boxes(annotations), annotations, folder)
+    return coco_files.read(annotations, folder)
 
 
-def _class_names(content, path):
-    """Return the categories' names by id; reject duplicate names."""
-    names = {c["id"]: c["name"] for c in content["categories"]}
-    for name, count in collections.Counter(names.values()).items():
-        if count > 1:
-            raise ValueError(
-                f"Expected every category once. Received: {path} with "
-                f"{count} of name={name!r}"
-            )
-    return names
-
-
-def _valid_rows(content, names, path, findings):
-    """Return the valid annotations of each image."""
-    rows = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        fault = coco_files.fault(annotation, rows, names, path)
-        if fault:
-            findings["wrong"].append(fault.split("Received: ")[1])
-        else:
-            rows[annotation["image_id"]].append(annotation)
-    return rows
+def _resize(image, annotations, size):
+    """Make boxes fit an image that was resized after it was labeled."""
+    scale = np.divide(size, (image["height"], image["width"]))[::-1]
+    image["height"], image["width"] = size
+    if np.all(scale == 1.0):
+        return
+    for annotation in annotations:
+        sides = np.multiply(annotation["bbox"], np.tile(scale, 2))
+        annotation["bbox"] = sides.tolist()
+        annotation["area"] = annotation.get("area", 0.0) * float(scale.prod())
 
 
 def _with_used_categories(annotations, names, content, findings):
@@ -177,26 +153,6 @@ def _with_categories(annotations, names, categories, findings):
     return kept
 
 
-def _check_units(rows, entries, path):
-    """Reject boxes that aren't `[x, y, width, height]` in pixels."""
-    bboxes = np.array([a["bbox"] for of_image in rows.values() for a in of_image])
-    if not len(bboxes):
-        return
-    kind = "Expected boxes [x, y, width, height] in pixels. Received: "
-    if bboxes.max() <= 1.0:
-        raise ValueError(f"{kind}{path}, whose boxes lie within 0…1: normalized?")
-    sizes = {image["id"]: (image["width"], image["height"]) for image in entries}
-    limits = np.array([sizes[key] for key, of_image in rows.items() for _ in of_image])
-    start, end = bboxes[:, :2], bboxes[:, 2:]
-    leaving = np.any(start + end > limits + 1.0, axis=1)
-    are_corners = np.all((end > start) & (end <= limits + 1.0))
-    if np.mean(leaving) > 0.1 and are_corners:
-        raise ValueError(
-            f"{kind}{path}: {leaving.sum()} of {len(bboxes)} boxes extend beyond their "
-            "image, but all fit as [xmin, ymin, xmax, ymax]"
-        )
-
-
 def _usable_images(files, labeled, findings, stated=None):
     """Return the images that are readable, unique and of the stated size.
 
@@ -214,9 +170,10 @@ def _usable_images(files, labeled, findings, stated=None):
     for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
         if not os.path.exists(path):
             findings["missing"].append(path)
-        elif size is None:
+        elif size is None or stated and None in stated[index]:
+            reason = reason or "its size can't be read"
             findings["unreadable"].append(f"{path}: {reason}")
-        elif stated and size != stated[index]:
+        elif stated and not images.is_resized(size, stated[index]):
             findings["size"].append(f"{path}: {_misstated(size, stated[index])}")
         elif (digest := hashes.sha256(path)) in labeled:
             findings["labeled"].append(path)
@@ -225,6 +182,8 @@ def _usable_images(files, labeled, findings, stated=None):
         else:
             seen.add(digest)
             usable[index] = size
+            if stated and size != stated[index]:
+                findings["resized"].append(f"{path}: {_misstated(size, stated[index])}")
     return usable
 
 
@@ -251,60 +210,39 @@ def _sizes(paths):
 
 
 def _usable_boxes(image, annotations, names, findings):
-    kept, boxes = [], []
+    kept, single, boxes = [], [], []
     for annotation in annotations:
         x, y, width, height = annotation["bbox"]
         where = (
             f"{image['file_name']}: {names[annotation['category_id']]} "
             f"{[round(float(value), 2) for value in annotation['bbox']]}"
         )
-        left, right = np.clip([x, x + width], 0, image["width"])
-        top, bottom = np.clip([y, y + height], 0, image["height"])
-        area = float((right - left) * (bottom - top))
-        if area <= 0.0:
-            kind = "beyond" if width > 0 and height > 0 else "flat"
-            findings[kind].append(where)
-            continue
-        # Annotation tools round: half a pixel is fine.
-        if max(-x, -y, x + width - right, y + height - bottom) > 0.5:
-            findings["outside"].append(where)
-        if area >= _SAME_PLACE * image["width"] * image["height"]:
+        is_crowd = bool(annotation.get("iscrowd"))
+        whole = _SAME_PLACE * image["width"] * image["height"]
+        if width * height >= whole and not is_crowd:
             findings["whole"].append(where)
-        if annotation.get("iscrowd"):
+        if is_crowd:
             findings["crowd"].append(where)
-        box = (top, left, bottom, right)
+            kept.append(annotation)
+            continue
+        box = (y, x, y + height, x + width)
         overlap = array_boxes.iou(np.array([box]), np.reshape(boxes, (-1, 4)))[0]
-        double = next((kept[i] for i in np.flatnonzero(overlap >= _SAME_PLACE)), None)
+        double = next((single[i] for i in np.flatnonzero(overlap >= _SAME_PLACE)), None)
         if double and double["category_id"] == annotation["category_id"]:
             findings["repeated"].append(where)
             continue
         if double:
             other = names[double["category_id"]]
             findings["contradictory"].append(f"{where} and {other}")
-        bbox = [float(value) for value in (left, top, right - left, bottom - top)]
+        bbox = [float(value) for value in annotation["bbox"]]
         boxes.append(box)
-        kept.append({**annotation, "bbox": bbox})
+        single.append({**annotation, "bbox": bbox})
+        kept.append(single[-1])
     return kept
 
 
-def summary(findings):
-    """Return one line per kind of finding: its count, and the first one.
-
-    Args:
-        findings: dict, as returned by `read`.
-
-    Returns:
-        list of str.
-    """
-    return [
-        f"{text}: {len(findings[kind])} (first: {findings[kind][0]})"
-        for kind, text in FINDINGS.items()
-        if findings.get(kind)
-    ]
-
-
 def _listed(findings):
-    return "".join(f"; {line}" for line in summary(findings))
+    return "".join(f"; {line}" for line in inspection.summary(findings))
 
 
 def objects(content):
@@ -328,7 +266,8 @@ def read_unlabeled(folder, labeled):
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
-        names are paths; dict of a name from `FINDINGS` to list of str.
+        names are relative to `root(folder)`; dict of a name from `inspection.KINDS`
+        to list of str.
 
     Raises:
         FileNotFoundError: if there is no image.
@@ -350,8 +289,14 @@ def read_unlabeled(folder, labeled):
         foreign=_foreign_files(folder),
     )
     sizes = _usable_images(files, labeled, findings)
+    start = root(folder)
     entries = [
-        {"id": number, "file_name": files[index], "height": height, "width": width}
+        {
+            "id": number,
+            "file_name": os.path.relpath(files[index], start),
+            "height": height,
+            "width": width,
+        }
         for number, (index, (height, width)) in enumerate(sizes.items(), 1)
     ]
     if not entries:
@@ -360,6 +305,17 @@ def read_unlabeled(folder, labeled):
             f"unlabeled={folder!r}{_listed(findings)}"
         )
     return {"images": entries}, dict(findings)
+
+
+def root(images):
+    """Return the folder that contains all images of a folder or glob.
+
+    Args:
+        images: str, a folder or glob.
+    """
+    while not os.path.isdir(images):
+        images = os.path.dirname(images) or os.curdir
+    return images
 
 
 def _foreign_files(folder):

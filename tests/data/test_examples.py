@@ -13,6 +13,8 @@ KEYS = {
     *("encoded", "path", "id", "boxes", "classes", "scores", "ignore", "areas"),
     *("mask", "confidence"),
 }
+# Those of a TFRecord's examples.
+PARSED_KEYS = {*KEYS, "stated_size"}
 NO_MASK = {"mask": b"", "confidence": b""}
 
 
@@ -137,7 +139,8 @@ def test_serialization_round_trip(num_boxes):
     for key in ("boxes", "classes", "scores", "ignore", "areas"):
         record[key] = record[key][:num_boxes]
     parsed = examples.parse(examples.serialize(record, 4, 6), [1, 2, 3])
-    assert_same(values_of(parsed), {**record, "path": b"", **NO_MASK})
+    same = {**record, "path": b"", "stated_size": [4, 6], **NO_MASK}
+    assert_same(values_of(parsed), same)
     assert {key: parsed[key].dtype for key in ("id", "classes", "ignore")} == {
         "id": tf.int64,
         "classes": tf.int32,
@@ -204,7 +207,8 @@ def test_serialization_is_deterministic():
 
 def test_missing_features_have_defaults():
     parsed = values_of(examples.parse(example_with({}), [1]))
-    assert set(parsed) == KEYS
+    assert set(parsed) == PARSED_KEYS
+    assert parsed["stated_size"].tolist() == [0, 0]
     np.testing.assert_array_equal(parsed["boxes"], [[0.5] * 4])
     assert [list(parsed[key]) for key in ("scores", "ignore", "areas")] == [
         [1.0],

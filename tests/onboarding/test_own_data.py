@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain.data import sources
+from official_selftrain.data import inspection, sources
 from official_selftrain.data.sources import voc_files
 from official_selftrain.onboarding import own_data, proposals
 
@@ -87,6 +87,8 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
         (3, [2.0, 3.0, 10.0, 12.0]),
         (4, [0.0, 20.0, 10.0, 10.0]),
         (5, [0.0, 0.0, 40.0, 29.5]),
+        (6, [0.0, 0.0, 40.0, 30.0]),  # unknown but for the other objects
+        (8, [4.0, 5.0, 1.0, 7.0]),
     ]
     counts = {kind: len(lines) for kind, lines in findings.items()}
     assert counts == {
@@ -94,20 +96,22 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
             "missing": 1,
             "unreadable": 1,
             "size": 2,
-            "wrong": 3,
+            "wrong": 2,
             "flat": 1,
             "beyond": 1,
+            "crowd": 1,
         },
         **{"outside": 1, "repeated": 1, "contradictory": 1, "whole": 1, "unused": 1},
+        "reversed": 1,
     }
-    lines = own_data.summary(findings)
-    assert len(lines) == 11
+    lines = inspection.summary(findings)
+    assert len(lines) == 13
     for text in (
         "missing images, left out: 1 (first: ",
-        "images whose size differs from the annotations, left out: 2",
+        "images of another shape than their labels state, left out: 2",
         "c.png: 40 x 30, stated 30 x 40, swapped: rotated by its EXIF data?)",
-        "invalid boxes, left out: 3 (first: annotation 8 in ",
-        "boxes that extend beyond their image, clipped: 1 (first: b.jpg: key [-4.0, 20",
+        "invalid annotations, left out: 2 (first: annotation 9 in ",
+        "boxes that extend beyond their image, clipped: 1 (first: annotation 4, ",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
     ):
@@ -166,11 +170,25 @@ def test_data_without_usable_boxes(folder, write, images, annotations, message):
         own_data.read(write(images, annotations), str(folder))
 
 
-def test_duplicate_category_names(folder, write):
-    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "cup"}]
-    path = write([entry(1, "a.png")], [boxed(1, 1, [1, 2, 5, 5])], categories)
-    with pytest.raises(ValueError, match="every category once.*2 of name='cup'"):
-        own_data.read(path, str(folder))
+def test_categories_of_one_name_are_joined(folder, write):
+    categories = [{"id": 4, "name": "cup"}, {"id": 2, "name": "cup "}]
+    boxes = [boxed(1, 4, [1, 2, 5, 5]), boxed(1, 2, [9, 9, 5, 5])]
+    path = write([entry(1, "a.png")], boxes, categories)
+    content, findings = own_data.read(path, str(folder))
+    assert content["categories"] == [{"id": 2, "name": "cup"}]
+    assert [a["category_id"] for a in content["annotations"]] == [2, 2]
+    assert findings["joined"] == ["'cup', ids 2 and 4"]
+
+
+def test_resized_images(folder, write):
+    """The image of 40 x 30 was one of 400 x 300 when it was labeled."""
+    path = write([entry(1, "a.png", 400, 300)], [boxed(1, 3, [40, 50, 60, 90], area=8)])
+    content, findings = own_data.read(path, str(folder))
+    assert content["images"] == [entry(1, "a.png")]
+    (annotation,) = content["annotations"]
+    np.testing.assert_allclose(annotation["bbox"], [4.0, 5.0, 6.0, 9.0])
+    assert annotation["area"] == pytest.approx(0.08)
+    assert findings["resized"] == [f"{folder}/a.png: 40 x 30, stated 400 x 300"]
 
 
 def test_duplicate_images(folder, write):
@@ -192,9 +210,8 @@ def test_duplicate_images(folder, write):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"bbox": None}, "annotation 7 in .* with bbox=None"),
-        ({"bbox": ["1", 2, 5, 5]}, r"with bbox=\['1', 2, 5, 5\]"),
-        ({"category_id": "3"}, "with category_id='3'"),
+        ({"category_id": "cup"}, "annotation 7 in .* with category_id='cup'"),
+        ({"score": -1}, "annotation 7 in .* with score=-1"),
         ({"image_id": [1]}, r"with image_id=\[1\]"),
     ],
 )
@@ -214,8 +231,7 @@ def test_malformed_entries(folder, write, change, message):
     [
         ("annotations", {"a": 1}, "a list of annotations. Received: .* with dict"),
         ("images", [3], r"in every entry. Received: images\[0\] in .*, 3"),
-        ("images", [entry(1, "a.png", None)], "height=30, width=None"),
-        ("images", [entry(1, "a.png", "40")], "height=30, width='40'"),
+        ("images", [entry(1, "a.png", "wide")], "height=30, width='wide'"),
     ],
 )
 def test_malformed_lists(folder, tmp_path, key, value, message):
@@ -244,8 +260,8 @@ def test_unlabeled_images(folder, tmp_path):
     (pool / "photo.WEBP").write_bytes(b"RIFF")
     content, findings = own_data.read_unlabeled(str(pool), [str(folder / "a.png")])
     assert content["images"] == [
-        entry(1, str(pool / "c.png")),
-        entry(2, str(pool / "turned.jpg"), 30, 40),
+        entry(1, "c.png"),
+        entry(2, "turned.jpg", 30, 40),
     ]
     assert findings["labeled"] == [str(pool / "a.png")]
     assert findings["double"] == [str(pool / "d.png")]
@@ -255,7 +271,8 @@ def test_unlabeled_images(folder, tmp_path):
     assert "Invalid JPEG data" in broken and "{{" not in broken
     path = tmp_path / "pool.json"
     path.write_text(json.dumps(content))
-    source = sources.coco(str(path), ".")
+    source = sources.coco(str(path), own_data.root(str(pool)))
+    assert own_data.root(str(pool / "**" / "c*.png")) == str(pool)
     assert (source.num_images, source.has_labels) == (2, False)
     with pytest.raises(
         ValueError, match=r"isn't labeled. .*pool/a.\*'; images that are"
@@ -423,7 +440,7 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
     assert len(content["annotations"]) == 2
     # The difficult box doesn't affect the settings.
     assert own_data.objects(content) == content["annotations"][1:]
-    assert own_data.summary(findings) == [
+    assert inspection.summary(findings) == [
         "boxes of crowds or difficult objects, ignored in training: 1 "
         "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
     ]

@@ -1,150 +1,46 @@
-"""COCO annotation files: reading and checking them."""
+"""COCO annotation files, in the forms in which tools and scripts write them.
 
+`read` brings every entry into one form and tells what it changed. What can be read in
+more than one way is refused, with the entry, the field and its value.
+"""
+
+import collections
 import difflib
 import json
 import os
+import re
+import urllib.parse
 
 import numpy as np
 
-from official_selftrain.data import examples
+from official_selftrain.data import examples, images, inspection, shapes
 
 # Required fields of the entries of a COCO file.
 _FIELDS = {
-    "images": ("id", "file_name", "height", "width"),
+    "images": ("id", "file_name"),
     "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id", "bbox"),
+    "annotations": ("image_id", "category_id"),
 }
+_ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig"))
 
+# Annotation tools round: half a pixel is fine.
+_ROUNDING = 0.5
 
-def read(annotations):
-    """Read a COCO annotation file and check the fields of its entries.
+# With at most this fraction of boxes beyond their image, they aren't corners.
+_FEW_BEYOND = 0.1
 
-    Args:
-        annotations: str, path of the JSON file.
-
-    Returns:
-        dict with the lists `images`, `categories` and `annotations`; a file of
-        unlabeled images may lack the latter two.
-
-    Raises:
-        FileNotFoundError: for a missing file.
-        ValueError: for a file in another format.
-
-    Source: format of cocodataset.org.
-    """
-    if not os.path.isfile(annotations):
-        raise FileNotFoundError(
-            f"Expected a COCO file. Received: annotations={annotations!r}"
-        )
-    with open(annotations) as file:
-        try:
-            content = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"Expected JSON. Received: {annotations}: {error}"
-            ) from error
-    if isinstance(content, dict) and not content.get("annotations"):
-        # Files of unlabeled images may have neither.
-        content = {"annotations": [], "categories": [], **content}
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(content, dict) or key not in content:
-            raise ValueError(
-                f"Expected a COCO file with images, categories and annotations. "
-                f"Received: {annotations} without {key}"
-            )
-    for kind, fields in _FIELDS.items():
-        _check_fields(content[kind], kind, fields, annotations)
-    return content
-
-
-def fault(annotation, image_ids, categories, path):
-    """Return what is wrong with an annotation.
-
-    Args:
-        annotation: dict, an entry of `annotations`.
-        image_ids: the ids of the images, any container.
-        categories: dict of categories by id.
-        path: str, the file, for the message.
-
-    Returns:
-        str, an error message, or None if the annotation is valid. (A box without area
-        or one that extends beyond its image is valid.)
-    """
-    where = f"annotation {annotation.get('id')} in {path}"
-    image_id, category_id = annotation["image_id"], annotation["category_id"]
-    if not isinstance(image_id, int) or image_id not in image_ids:
-        return (
-            f"Expected annotations of listed images. Received: {where} "
-            f"with image_id={image_id!r}"
-        )
-    if not isinstance(category_id, int) or category_id not in categories:
-        return (
-            f"Expected annotations of listed categories "
-            f"({', '.join(map(str, sorted(categories)))}). Received: {where} "
-            f"with category_id={category_id!r}"
-        )
-    bbox = annotation["bbox"]
-    if not _are_numbers(bbox, 4) or min(bbox[2:]) < 0:
-        return (
-            "Expected bbox [x, y, width, height], finite, width and height not "
-            f"negative. Received: {where} with bbox={bbox}"
-        )
-    return None
-
-
-def _are_numbers(values, count):
-    """Return whether `values` is a list of `count` finite numbers."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(value, (int, float)) for value in values)
-        and bool(np.all(np.isfinite(values)))
-    )
-
-
-def _check_fields(entries, kind, fields, path):
-    if not isinstance(entries, list):
-        raise ValueError(
-            f"Expected a list of {kind}. Received: {path} with {type(entries).__name__}"
-        )
-    seen = set()
-    for index, entry in enumerate(entries):
-        where = f"{kind}[{index}] in {path}"
-        if not isinstance(entry, dict):
-            raise ValueError(
-                f"Expected {', '.join(fields)} in every entry. Received: {where}, "
-                f"{entry!r}"
-            )
-        missing = [field for field in fields if field not in entry]
-        if missing:
-            raise ValueError(
-                f"Expected {', '.join(fields)} in every entry. Received: {where} "
-                f"without {missing[0]}"
-            )
-        if kind == "annotations":
-            continue
-        if not isinstance(entry["id"], int) or entry["id"] in seen:
-            raise ValueError(
-                f"Expected unique integer ids. Received: {where} "
-                f"with id={entry['id']!r}"
-            )
-        seen.add(entry["id"])
-        if kind != "images":
-            continue
-        size = [entry["height"], entry["width"]]
-        if not _are_numbers(size, 2) or min(size) < 1:
-            raise ValueError(
-                f"Expected height and width of at least 1. Received: {where} with "
-                f"height={size[0]!r}, width={size[1]!r}"
-            )
+# How the findings of `coco` are told, where it does something else than `init`.
+_TOLD = {**inspection.KINDS, "unused": "classes without a box"}
+_TOLD.pop("outside")
 
 
 def coco(annotations, images, class_names=None):
     """Read a COCO annotation file and its folder of images.
 
-    Crowd regions are ignored in training, not treated as background. An image without
-    annotations is a valid image without objects. A box whose width or height is 0 is
-    dropped and counted. A `score`, present in a teacher's annotations, is kept.
+    Crowd regions are ignored in training, not treated as background, and so is all but
+    the objects of an image with an object whose box can't be used. An image without
+    annotations is a valid image without objects. A `score`, present in a teacher's
+    annotations, is kept.
 
     Args:
         annotations: str, path of the JSON file.
@@ -154,15 +50,18 @@ def coco(annotations, images, class_names=None):
 
     Returns:
         `examples.Source`; a file without any annotation gives a source without labels.
+        Its `notes` tell what was changed, see `read`.
 
     Raises:
         FileNotFoundError: for a missing file, folder or image.
         ValueError: for a file in another format, an annotation with an unknown image
-            or category, or a box of negative size.
+            or category, or boxes in other units.
 
     Source: format of cocodataset.org.
     """
-    content = read(annotations)
+    content, findings = read(annotations, images)
+    if findings.get("wrong"):
+        raise ValueError(findings["wrong"][0])
     categories = {c["id"]: c["name"] for c in content["categories"]}
     names = [categories[key] for key in sorted(categories)]
     if class_names is not None:
@@ -172,44 +71,462 @@ def coco(annotations, images, class_names=None):
     _check_files(images, [image["file_name"] for image in content["images"]])
 
     rows = {image["id"]: [] for image in content["images"]}
-    skipped = []
     for annotation in content["annotations"]:
-        message = fault(annotation, rows, categories, annotations)
-        if message:
-            raise ValueError(message)
-        x, y, width, height = annotation["bbox"]
-        if width == 0 or height == 0:
-            skipped.append(f"annotation {annotation.get('id')}: box without area")
-        elif annotation["category_id"] in class_of:
+        if annotation["category_id"] in class_of:
             rows[annotation["image_id"]].append(annotation)
-    records = []
-    for image in content["images"]:
-        objects = rows[image["id"]]
-        height, width = image["height"], image["width"]
-        corners = [
-            (
-                a["bbox"][1],
-                a["bbox"][0],
-                a["bbox"][1] + a["bbox"][3],
-                a["bbox"][0] + a["bbox"][2],
-            )
-            for a in objects
-        ]
-        records.append(
-            {
-                "path": os.path.join(images, image["file_name"]),
-                "id": image["id"],
-                "boxes": np.array(corners, np.float64).reshape(-1, 4)
-                / [height, width, height, width],
-                "classes": np.array([class_of[a["category_id"]] for a in objects]),
-                "scores": np.array([a.get("score", 1.0) for a in objects], np.float32),
-                "ignore": np.array([a.get("iscrowd", 0) for a in objects], bool),
-                "areas": np.array([a.get("area", 0.0) for a in objects]),
-            }
-        )
+    records = [
+        _record(image, rows[image["id"]], class_of, images, annotations)
+        for image in content["images"]
+    ]
+    has_labels = bool(content["annotations"])
+    if has_labels:
+        used = {class_of.get(a["category_id"]) for a in content["annotations"]}
+        findings["unused"] = [n for k, n in enumerate(names) if k not in used]
     return examples.from_records(
-        records, names, has_labels=bool(content["annotations"]), skipped=skipped
+        records, names, has_labels, notes=inspection.summary(findings, _TOLD)
     )
+
+
+def _record(image, objects, class_of, folder, path):
+    height, width = image["height"], image["width"]
+    if objects and not height:
+        raise ValueError(
+            "Expected height and width, or an image to read them from. Received: "
+            f"{image['file_name']} in {path}, which can't be read"
+        )
+    corners = [
+        (
+            a["bbox"][1],
+            a["bbox"][0],
+            a["bbox"][1] + a["bbox"][3],
+            a["bbox"][0] + a["bbox"][2],
+        )
+        for a in objects
+    ]
+    return {
+        "path": os.path.join(folder, image["file_name"]),
+        "id": image["id"],
+        "boxes": np.array(corners, np.float64).reshape(-1, 4)
+        / [height or 1, width or 1, height or 1, width or 1],
+        "classes": np.array([class_of[a["category_id"]] for a in objects]),
+        "scores": np.array([a.get("score", 1.0) for a in objects], np.float32),
+        "ignore": np.array([a.get("iscrowd", 0) for a in objects], bool),
+        "areas": np.array([a.get("area", 0.0) for a in objects]),
+        "stated_size": (height or 0, width or 0),
+    }
+
+
+def read(annotations, folder=None):
+    """Read a COCO annotation file.
+
+    - Ids may be numbers or text, also one in one list and the other in another. If the
+      images' or categories' aren't all whole numbers, they are numbered from 1.
+    - Numbers may be text.
+    - `bbox` may be missing or empty where `segmentation` has polygons or a mask.
+    - A box with a negative width or height has its corners exchanged.
+    - A box extends at most to the border of its image. An object without a box, with
+      one without area or outside its image has an unknown place: instead it gets a
+      crowd region that covers the image.
+    - Categories whose names differ only in surrounding space are the same.
+    - `file_name` may have backslashes, be a URL or start with other folders, if the
+      rest is found in the folder of images.
+    - A missing height or width is that of the image.
+
+    Args:
+        annotations: str, path of the JSON file.
+        folder: str or None, the folder of images.
+
+    Returns:
+        `(content, findings)`: dict with the lists `images`, `categories` and
+        `annotations`, the latter two empty in a file of unlabeled images; `height` and
+        `width` are None where the image can't be read. Dict of a kind of
+        `inspection.KINDS` to list of str; those of `"wrong"` are the error messages of
+        annotations that are left out.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file in another format, duplicate ids, or boxes that are
+            corners or fractions of the image.
+
+    Source: format of cocodataset.org.
+    """
+    if not os.path.isfile(annotations):
+        raise FileNotFoundError(
+            f"Expected a COCO file. Received: annotations={annotations!r}"
+        )
+    return checked(parsed(annotations), annotations, folder)
+
+
+def parsed(path):
+    """Return the content of a JSON file in UTF-8 or UTF-16.
+
+    Args:
+        path: str.
+
+    Raises:
+        ValueError: if it isn't JSON.
+    """
+    with open(path, "rb") as file:
+        contents = file.read()
+    encoding = next(name for start, name in _ENCODINGS if contents.startswith(start))
+    try:
+        return json.loads(contents.decode(encoding))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
+
+
+def checked(content, path, folder=None):
+    """Bring the content of a COCO file into one form, see `read`.
+
+    Args:
+        content: what the JSON file holds; it is changed.
+        path: str, the file, for messages.
+        folder: str or None, the folder of images.
+
+    Returns:
+        `(content, findings)`, as `read`.
+    """
+    if isinstance(content, dict) and not content.get("annotations"):
+        # Files of unlabeled images may have neither.
+        content = {"categories": [], **content, "annotations": []}
+    for kind in ("images", "categories", "annotations"):
+        if not isinstance(content, dict) or kind not in content:
+            raise ValueError(
+                "Expected a COCO file with images, categories and annotations. "
+                f"Received: {path} without {kind}"
+            )
+    for kind, fields in _FIELDS.items():
+        _check_fields(content[kind], kind, fields, path)
+    findings = collections.defaultdict(list)
+    image_ids = _number(content["images"], "images", path, findings)
+    category_ids = _number(content["categories"], "categories", path, findings)
+    _read_images(content["images"], path, folder, findings)
+    joined = _read_categories(content, path, findings)
+    category_ids = {key: joined[number] for key, number in category_ids.items()}
+    kept = _listed(content["annotations"], image_ids, category_ids, path, findings)
+    sizes = {
+        image["id"]: (image["width"], image["height"]) for image in content["images"]
+    }
+    content["annotations"] = _placed(kept, sizes, path, findings)
+    return content, findings
+
+
+def _check_fields(entries, kind, fields, path):
+    if not isinstance(entries, list):
+        raise ValueError(
+            f"Expected a list of {kind}. Received: {path} with {type(entries).__name__}"
+        )
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(
+                f"Expected {', '.join(fields)} in every entry. Received: "
+                f"{kind}[{index}] in {path}, {_short(entry)}"
+            )
+        for field in fields:
+            if field not in entry:
+                raise ValueError(
+                    f"Expected {', '.join(fields)} in every entry. Received: "
+                    f"{kind}[{index}] in {path} without {field}"
+                )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _key(value):
+    """Return an id in one form, or None: 7, 7.0 and "7" are the same."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is str and value.strip():
+        text = value.strip()
+        return int(text) if re.fullmatch("-?[0-9]{1,18}", text) else text
+    return None
+
+
+def _number(entries, kind, path, findings):
+    """Give entries whole numbers as ids; return a dict of the file's ids to them."""
+    numbers = {}
+    for index, entry in enumerate(entries):
+        key = _key(entry["id"])
+        where = f"{kind}[{index}] in {path} with id={_short(entry['id'])}"
+        if key is None:
+            raise ValueError(f"Expected ids, numbers or text. Received: {where}")
+        if key in numbers:
+            raise ValueError(f"Expected unique ids. Received: {where}")
+        numbers[key] = key
+    if all(type(key) is int and abs(key) < 2**63 for key in numbers):
+        for entry, number in zip(entries, numbers):
+            entry["id"] = number
+        return numbers
+    for number, (key, entry) in enumerate(zip(numbers, entries), 1):
+        findings["renumbered"].append(f"{kind}: {_short(entry['id'])} is {number}")
+        entry["id"] = numbers[key] = number
+    return numbers
+
+
+def _read_images(entries, path, folder, findings):
+    """Check the images' names and sizes."""
+    place = FileNames(folder) if folder is not None and os.path.isdir(folder) else None
+    owners = {}
+    for index, image in enumerate(entries):
+        where = f"images[{index}] in {path}"
+        name = image["file_name"]
+        if not isinstance(name, str) or not name.strip() or "\0" in name:
+            raise ValueError(
+                f"Expected file_name, text. Received: {where} with file_name="
+                f"{_short(name)}"
+            )
+        if place is not None:
+            image["file_name"] = place.find(name)
+            if image["file_name"] != name:
+                findings["moved"].append(f"{name} is {image['file_name']}")
+            other = owners.setdefault(image["file_name"], name)
+            if other != name:
+                raise ValueError(
+                    f"Expected one image per file of {folder}. Received: {path} with "
+                    f"{other!r} and {name!r}, both only found as {image['file_name']!r}"
+                )
+        _read_size(image, where, folder)
+
+
+def _read_size(image, where, folder):
+    """Set an image's height and width: those of the file, or of the image itself."""
+    stated = [image.get("height"), image.get("width")]
+    sides = [0.0 if side is None else _float(side) for side in stated]
+    if None in sides or not np.all(np.isfinite(sides)) or min(sides) < 0.0:
+        raise ValueError(
+            f"Expected height and width of at least 1. Received: {where} with "
+            f"height={_short(stated[0])}, width={_short(stated[1])}"
+        )
+    if min(sides) >= 1.0:
+        if type(stated[0]) is not int or type(stated[1]) is not int:
+            image["height"], image["width"] = (round(side) for side in sides)
+        return
+    size = None
+    if folder is not None:
+        size = images.upright_size(os.path.join(folder, image["file_name"]))
+    image["height"], image["width"] = size or (None, None)
+
+
+def _float(value):
+    """Return a number, also one that is text, as float; else None."""
+    if type(value) in (int, float, str):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return None
+    return None
+
+
+class FileNames:
+    """Finds the files of annotation entries in a folder.
+
+    Args:
+        folder: str.
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def find(self, name):
+        """Return a file's name in the folder.
+
+        Args:
+            name: str, a path as an annotation tool wrote it: with backslashes, as URL,
+                or of another machine.
+
+        Returns:
+            str, relative to the folder: the name itself, or the longest ending of the
+            path that exists. The name's last part, if none does.
+        """
+        if self._is_inside(name) and self._exists(name):
+            return name
+        path = name
+        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
+            path = urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+        parts = path.replace("\\", "/").split("/")
+        # Nothing leads out of the folder.
+        start = max((k + 1 for k, p in enumerate(parts) if p in ("", "..")), default=0)
+        parts = [part for part in parts[start:] if part != "."]
+        for first in range(len(parts)):
+            ending = "/".join(parts[first:])
+            if self._exists(ending):
+                return ending
+        return "/".join(parts) or name
+
+    def _exists(self, name):
+        return os.path.exists(os.path.join(self._folder, name))
+
+    def _is_inside(self, name):
+        return not os.path.isabs(name) and ".." not in name.split("/")
+
+
+def _read_categories(content, path, findings):
+    """Check and join categories; return a dict of each id to that it is joined to."""
+    first, joined = {}, {}
+    for index, category in enumerate(content["categories"]):
+        name = category["name"]
+        name = str(name) if type(name) is int else name
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(
+                f"Expected names of categories, text. Received: categories[{index}] in "
+                f"{path} with name={_short(name)}"
+            )
+        category["name"] = name.strip()
+    for category in sorted(content["categories"], key=lambda entry: entry["id"]):
+        name, number = category["name"], category["id"]
+        joined[number] = first.setdefault(name, number)
+        if joined[number] != number:
+            findings["joined"].append(f"{name!r}, ids {joined[number]} and {number}")
+    folded = collections.defaultdict(list)
+    for name in first:
+        folded[name.casefold()].append(name)
+    for names in folded.values():
+        if len(names) > 1:
+            findings["similar"].append(" and ".join(names))
+    content["categories"] = [
+        c for c in content["categories"] if joined[c["id"]] == c["id"]
+    ]
+    return joined
+
+
+def _listed(annotations, image_ids, category_ids, path, findings):
+    """Return the annotations of listed images and categories, with numbers as ids."""
+    kept = []
+    for annotation in annotations:
+        image_id = image_ids.get(_key(annotation["image_id"]))
+        category_id = category_ids.get(_key(annotation["category_id"]))
+        message = None
+        if image_id is None:
+            message = "annotations of listed images", "image_id"
+        elif category_id is None:
+            listed = ", ".join(map(str, sorted(set(category_ids.values()))))
+            message = f"annotations of listed categories ({listed})", "category_id"
+        else:
+            message = _read_values(annotation)
+        if message:
+            expected, field = message
+            findings["wrong"].append(
+                f"Expected {expected}. Received: {_name(annotation)} in {path} with "
+                f"{field}={_short(annotation[field])}"
+            )
+            continue
+        annotation["image_id"], annotation["category_id"] = image_id, category_id
+        kept.append(annotation)
+    return kept
+
+
+def _name(annotation):
+    return f"annotation {_short(annotation.get('id'))}"
+
+
+def _read_values(annotation):
+    """Check an annotation's other values; return what was expected of which."""
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        if crowd not in ("0", "1", None):
+            return "iscrowd, 0 or 1", "iscrowd"
+        annotation["iscrowd"] = int(crowd or 0)
+    if "score" in annotation:
+        score = _float(annotation["score"])
+        if score is None or not 0.0 <= score <= 1.0:
+            return "score in 0…1", "score"
+        annotation["score"] = score
+    if "area" in annotation:
+        area = _float(annotation["area"])
+        annotation["area"] = area if area is not None and 0.0 < area < np.inf else 0.0
+    return None
+
+
+def _placed(annotations, sizes, path, findings):
+    """Return annotations with boxes inside their images."""
+    bboxes = _quadruples([a.get("bbox") for a in annotations])
+    is_given = np.isfinite(bboxes).all(axis=1)
+    for row in np.flatnonzero(~is_given):
+        box = shapes.box(annotations[row].get("segmentation"))
+        if box is not None:
+            bboxes[row] = box
+            findings["shapes"].append(_name(annotations[row]))
+    limits = np.array([sizes[a["image_id"]] for a in annotations], np.float64).reshape(
+        -1, 2
+    )
+    limits = np.where(np.isnan(limits), np.inf, limits)
+    _check_units(bboxes[is_given], limits[is_given], path)
+    ends = np.stack([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]])
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    start, end = np.clip(low, 0.0, limits), np.clip(high, 0.0, limits)
+    rows_of = {
+        "placeless": ~np.isfinite(bboxes).all(axis=1),
+        "flat": (high <= low).any(axis=1),
+        "beyond": (end <= start).any(axis=1),
+    }
+    beyond = np.maximum(-low, high - limits).max(axis=1, initial=-np.inf)
+    changed = (bboxes[:, 2:] < 0.0).any(axis=1) | (beyond > 0.0) | ~is_given
+    kept, covered = [], set()
+    for row, annotation in enumerate(annotations):
+        unusable = [kind for kind, rows in rows_of.items() if rows[row]]
+        if not unusable and not changed[row]:
+            if type(annotation["bbox"][0]) is str:
+                annotation["bbox"] = bboxes[row].tolist()
+            kept.append(annotation)
+            continue
+        where = f"{_name(annotation)}, bbox={_short(annotation.get('bbox'))}"
+        if unusable:
+            findings[unusable[0]].append(where)
+            key = annotation["image_id"], annotation["category_id"]
+            width, height = sizes[annotation["image_id"]]
+            if key not in covered and width:
+                covered.add(key)
+                kept.append({**annotation, "bbox": [0, 0, width, height],
+                             "iscrowd": 1, "area": 0.0})  # fmt: skip
+            continue
+        if (bboxes[row, 2:] < 0.0).any():
+            findings["reversed"].append(where)
+        if beyond[row] > _ROUNDING:
+            findings["outside"].append(where)
+        annotation["bbox"] = [*start[row].tolist(), *(end - start)[row].tolist()]
+        kept.append(annotation)
+    return kept
+
+
+def _quadruples(values):
+    """Return lists of four numbers as float64 `[n, 4]`, NaN for anything else."""
+    if not values:
+        return np.zeros((0, 4))
+    try:
+        array = np.array(values)
+        if array.dtype.kind in "if" and array.shape == (len(values), 4):
+            return array.astype(np.float64)
+    except ValueError:  # not all of four
+        pass
+    rows = np.full((len(values), 4), np.nan)
+    for row, value in enumerate(values):
+        if isinstance(value, list) and len(value) == 4:
+            numbers = [_float(number) for number in value]
+            if None not in numbers and np.all(np.isfinite(numbers)):
+                rows[row] = numbers
+    return rows
+
+
+def _check_units(bboxes, limits, path):
+    """Reject boxes that aren't `[x, y, width, height]` in pixels."""
+    if not len(bboxes):
+        return
+    kind = "Expected boxes [x, y, width, height] in pixels. Received: "
+    if bboxes.max() <= 1.0 and (bboxes[:, 2:] != 0.0).any():
+        raise ValueError(f"{kind}{path}, whose boxes lie within 0…1: normalized?")
+    start, end = bboxes[:, :2], bboxes[:, 2:]
+    leaving = np.any(start + end > limits + 1.0, axis=1)
+    are_corners = np.all((end > start) & (end <= limits + 1.0))
+    if np.mean(leaving) > _FEW_BEYOND and are_corners:
+        raise ValueError(
+            f"{kind}{path}: {leaving.sum()} of {len(bboxes)} boxes extend beyond their "
+            "image, but all fit as [xmin, ymin, xmax, ymax]"
+        )
 
 
 def _check_names(wanted, available, path):
