@@ -54,47 +54,80 @@ def decode(png):
         return tf.io.decode_png(png, channels=1)[..., 0]
 
 
-def read_file(path, num_classes, image_size):
+def read_file(path, num_classes, image_size, values=None):
     """Read a mask from a file whose pixels may be palette indices.
 
     Args:
-        path: str, PNG with a palette, as in PASCAL VOC, or with one 8-bit channel.
+        path: str, PNG with a palette, as in PASCAL VOC, or with one gray channel; with
+            colors in `values` any image without loss.
         num_classes: int K; valid ids are 0 to K - 1 and 255.
         image_size: (height, width) of the image it belongs to.
+        values: dict of a pixel's value to its class id: ints, or colors as (red,
+            green, blue) of 0…255. None: the values are class ids.
 
     Returns:
-        bytes, in the format of `encode`.
+        `(bytes, ids)`: the mask in the format of `encode`; int array, the ids that
+        occur.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: for another file type, a size that differs from the image's, or
-            invalid ids; the message names the file.
+            invalid ids, values or colors; the message names the file.
     """
+    by_color = values is not None and any(isinstance(key, tuple) for key in values)
     try:
         with Image.open(path) as file:
-            if file.mode not in ("P", "L"):
+            if by_color:
+                pixels = np.asarray(file.convert("RGB"))
+            elif file.mode in ("P", "L", "1", "I;16", "I"):
+                pixels = np.asarray(file).astype(np.int64)
+            else:
                 raise ValueError(
-                    "Expected a mask with a palette or one 8-bit channel. Received: "
-                    f"{path} of mode {file.mode}"
+                    "Expected a mask with a palette or one gray channel, or colors in "
+                    f"mask_values. Received: {path} of mode {file.mode}"
                 )
-            values = np.asarray(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
-    if values.shape != tuple(image_size):
+    if pixels.shape[:2] != tuple(image_size):
         raise ValueError(
             f"Expected a mask of its image's size, {tuple(image_size)} (height, "
-            f"width). Received: {path} of {values.shape}"
+            f"width). Received: {path} of {pixels.shape[:2]}"
         )
-    ids = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    unknown = ids[(ids >= num_classes) & (ids != IGNORE_CLASS)]
+    if values is not None:
+        pixels = _mapped(pixels, values, path)
+    is_small = 0 <= pixels.min() and pixels.max() < 2**16
+    counts = np.bincount(pixels.ravel()) if is_small else None
+    ids = np.flatnonzero(counts) if is_small else np.unique(pixels)
+    unknown = ids[(ids >= num_classes) & (ids != IGNORE_CLASS) | (ids < 0)]
     if unknown.size:
         raise ValueError(
             f"Expected class ids of 0 to {num_classes - 1} and {IGNORE_CLASS}. "
             f"Received: {path} with {', '.join(map(str, unknown[:10]))}"
         )
-    return encode(values)
+    return encode(pixels), ids
+
+
+def _mapped(pixels, values, path):
+    """Return the class ids of pixels with the given values or colors."""
+    weights = np.array([2**16, 2**8, 1])
+    keys = np.array([np.dot(key, weights) if isinstance(key, tuple) else key
+                     for key in values])  # fmt: skip
+    if pixels.ndim == 3:
+        pixels = pixels @ weights
+    order = np.argsort(keys)
+    places = order[np.minimum(np.searchsorted(keys[order], pixels), len(keys) - 1)]
+    wrong = keys[places] != pixels
+    if wrong.any():
+        value = int(pixels[wrong][0])
+        if any(isinstance(key, tuple) for key in values):
+            value = (value >> 16, value >> 8 & 255, value & 255)
+        raise ValueError(
+            f"Expected the values {', '.join(map(str, values))} of mask_values. "
+            f"Received: {path} with {value}"
+        )
+    return np.array(list(values.values()))[places]
 
 
 def confident(mask, confidence, score_threshold):

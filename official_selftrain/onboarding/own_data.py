@@ -114,7 +114,8 @@ def read(annotations, folder, categories=None, labeled=()):
 
 def _content(annotations, folder):
     if os.path.isdir(annotations):
-        return coco_files.checked(voc_files.boxes(annotations), annotations, folder)
+        content = voc_files.boxes(annotations, folder)
+        return coco_files.checked(content, annotations, folder)
     return coco_files.read(annotations, folder)
 
 

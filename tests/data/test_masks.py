@@ -120,8 +120,46 @@ def test_files_are_read_as_class_ids(ending, tmp_path):
         image.putpalette(RNG.integers(0, 256, 768).tolist())
         image.putdata(mask.ravel().tolist())
     image.save(tmp_path / "a.png")
-    png = masks.read_file(tmp_path / "a.png", 3, (5, 6))
+    png, ids = masks.read_file(tmp_path / "a.png", 3, (5, 6))
     np.testing.assert_array_equal(masks.decode(png), mask)
+    assert ids.tolist() == [0, 1, 2, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGB", "I;16"])
+def test_values_and_colors_of_other_tools(mode, tmp_path):
+    """White objects on black, or colors, instead of class ids."""
+    mask = RNG.integers(0, 2, (5, 6)).astype(np.uint8)
+    values, image = {0: 0, 255: 1}, Image.fromarray(255 * mask)
+    if mode == "1":
+        values, image = None, image.convert("1")
+    elif mode == "P":
+        values = {0: 0, 9: 1}
+        image = Image.fromarray(9 * mask).convert("P")
+        image.putdata((9 * mask).ravel().tolist())
+    elif mode == "RGB":
+        values = {(0, 0, 0): 0, (7, 0, 250): 1}
+        image = Image.fromarray(mask[..., None] * np.array([7, 0, 250], np.uint8))
+    elif mode == "I;16":
+        values, image = {0: 0, 4000: 1}, Image.fromarray(mask.astype(np.uint16) * 4000)
+    assert image.mode == mode
+    image.save(tmp_path / "a.png")
+    png, ids = masks.read_file(tmp_path / "a.png", 2, (5, 6), values)
+    np.testing.assert_array_equal(masks.decode(png), mask)
+    assert ids.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({0: 0, 9: 1}, "values 0, 9 of mask_values. Received: .*a.png with 7"),
+        ({(0, 0, 0): 0}, r"values \(0, 0, 0\) of .*a.png with \(7, 7, 7\)"),
+        ({0: 0, 7: 2}, "ids of 0 to 1 and 255. Received: .*a.png with 2"),
+    ],
+)
+def test_values_that_are_not_mapped(values, text, tmp_path):
+    Image.fromarray(np.full((4, 6), 7, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=text):
+        masks.read_file(tmp_path / "a.png", 2, (4, 6), values)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +167,10 @@ def test_files_are_read_as_class_ids(ending, tmp_path):
     [
         (np.zeros((5, 6), np.uint8), r"size, \(4, 6\).*a.png of \(5, 6\)"),
         (np.full((4, 6), 3, np.uint8), r"0 to 2 and 255. Received: .*a.png with 3"),
-        (np.zeros((4, 6, 3), np.uint8), "8-bit channel. Received: .*a.png of mode RGB"),
+        (
+            np.zeros((4, 6, 3), np.uint8),
+            "colors in mask_values. .* .*a.png of mode RGB",
+        ),
         (None, "Expected a mask. Received: .*a.png"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from official_selftrain.data import inspection, sources
-from official_selftrain.data.sources import voc_files
+from official_selftrain.data.sources import coco_files, voc_files
 from official_selftrain.onboarding import own_data, proposals
 
 
@@ -417,6 +417,8 @@ def test_boxes_of_pascal_voc(tmp_path):
     (tmp_path / "b.xml").write_text(XML.format(name="b.jpg", first="cup"))
     (tmp_path / "a.xml").write_text(XML.format(name="a.png", first="ball"))
     content = voc_files.boxes(str(tmp_path))
+    content, findings = coco_files.checked(content, "voc")
+    assert not any(findings.values())
     assert content["images"] == [entry(1, "a.png"), entry(2, "b.jpg")]
     assert content["categories"] == [
         {"id": 1, "name": "ball"},
@@ -456,6 +458,64 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
 def test_invalid_pascal_voc_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected XML files. Received: ann"):
         voc_files.boxes(str(tmp_path))
-    (tmp_path / "a.xml").write_text("<annotation><filename>a</filename></annotation>")
-    with pytest.raises(ValueError, match="XML file of PASCAL VOC.*Received: .*a.xml"):
-        voc_files.boxes(str(tmp_path))
+    for text, reason in (
+        ("<annotation><object/></annotation>", "no attribute 'text'"),
+        ("<annotation><object><name> </name></object></annotation>", "without a name"),
+        ("<html></html>", "<html> instead of <annotation>"),
+        ("<annotation>", "no element found"),
+    ):
+        (tmp_path / "a.xml").write_text(text)
+        with pytest.raises(ValueError, match=f"of PASCAL VOC.*: .*a.xml: .*{reason}"):
+            voc_files.boxes(str(tmp_path))
+
+
+BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+
+
+def xml(name, *boxes, size=""):
+    objects = "".join(f"<object><name>key</name>{box}</object>" for box in boxes)
+    return f"<annotation>{name}{size}{objects}</annotation>"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "<filename/>", "<filename>a.png</filename>", "<filename>a</filename>"),
+        "<filename>C:\\photos\\a.png</filename>",
+        "<filename>a.bmp</filename>",
+        "<filename>export_0001.jpg</filename>",
+    ],
+)
+@pytest.mark.parametrize(
+    "size", ["", "<size><width>0</width><height>0</height></size>"]
+)
+def test_xml_files_without_a_name_or_size(folder, tmp_path, name, size):
+    """The image has the name of the XML file, and its own size."""
+    annotations = tmp_path / "Annotations"
+    annotations.mkdir()
+    box = BOX.format(5, 4, 8, 6)
+    (annotations / "a.xml").write_text(xml(name, box, size=size))
+    content, _ = own_data.read(str(annotations), str(folder))
+    assert content["images"] == [entry(1, "a.png")]
+    assert content["annotations"][0]["bbox"] == [4.0, 3.0, 4.0, 3.0]
+
+
+def test_xml_boxes_in_other_forms(folder, tmp_path):
+    """Exchanged corners, and pixels that count from 0."""
+    annotations = tmp_path / "Annotations"
+    annotations.mkdir()
+    boxes = [BOX.format(8, 6, 5, 4), BOX.format(1, 1, 40, 30), "<polygon/>"]
+    (annotations / "a.xml").write_text(xml("", *boxes))
+    content, findings = own_data.read(str(annotations), str(folder))
+    first, second, third = content["annotations"]
+    assert first["bbox"] == [4.0, 3.0, 4.0, 3.0]
+    assert second["bbox"] == [0.0, 0.0, 40.0, 30.0]
+    assert (third["bbox"], third["iscrowd"]) == ([0.0, 0.0, 40.0, 30.0], 1)
+    assert findings["reversed"] == ["annotation 1, bbox=[8.0, 6.0, -4.0, -3.0]"]
+    assert findings["placeless"] == ["annotation 3, bbox=None"]
+    boxes = [BOX.format(8, 6, 5, 4), BOX.format(0, 1, 40, 30)]
+    (annotations / "a.xml").write_text(xml("", *boxes))
+    content, _ = own_data.read(str(annotations), str(folder))
+    first, second = content["annotations"]
+    assert first["bbox"] == [5.0, 4.0, 3.0, 2.0]
+    assert second["bbox"] == [0.0, 1.0, 40.0, 29.0]

@@ -2,12 +2,13 @@
 
 import concurrent.futures
 import os
+import re
 from xml.etree import ElementTree
 
-from PIL import Image, UnidentifiedImageError
-
 from official_selftrain.data import examples, masks
+from official_selftrain.data import images as pictures
 from official_selftrain.data.images import ENDINGS
+from official_selftrain.data.sources import coco_files
 
 # PASCAL VOC's classes in the order of their ids.
 CLASS_NAMES = (
@@ -35,7 +36,13 @@ CLASS_NAMES = (
 )
 
 
-def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
+def voc(
+    root,
+    split,
+    class_names=CLASS_NAMES,
+    mask_folder="SegmentationClass",
+    mask_values=None,
+):
     """Read images with masks from a folder in the layout of PASCAL VOC.
 
     `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without extensions,
@@ -50,14 +57,19 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
         class_names: sequence of str by class id, the background first.
         mask_folder: str, the folder of masks in `root`, such as
             `"SegmentationClassAug"`; None reads the images without labels.
+        mask_values: dict of a pixel's value to its class id, such as `{0: 0, 255: 1}`
+            for white objects on black, or of its color: `{(0, 0, 0): 0, (128, 0, 0):
+            1}`. 255 as class id is unknown. None: the values are class ids.
 
     Returns:
-        `examples.Source`; ids number the lines of the list.
+        `examples.Source`; ids number the lines of the list. Its `notes` name classes
+        without a pixel.
 
     Raises:
         FileNotFoundError: for a missing folder, list, image or mask.
         ValueError: for an empty list, an image that can't be read, a mask whose size
-            differs from its image's, or class ids out of range.
+            differs from its image's, class ids out of range, or masks of the background
+            and unknown pixels only.
 
     Source: PASCAL VOC's development kit.
     """
@@ -68,13 +80,12 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
             f"Expected the list {list_path}; available lists: "
             f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
         )
-    with open(list_path) as file:
-        # A class's list has a 1 or -1 after each name.
-        names = [line.split()[0] for line in file if line.strip()]
-    if not names:
-        raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     folder = os.path.join(root, "JPEGImages")
     images = _stems(folder, ENDINGS)
+    with open(list_path) as file:
+        names = [_stem_of(line.strip(), images) for line in file if line.strip()]
+    if not names:
+        raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     missing = [name for name in names if name not in images]
     if missing:
         raise FileNotFoundError(
@@ -85,32 +96,68 @@ def voc(root, split, class_names=CLASS_NAMES, mask_folder="SegmentationClass"):
     def record(index):
         name = names[index]
         example = {"path": os.path.join(folder, images[name]), "id": index}
-        if mask_folder is not None:
-            example["mask"] = masks.read_file(
-                os.path.join(root, mask_folder, f"{name}.png"),
-                len(class_names),
-                _size(example["path"]),
-            )
-        return example
+        if mask_folder is None:
+            return example, ()
+        example["mask"], ids = masks.read_file(
+            os.path.join(root, mask_folder, f"{name}.png"),
+            len(class_names),
+            _size(example["path"]),
+            mask_values,
+        )
+        return example, ids
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        records = list(pool.map(record, range(len(names))))
-    return examples.from_records(records, class_names, mask_folder is not None)
+        records, ids = zip(*pool.map(record, range(len(names))))
+    has_labels, notes = mask_folder is not None, []
+    if has_labels:
+        place = os.path.join(root, mask_folder)
+        notes = _unused(set().union(*ids), class_names, place)
+    return examples.from_records(records, class_names, has_labels, notes=notes)
 
 
-def boxes(folder):
+def _stem_of(line, images):
+    """Return the name in a line of a list, without the flag of a class's list."""
+    for name in (line, re.sub(r"\s-?[01]$", "", line)):
+        name = name.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in ENDINGS:
+            name = stem
+        if name in images:
+            break
+    return name
+
+
+def _unused(ids, class_names, place):
+    """Return a line that names the classes without a pixel."""
+    unused = [name for k, name in enumerate(class_names) if k not in ids]
+    if len(unused) >= len(class_names) - 1 and masks.IGNORE_CLASS in ids:
+        raise ValueError(
+            f"Expected masks with pixels of {', '.join(class_names[1:])}. Received: "
+            f"{place}, where all others are {masks.IGNORE_CLASS}, which is an unknown "
+            "class; mask_values={0: 0, 255: 1} takes it for class 1"
+        )
+    if not unused:
+        return []
+    return [f"classes without a pixel: {len(unused)} ({', '.join(unused)})"]
+
+
+def boxes(folder, images=None):
     """Convert the boxes of PASCAL VOC's XML files to the content of a COCO file.
 
     Classes are sorted by name. `difficult` objects become crowd regions, which are
-    ignored in training, as VOC's evaluation ignores them.
+    ignored in training, as VOC's evaluation ignores them. VOC's pixels count from 1; if
+    any file of the folder has a 0, they count from 0 in all of them.
 
     Args:
         folder: str, the folder of XML files, one per image, such as
             `"VOC2012/Annotations"`.
+        images: str or None, the folder of images: an image that isn't found by its
+            `filename` has the name of its XML file.
 
     Returns:
-        dict with `images`, `annotations` and `categories`; a box is `[x, y, width,
-        height]` in 0-based pixels, where the XML files are 1-based.
+        dict with `images`, `annotations` and `categories`, to be checked by
+        `coco_files.checked`; a box is `[x, y, width, height]` in 0-based pixels, or
+        None where the file has none, and so are an image's `height` and `width`.
 
     Raises:
         FileNotFoundError: if there is no XML file.
@@ -121,46 +168,75 @@ def boxes(folder):
     stems = _stems(folder, (".xml",)) if os.path.isdir(folder) else {}
     if not stems:
         raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
-    images, annotations = [], []
-    for index, name in enumerate(stems.values(), start=1):
+    found = _found_in(images) if images is not None and os.path.isdir(images) else None
+    entries, annotations = [], []
+    for index, (stem, name) in enumerate(stems.items(), start=1):
         path = os.path.join(folder, name)
         try:
-            image, objects = _read_xml(path)
-        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+            root = ElementTree.parse(path).getroot()
+            if root.tag.lower() != "annotation":
+                raise ValueError(f"<{root.tag}> instead of <annotation>")
+            objects = [_object(item) for item in root.findall("object")]
+        except (ElementTree.ParseError, AttributeError, ValueError) as error:
             raise ValueError(
                 "Expected an XML file of PASCAL VOC: filename, size with width and "
                 "height, objects with name and bndbox of xmin, ymin, xmax, ymax. "
                 f"Received: {path}: {error}"
             ) from error
-        images.append({"id": index, **image})
+        file_name = (root.findtext("filename") or "").strip()
+        if found is not None:
+            file_name = found(file_name, stem)
+        size = {side: root.findtext(f"size/{side}") for side in ("height", "width")}
+        entries.append({"id": index, "file_name": file_name or stem, **size})
         annotations += [{"image_id": index, **entry} for entry in objects]
     names = sorted({entry["name"] for entry in annotations})
+    given = [entry["corners"] for entry in annotations if entry["corners"]]
+    first = 0.0 if any(min(corners) < 1.0 for corners in given) else 1.0
     for number, entry in enumerate(annotations, start=1):
         entry.update(id=number, category_id=names.index(entry.pop("name")) + 1)
+        entry["bbox"] = _bbox(entry.pop("corners"), first)
     categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {"images": entries, "annotations": annotations, "categories": categories}
 
 
-def _read_xml(path):
-    """Return an XML file's image and objects."""
-    root = ElementTree.parse(path).getroot()
-    size = root.find("size")
-    image = {
-        "file_name": root.find("filename").text,
-        "height": int(size.find("height").text),
-        "width": int(size.find("width").text),
-    }
-    objects = []
-    for item in root.findall("object"):
-        box = item.find("bndbox")
-        left, top, right, bottom = (
-            float(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")
-        )
-        bbox = [left - 1.0, top - 1.0, right - left + 1.0, bottom - top + 1.0]
-        difficult = item.findtext("difficult", "0").strip() == "1"
-        name = item.find("name").text
-        objects.append({"name": name, "bbox": bbox, "iscrowd": int(difficult)})
-    return image, objects
+def _found_in(folder):
+    """Return a function of a file's name, and its stem, to its name in a folder."""
+    names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
+
+    def found(name, stem):
+        place = names.find(name) if name else stem
+        if os.path.isfile(os.path.join(folder, place)):
+            return place
+        return stems.get(os.path.splitext(place)[0]) or stems.get(stem) or place
+
+    return found
+
+
+def _object(item):
+    """Return the name and corners of an XML object; None for corners it lacks."""
+    name = item.find("name").text
+    if not name or not name.strip():
+        raise ValueError("an object without a name")
+    sides = [item.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        corners = [float(side) for side in sides]
+    except (TypeError, ValueError):
+        corners = None
+    is_difficult = item.findtext("difficult", "0").strip() == "1"
+    return {"name": name.strip(), "corners": corners, "iscrowd": int(is_difficult)}
+
+
+def _bbox(corners, first):
+    """Return `[x, y, width, height]` of corners that count from `first`."""
+    if corners is None:
+        return None
+    starts, sides = [], []
+    for low, high in zip(corners[:2], corners[2:]):
+        is_exchanged = high < low
+        starts.append(low - first * (not is_exchanged))
+        # The last pixel of a box that counts from 1 is part of it.
+        sides.append(high - low + first * (-1 if is_exchanged else 1))
+    return starts + sides
 
 
 def _stems(folder, endings):
@@ -172,8 +248,7 @@ def _stems(folder, endings):
 
 
 def _size(path):
-    try:
-        with Image.open(path) as image:
-            return image.size[::-1]
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"Expected an image. Received: {path}: {error}") from error
+    size = pictures.upright_size(path)
+    if size is None:
+        raise ValueError(f"Expected an image. Received: {path}, which can't be read")
+    return size

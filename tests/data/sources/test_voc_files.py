@@ -83,3 +83,57 @@ def test_invalid_masks_are_named(tiny_voc):
     Image.fromarray(np.zeros((65, 97), np.uint8)).save(path)
     with pytest.raises(ValueError, match="Expected an image. Received: .*000002.jpg"):
         read(tiny_voc)
+
+
+def replace_masks(tiny_voc, convert):
+    for path in (tiny_voc.root / "SegmentationClass").iterdir():
+        mask = tiny_voc.masks[path.stem]
+        Image.fromarray(convert(mask).astype(np.uint8)).save(path)
+
+
+def test_white_objects_are_not_unknown(tiny_voc):
+    replace_masks(tiny_voc, lambda mask: 255 * (mask == 1))
+    with pytest.raises(
+        ValueError, match="pixels of square. .*Class, where .* 255.*mask_values={0: 0,"
+    ):
+        sources.voc(str(tiny_voc.root), "train", ("background", "square"))
+    source = sources.voc(
+        *(str(tiny_voc.root), "train", ("background", "square")),
+        mask_values={0: 0, 255: 1},
+    )
+    for index, example in enumerate(source.dataset):
+        expected = tiny_voc.masks[f"2007_{index:06d}"] == 1
+        np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+    assert source.notes == ()
+
+
+def test_classes_without_a_pixel_are_named(tiny_voc):
+    replace_masks(tiny_voc, lambda mask: np.where(mask == 2, 0, mask))
+    assert read(tiny_voc).notes == ("classes without a pixel: 1 (bar)",)
+
+
+def test_lists_of_file_names(tiny_voc):
+    """With endings, folders, quotes and spaces, or the flags of a class."""
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        path = tiny_voc.root / folder / f"2007_000001.{ending}"
+        path.rename(path.with_stem("my photo"))
+    lists = tiny_voc.root / "ImageSets" / "Segmentation"
+    lines = ["JPEGImages/2007_000000.jpg", '"my photo"', "2007_000002 -1"]
+    (lists / "own.txt").write_text("\n".join(lines))
+    found = [
+        e["path"].decode() for e in read(tiny_voc, "own").dataset.as_numpy_iterator()
+    ]
+    names = ["2007_000000.jpg", "my photo.jpg", "2007_000002.jpg", "my photo.jpg"]
+    assert [path.rpartition("/")[2] for path in found] == names
+
+
+def test_masks_belong_to_upright_images(tiny_voc):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    mask = tiny_voc.masks["2007_000001"]
+    pixels = np.zeros((*mask.shape[::-1], 3), np.uint8)
+    path = tiny_voc.root / "JPEGImages" / "2007_000001.jpg"
+    Image.fromarray(pixels).save(path, exif=exif)
+    source = read(tiny_voc)
+    _, example, _ = source.dataset
+    assert examples.read_image(example).shape[:2] == mask.shape
