@@ -169,7 +169,7 @@ def test_values_that_are_not_mapped(values, text, tmp_path):
         (np.full((4, 6), 3, np.uint8), r"0 to 2 and 255. Received: .*a.png with 3"),
         (
             np.zeros((4, 6, 3), np.uint8),
-            "colors in mask_values. .* .*a.png of mode RGB",
+            "in mask_values. .*a.png of mode RGB",
         ),
         (None, "Expected a mask. Received: .*a.png"),
     ],
