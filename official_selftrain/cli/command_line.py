@@ -10,6 +10,8 @@ import sys
 
 from absl import flags, logging
 
+from official_selftrain.checks import messages
+
 # Exceptions caused by a mistake in the call, the settings or the data, beside
 # TensorFlow's.
 _MISTAKES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -76,6 +78,8 @@ def _first_line(error):
     """Return an error's message without the locations gin appends."""
     # TensorFlow's errors keep theirs in an attribute.
     text = str(getattr(error, "message", "") or error)
+    if "Summarized data:" in text or "assertion failed:" in text:
+        text = messages.readable(text)
     return text.strip().split("\n")[0] or type(error).__name__
 
 

@@ -234,6 +234,28 @@ def _feature(value):
     return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
 
 
+@dataclasses.dataclass(frozen=True)
+class RecordForm:
+    """Define how TFRecord files store labels, where it differs from file to file.
+
+    Args:
+        labels: `"int"`, `"float"` or `"text"`: whether a class is its label as int64
+            or float, or its name in `image/object/class/text`.
+        has_integer_ids: bool, whether `image/source_id` is an int64.
+        in_pixels: bool, whether boxes are in pixels of `image/height` and
+            `image/width`, instead of fractions.
+    """
+
+    labels: str = "int"
+    has_integer_ids: bool = False
+    in_pixels: bool = False
+
+
+_LABEL = "image/object/class/label"
+_TEXT = "image/object/class/text"
+# A box may extend beyond its image by this fraction of it.
+_ROUNDING = 0.05
+
 _FEATURES = {
     "image/height": tf.io.FixedLenFeature((), tf.int64, 0),
     "image/width": tf.io.FixedLenFeature((), tf.int64, 0),
@@ -252,40 +274,39 @@ _FEATURES = {
 }
 
 
-def parse(serialized, class_ids):
+def parse(serialized, class_ids, class_names=(), form=RecordForm()):
     """Parse a serialized `tf.train.Example` into an example.
 
     Missing scores default to 1.0, missing crowd flags and areas to 0. A non-numeric
-    source id is hashed to 62 bits.
+    source id is hashed to 62 bits. Boxes end at the border of their image.
 
     Args:
         serialized: string tensor.
         class_ids: int list; `class_ids[k]` is the file's label of class k. If it is
             empty, the labels are ignored.
+        class_names: sequence of str, needed where labels are text.
+        form: `RecordForm`.
 
     Returns:
         dict, an example.
+
+    Raises:
+        tf.errors.InvalidArgumentError: at run time, naming the record, for an unknown
+            label, lists of different lengths, or boxes far beyond their image or in
+            other units.
     """
-    record = tf.io.parse_single_example(serialized, _FEATURES)
+    record = tf.io.parse_single_example(serialized, _features(form))
+    source_id = record["image/source_id"]
+    if form.has_integer_ids:
+        source_id = tf.strings.as_string(source_id)
     if not len(class_ids):
-        for key in _FEATURES:
+        for key in record:
             if key.startswith("image/object/"):
                 record[key] = record[key][:0]
         record["image/segmentation/class/encoded"] = tf.constant("")
-        class_ids = [1]
-    labels = record["image/object/class/label"]
-    matches = tf.equal(labels[:, None], tf.constant(class_ids, tf.int64)[None])
-    with tf.control_dependencies(
-        [
-            tf.debugging.Assert(
-                tf.reduce_all(tf.reduce_any(matches, axis=1)),
-                ["Expected labels among", class_ids, "Received: labels", labels],
-                summarize=100,
-            )
-        ]
-    ):
-        classes = tf.argmax(matches, axis=1, output_type=tf.int32)
-    count = tf.shape(labels)[0]
+        class_ids, class_names = [1], [""]
+    classes = _classes(record, source_id, class_ids, class_names, form)
+    count = tf.shape(classes)[0]
 
     def optional(key, default, dtype):
         values = record[key]
@@ -296,27 +317,100 @@ def parse(serialized, class_ids):
     # A record holds its image or the image's path.
     encoded = record["image/encoded"]
     path = tf.where(tf.equal(encoded, ""), record["image/filename"], "")
+    stated = tf.stack([record["image/height"], record["image/width"]])
     return {
         "encoded": encoded,
         "path": path,
-        "id": _integer_id(record["image/source_id"]),
-        "boxes": tf.stack(
-            [
-                record[f"image/object/bbox/{side}"]
-                for side in ("ymin", "xmin", "ymax", "xmax")
-            ],
-            axis=-1,
-        ),
+        "id": _integer_id(source_id),
+        "boxes": _boxes(record, source_id, count, stated, form),
         "classes": classes,
         "scores": optional("image/object/bbox/confidence", 1.0, tf.float32),
         "ignore": optional("image/object/is_crowd", 0, tf.bool),
         "areas": optional("image/object/area", 0.0, tf.float32),
         "mask": record["image/segmentation/class/encoded"],
         "confidence": record["image/segmentation/class/confidence"],
-        "stated_size": tf.cast(
-            tf.stack([record["image/height"], record["image/width"]]), tf.int32
-        ),
+        "stated_size": tf.cast(stated, tf.int32),
     }
+
+
+def _features(form):
+    features = dict(_FEATURES)
+    if form.labels == "float":
+        features[_LABEL] = tf.io.RaggedFeature(tf.float32)
+    elif form.labels == "text":
+        del features[_LABEL]
+        features[_TEXT] = tf.io.RaggedFeature(tf.string)
+    if form.has_integer_ids:
+        features["image/source_id"] = tf.io.FixedLenFeature((), tf.int64, 0)
+    return features
+
+
+def _classes(record, source_id, class_ids, class_names, form):
+    labels = record[_TEXT if form.labels == "text" else _LABEL]
+    dtype = {"int": tf.int64, "float": tf.float32, "text": tf.string}[form.labels]
+    listed = list(class_names) if form.labels == "text" else class_ids
+    matches = tf.equal(labels[:, None], tf.constant(listed, dtype)[None])
+    check = tf.debugging.Assert(
+        tf.reduce_all(tf.reduce_any(matches, axis=1)),
+        ["Expected labels among", listed, "Received: labels", labels,
+         "of record", source_id],
+        summarize=100,
+    )  # fmt: skip
+    with tf.control_dependencies([check]):
+        return tf.argmax(matches, axis=1, output_type=tf.int32)
+
+
+def _boxes(record, source_id, count, stated, form):
+    """Return a record's boxes as fractions that end at the border of the image."""
+    sides = [record[f"image/object/bbox/{s}"] for s in ("ymin", "xmin", "ymax", "xmax")]
+    lengths = [tf.size(side) for side in sides]
+    optional = ("bbox/confidence", "is_crowd", "area")
+    others = [tf.size(record[f"image/object/{key}"]) for key in optional]
+    is_even = [tf.equal(length, count) for length in lengths]
+    is_even += [(length == 0) | tf.equal(length, count) for length in others]
+    check = tf.debugging.Assert(
+        tf.reduce_all(tf.stack(is_even)),
+        ["Expected lists of one length. Received: ymin, xmin, ymax, xmax, confidence, "
+         "is_crowd, area:", *lengths, *others, "for labels:", count, "of record",
+         source_id],
+    )  # fmt: skip
+    with tf.control_dependencies([check]):
+        boxes = tf.stack([tf.identity(side) for side in sides], axis=-1)
+    if form.in_pixels:
+        boxes /= tf.cast(tf.tile(stated, [2]), tf.float32)
+    is_inside = tf.reduce_all((boxes >= -_ROUNDING) & (boxes <= 1.0 + _ROUNDING))
+    check = tf.debugging.Assert(
+        is_inside,
+        ["Expected boxes as fractions of their image. Received: ymin, xmin, ymax, xmax",
+         boxes, "of record", source_id],
+    )  # fmt: skip
+    with tf.control_dependencies([check]):
+        return tf.clip_by_value(boxes, 0.0, 1.0)
+
+
+def with_places(example):
+    """Ignore all but the other objects of an image with a box without area.
+
+    The place of such an object is unknown: it may not be taught as background.
+
+    Args:
+        example: dict, an example; a box whose corners are exchanged counts as one
+            whose corners are in order.
+
+    Returns:
+        dict, an example.
+
+    Source: own.
+    """
+    boxes = example["boxes"]
+    low = tf.minimum(boxes[:, :2], boxes[:, 2:])
+    high = tf.maximum(boxes[:, :2], boxes[:, 2:])
+    is_flat = tf.reduce_any(low >= high, axis=1)
+    whole = tf.constant([[0.0, 0.0, 1.0, 1.0]])
+    boxes = tf.where(is_flat[:, None], whole, tf.concat([low, high], axis=1))
+    ignore = example["ignore"] | is_flat
+    areas = tf.where(is_flat, 0.0, example["areas"])
+    return {**example, "boxes": boxes, "ignore": ignore, "areas": areas}
 
 
 def _integer_id(source_id):

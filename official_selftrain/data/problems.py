@@ -1,10 +1,10 @@
 """Find the images of a source that can't be used, and the reasons."""
 
 import contextlib
-import re
 
 import tensorflow as tf
 
+from official_selftrain.checks import messages
 from official_selftrain.data import examples
 
 
@@ -81,8 +81,4 @@ def reason(error):
     Returns:
         str.
     """
-    text = error.message.split("[Op:")[0]
-    if "Summarized data:" in text:  # one of our own assertions, as a list of parts
-        text = text.split("Summarized data:")[1]
-        text = re.sub(r"""b(["'])(.*?)\1""", r"\2", text)
-    return " ".join(text.split("}}")[-1].split()).rstrip(". ") or "can't be decoded"
+    return messages.readable(error.message) or "can't be decoded"

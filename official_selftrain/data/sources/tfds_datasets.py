@@ -76,6 +76,7 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         }
 
     dataset = _encoded(builder, name, split, data_dir).enumerate().map(convert)
+    dataset = dataset.map(examples.with_places)
     num_images = int(dataset.cardinality())
     return examples.Source(dataset, tuple(class_names), num_images, has_labels)
 

@@ -9,10 +9,20 @@ import tensorflow as tf
 from official_selftrain.data import examples
 
 _READ_BUFFER = 2**20  # bytes
+_NUM_SAMPLED = 32
+# Fractions of an image are smaller, pixels of a usual image larger.
+_LEAST_PIXELS = 2.0
+_LABEL = "image/object/class/label"
+_TEXT = "image/object/class/text"
 
 
 def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=False):
     """Read TFRecord files with the feature names of the TF Model Garden.
+
+    The first records show how labels, ids and boxes are stored: labels may be int64,
+    float or names in `image/object/class/text`, ids bytes or int64, boxes fractions or
+    pixels. An object whose box has no area has an unknown place: all of its image but
+    the other objects is ignored.
 
     Args:
         pattern: str, path or glob of the files.
@@ -28,8 +38,8 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
 
     Raises:
         FileNotFoundError: if no file matches.
-        ValueError: for a file that isn't a TFRecord, or if class ids and names
-            differ in number.
+        ValueError: for a file that isn't a TFRecord, if class ids and names differ in
+            number, or if the first records don't have one of the forms above.
 
     Source: feature names of the TF Model Garden.
     """
@@ -49,16 +59,100 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
     num_images = sum(_count_records(path) for path in paths)
     if num_images == 0:
         raise ValueError(f"Expected at least one example. Received: 0 in {paths[0]}")
-    dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER).map(
-        lambda serialized: examples.parse(serialized, class_ids)
+    dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER)
+    form, notes = examples.RecordForm(), []
+    if class_ids:
+        records = list(dataset.take(_NUM_SAMPLED).as_numpy_iterator())
+        form, notes = _form(records, class_ids, class_names, paths[0])
+    dataset = dataset.map(
+        lambda serialized: examples.parse(serialized, class_ids, class_names, form)
     )
+    if has_labels:
+        dataset = dataset.map(examples.with_places)
     return examples.Source(
         dataset,
         tuple(class_names),
         num_images,
         has_labels and len(class_names) > 0,
         has_masks=has_masks,
+        notes=tuple(notes),
     )
+
+
+def _form(records, class_ids, class_names, path):
+    """Return the `RecordForm` of serialized records, and notes about it."""
+    parsed = [tf.train.Example.FromString(r).features.feature for r in records]
+    ids = _kind(parsed, "image/source_id", path)
+    if ids == "float":
+        raise ValueError(
+            f"Expected image/source_id, bytes or int64. Received: float in {path}"
+        )
+    labels, notes = _label_form(parsed, class_ids, class_names, path)
+    sides = [
+        value
+        for features in parsed
+        for side in ("ymin", "xmin", "ymax", "xmax")
+        for value in _values(features, f"image/object/bbox/{side}")
+    ]
+    in_pixels = bool(sides) and max(sides) > _LEAST_PIXELS
+    if in_pixels:
+        notes.append("boxes in pixels, divided by image/height and image/width")
+        for index, features in enumerate(parsed):
+            for key in ("image/height", "image/width"):
+                if not _values(features, key):
+                    raise ValueError(
+                        f"Expected {key}, since boxes are in pixels. Received: entry "
+                        f"{index} of {path} without it"
+                    )
+    return examples.RecordForm(labels, ids == "int64", in_pixels), notes
+
+
+def _label_form(parsed, class_ids, class_names, path):
+    """Return how labels are stored, and notes about it."""
+    kind = _kind(parsed, _LABEL, path)
+    texts = [t.decode(errors="replace") for f in parsed for t in _values(f, _TEXT)]
+    has_names = bool(texts) and set(texts) <= set(class_names)
+    labels = {label for features in parsed for label in _values(features, _LABEL)}
+    unknown = sorted(labels - set(class_ids)) if kind != "bytes" else sorted(labels)
+    if kind in ("int64", "float") and not unknown:
+        return {"int64": "int", "float": "float"}[kind], []
+    if has_names:
+        return "text", [f"classes by their names in {_TEXT}"]
+    if kind is None and not texts:
+        return "int", []
+    if unknown:
+        received = f"{_LABEL} {unknown[0]!r} in {path}"
+    else:
+        strange = next(text for text in texts if text not in class_names)
+        received = f"{_TEXT} {strange!r} in {path}"
+    raise ValueError(
+        f"Expected labels among class_ids, {_listed(class_ids)}, or names among "
+        f"class_names, {_listed(class_names)}. Received: {received}"
+    )
+
+
+def _listed(values):
+    texts = [str(value) for value in values]
+    return ", ".join(texts if len(texts) <= 20 else [*texts[:19], "…", texts[-1]])
+
+
+def _kind(parsed, key, path):
+    """Return `"bytes"`, `"float"`, `"int64"` or None: how a feature is stored."""
+    kinds = {f[key].WhichOneof("kind") for f in parsed if _values(f, key)}
+    kinds = sorted(kind.removesuffix("_list") for kind in kinds)
+    if len(kinds) > 1:
+        raise ValueError(
+            f"Expected one type of {key} in all records. Received: "
+            f"{', '.join(kinds)} in {path}"
+        )
+    return kinds[0] if kinds else None
+
+
+def _values(features, key):
+    if key not in features:
+        return []
+    kind = features[key].WhichOneof("kind")
+    return list(getattr(features[key], kind).value) if kind else []
 
 
 def _count_records(path):

@@ -1,6 +1,7 @@
 """Sources: what they read, what they skip, and their error messages."""
 
 import json
+import re
 import struct
 
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets
 from toy_images import BOXES, OBJECTS, jpeg, picture, spec_of
 
+from official_selftrain.checks import messages
 from official_selftrain.data import examples, pipeline, problems, sources
 
 
@@ -335,8 +337,129 @@ def test_tfrecord_accepts_label_ids_with_gaps(tmp_path):
     source = sources.tfrecord(path, ["a", "b"], class_ids=[1, 90], has_labels=False)
     np.testing.assert_array_equal(records_of(source)[0]["classes"], [1, 0])
     assert not source.has_labels
-    with pytest.raises(tf.errors.InvalidArgumentError, match="90"):
-        records_of(sources.tfrecord(path, ["a", "b"]))
+    text = f"class_ids, 1, 2, or names among class_names, a, b. .*label 90 in {path}"
+    with pytest.raises(ValueError, match=text):
+        sources.tfrecord(path, ["a", "b"])
+
+
+CORNERS = ("ymin", "xmin", "ymax", "xmax")
+
+
+def feature(values):
+    """Return a feature of bytes, floats or ints, as the values are."""
+    if isinstance(values[0], bytes):
+        return tf.train.Feature(bytes_list={"value": values})
+    kind = "float_list" if isinstance(values[0], float) else "int64_list"
+    return tf.train.Feature(**{kind: {"value": values}})
+
+
+def write_features(path, *records, **changes):
+    """Write records of one box, b of a and b, on 4 x 8 pixels; None removes a key."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for change in records or ({},):
+            values = {
+                "image/source_id": [b"7"],
+                "image/encoded": [b"x"],
+                "image/height": [4],
+                "image/width": [8],
+                "image/object/class/label": [2],
+                "image/object/class/text": [b"b"],
+                **{
+                    f"image/object/bbox/{side}": [value]
+                    for side, value in zip(CORNERS, (0.25, 0.125, 0.75, 0.5))
+                },
+                **{key.replace("__", "/"): v for key, v in changes.items()},
+                **change,
+            }
+            features = {k: feature(v) for k, v in values.items() if v is not None}
+            example = tf.train.Example(features={"feature": features})
+            writer.write(example.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({}, None),
+        ({"image/source_id": [7]}, None),
+        ({"image/object/class/label": [2.0]}, None),
+        ({"image/object/class/label": None}, "classes by their names in image/object/"),
+        ({"image/object/class/label": [1]}, "classes by their names in image/object/"),
+        (dict(zip([f"image/object/bbox/{s}" for s in CORNERS],
+                  ([1.0], [1.0], [3.0], [4.0]))), "boxes in pixels, divided by"),
+        (dict(zip([f"image/object/bbox/{s}" for s in CORNERS],
+                  ([0.75], [0.5], [0.25], [0.125]))), None),
+    ],
+)  # fmt: skip
+def test_tfrecords_in_other_forms(changes, note, tmp_path):
+    path = tmp_path / "a.tfrecord"
+    if changes.get("image/object/class/label") == [1]:  # labels from 0, names of both
+        a = {"image/object/class/label": [0], "image/object/class/text": [b"a"]}
+        write_features(path, changes, a)
+    else:
+        write_features(path, changes)
+    source = sources.tfrecord(str(path), ["a", "b"])
+    record = records_of(source)[0]
+    assert (record["id"], record["classes"].tolist()) == (7, [1])
+    assert record["boxes"].tolist() == [[0.25, 0.125, 0.75, 0.5]]
+    assert not record["ignore"].any()
+    assert [n[: len(note)] for n in source.notes] == ([note] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("records", "text"),
+    [
+        (
+            [{"image/object/class/label": [0], "image/object/class/text": None}],
+            "class_ids, 1, 2, or names .* Received: image/object/class/label 0 in",
+        ),
+        (
+            [{"image/object/class/label": None, "image/object/class/text": [b"c"]}],
+            "Received: image/object/class/text 'c' in .*a.tfrecord",
+        ),
+        (
+            [{}, {"image/object/class/label": [2.0]}],
+            "one type of image/object/class/label .* Received: float, int64 in",
+        ),
+        ([{"image/source_id": [7.0]}], "source_id, bytes or int64. Received: float"),
+        (
+            [{"image/object/bbox/ymax": [3.0], "image/height": None}],
+            "Expected image/height, since boxes are in pixels. Received: entry 0",
+        ),
+    ],
+)
+def test_tfrecords_that_can_be_read_in_more_than_one_way(records, text, tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_features(path, *records)
+    with pytest.raises(ValueError, match=text):
+        sources.tfrecord(str(path), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"image/object/bbox/xmax": [0.5, 0.5]}, "of one length.* 1 1 1 2 0 0 0 for "),
+        ({"image/object/is_crowd": [0, 1]}, "of one length.* 1 1 1 1 0 2 0 for labels"),
+        ({"image/object/bbox/ymax": [1.5]}, "boxes as fractions of their image"),
+        ({"image/object/bbox/ymax": [float("nan")]}, "boxes as fractions of their"),
+        ({"image/object/class/label": [3]}, "Expected labels among 1 2 .* labels 3 of"),
+    ],
+)
+def test_wrong_tfrecords_after_the_first_are_named(change, text, tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_features(path, *[{}] * 40, {**change, "image/source_id": [b"name"]})
+    source = sources.tfrecord(str(path), ["a", "b"])
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        records_of(source)
+    message = messages.readable(error.value.message)
+    assert re.search(text, message) and message.endswith(" name"), message
+
+
+def test_objects_of_a_tfrecord_without_area_are_no_background(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_features(path, {"image/object/bbox/ymax": [0.25]})
+    (record,) = records_of(sources.tfrecord(str(path), ["a", "b"]))
+    assert record["boxes"].tolist() == [[0.0, 0.0, 1.0, 1.0]]
+    assert record["ignore"].tolist() == [True]
 
 
 def test_tfrecord_names_a_pattern_without_files(tmp_path):
