@@ -5,7 +5,12 @@ from keras import ops
 
 from official_selftrain.checks.arguments import check_counts
 from official_selftrain.models.classifier import ImageClassifier
-from official_selftrain.training import distribution, gradients, settings
+from official_selftrain.training import (
+    batch_checks,
+    distribution,
+    gradients,
+    settings,
+)
 from official_selftrain.training.loss_normalizer import LossNormalizer
 
 STREAMS = ("labeled", "pseudo", "classified")
@@ -164,6 +169,58 @@ class SelfTrainer(keras.Model):
         self._update_metrics(terms)
         return loss
 
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """Set the optimizer. The loss is the model's own.
+
+        Args:
+            optimizer: as of `keras.Model.compile`.
+            **kwargs: of `keras.Model.compile`, without losses and metrics.
+
+        Raises:
+            ValueError: for a loss or a metric, which would not be used.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    "Expected an optimizer without losses or metrics: the model's own "
+                    "loss is used, and its terms are logged. Received: "
+                    f"{name}={kwargs[name]!r}"
+                )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def compile_from_config(self, config):
+        """Compile a loaded trainer, which Keras does for its own `compile` only."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if hasattr(self, "optimizer") and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, y=None, **kwargs):
+        """Train, see `keras.Model.fit`. The first batch of a data set is checked.
+
+        Args:
+            x: `tf.data.Dataset` of batches of streams, or a generator of them.
+            y: None; labels are part of the batch.
+            **kwargs: of `keras.Model.fit`, without weights of classes and examples.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            ValueError: for labels or weights beside `x`, batches of another form, or
+                a class that the model doesn't have.
+        """
+        weights = {k: kwargs.get(k) for k in ("class_weight", "sample_weight")}
+        for name, value in {"y": y, **weights}.items():
+            if value is not None:
+                raise ValueError(
+                    "Expected batches of streams, whose labels are part of them, "
+                    f"without weights. Received: {name}, {type(value).__name__}"
+                )
+        if hasattr(x, "element_spec"):
+            for batch in x.take(1):
+                batch_checks.check_batch(batch, self)
+        return super().fit(x, **kwargs)
+
     def train_step(self, *data):
         """Take a step in Keras' `fit` and return the logs."""
         if keras.backend.backend() != "tensorflow":
@@ -294,11 +351,7 @@ class SelfTrainer(keras.Model):
 
     def streams(self, batch):
         """Return the names of the streams used in the step."""
-        if "labeled" not in batch:
-            raise ValueError(
-                'Expected a batch {"labeled": …} or {"labeled": …, "pseudo": …}. '
-                f"Received: keys={sorted(batch)}"
-            )
+        batch_checks.check_streams(batch)
         if "classified" in batch and self.classifier is None:
             raise ValueError(
                 "Expected a classifier for the stream classified. "

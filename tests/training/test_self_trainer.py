@@ -1,11 +1,15 @@
 """The joint loss: its formula, its averages, its place in Keras."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toy_training
 from keras import ops
 
+from official_selftrain.training import batch_checks
 from official_selftrain.training.self_trainer import LossNormalizer, SelfTrainer
 
 
@@ -316,3 +320,71 @@ def test_save_and_load_restore_averages_and_optimizer(tmp_path):
 def test_invalid_arguments(error, text, make):
     with pytest.raises(error, match=text):
         make()
+
+
+def detector_batch(classes):
+    """A batch of one image with two label slots."""
+    return {
+        "images": np.zeros((1, 32, 32, 3), np.float32),
+        "sizes": np.array([[32, 32]], np.int32),
+        "ids": np.array([1]),
+        "boxes": np.float32([[[2, 2, 9, 9], [0, 0, 0, 0]]]),
+        "classes": np.array([classes], np.int32),
+        "scores": np.ones((1, 2), np.float32),
+        "ignore": np.zeros((1, 2), bool),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"labeled": detector_batch([2, -1])}, "classes of 0 to 1, -1 as padding.*: 2"),
+        ({"labeled": detector_batch([1, -2])}, "Received: -2 in the stream labeled"),
+        (
+            {"labeled": detector_batch([1, -1]), "pseudo": detector_batch([0, 90])},
+            "Received: 90 in the stream pseudo",
+        ),
+        ({"labeled": np.zeros((1, 32, 32, 3))}, "in the stream labeled. .*Tensor"),
+        ({"images": np.zeros((1, 32, 32, 3))}, r"{\"labeled\": …}.*: keys=..images"),
+        ((np.zeros((1, 32, 32, 3)), np.zeros(1)), r"a batch {\"labeled\": …}.*: tuple"),
+        (np.zeros((1, 32, 32, 3)), r"Expected a batch {\"labeled\": …}.*: EagerTensor"),
+    ],
+)
+def test_batches_of_another_form_are_refused_before_the_first_step(data, text):
+    trainer = SelfTrainer(toy_training.tiny_model())
+    trainer.compile(optimizer="sgd")
+    with pytest.raises(ValueError, match=text):
+        trainer.fit(tf.data.Dataset.from_tensors(data), verbose=0)
+
+
+def test_classes_of_masks_are_checked():
+    model = types.SimpleNamespace(num_classes=3)
+    trainer = types.SimpleNamespace(streams=list, model_of=lambda stream: model)
+    mask = np.array([[[0, 2, 255]]])
+    batch_checks.check_batch({"labeled": {"images": 0, "mask": mask}}, trainer)
+    with pytest.raises(ValueError, match="mask of 0 to 2, 255 where .* Received: 3"):
+        labels = {"images": 0, "mask": mask + 1 * (mask == 2)}
+        batch_checks.check_batch({"labeled": labels}, trainer)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss", "mse"),
+        ("metrics", ["mae"]),
+        ("weighted_metrics", []),
+        ("loss_weights", [1]),
+    ],
+)
+def test_losses_and_metrics_that_would_not_be_used_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"its terms are logged. Received: {name}="):
+        SelfTrainer(Line()).compile(optimizer="sgd", **{name: value})
+
+
+@pytest.mark.parametrize("name", ["y", "class_weight", "sample_weight"])
+def test_labels_and_weights_beside_the_batch_are_refused(name):
+    trainer = SelfTrainer(Line())
+    trainer.compile(optimizer="sgd")
+    data = tf.data.Dataset.from_tensors({"labeled": batch([1.0], [2.0])})
+    with pytest.raises(ValueError, match=f"without weights. Received: {name}, dict"):
+        trainer.fit(data, **{name: {0: 1.0}})
