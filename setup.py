@@ -72,9 +72,9 @@ setup(
             "onnxruntime>=1.18",
             "openvino>=2024.0",
             "pdoc>=15.0",  # make docs
+            "psutil>=5.9.6",  # memory of `make smoke`
             "pytest>=8.0",
             "pytest-cov>=5.0",
-            "psutil>=5.9.6",  # memory of `make smoke`
             "pytest-xdist>=3.5",  # two processes halve the tests' time
             "ruff",
             "scikit-image>=0.22",

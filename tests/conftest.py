@@ -27,6 +27,11 @@ gc.freeze()
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_collection_modifyitems(items):
+    """Run the tutorials first: at the end, one process would wait for the other."""
+    items.sort(key=lambda item: item.get_closest_marker("notebook") is None)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def memory():
     """Free a module's models and graphs: a test process runs hundreds of them."""

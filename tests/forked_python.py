@@ -112,7 +112,6 @@ def _run(request, files, program):
         os.environ.update(environment)
         os.chdir(folder)
         sys.executable = program
-        multiprocessing.set_executable(program)
         multiprocessing.current_process().daemon = False  # it may have children
         paths = environment.get("PYTHONPATH", "").split(os.pathsep)
         sys.path[:0] = list(filter(None, paths))

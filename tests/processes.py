@@ -128,7 +128,6 @@ def _child(files, cwd, env, executable, target, arguments):
     os.environ.update(env)
     os.environ["PYTHONPATH"] = str(ROOT)  # of its own processes
     sys.executable = executable
-    multiprocessing.set_executable(executable)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [target, *arguments]
     if target.endswith(".py"):
