@@ -36,6 +36,7 @@ setup(
         "numpy>=1.26.4",
         "pillow>=10.1",
         "pycocotools>=2.0.8",
+        "pyyaml>=6.0.1",  # names of YOLO's classes
         "scikit-learn>=1.4",
         "tensorboard>=2.20,<2.22",
         "tensorflow-datasets>=4.9.7",

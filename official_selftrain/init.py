@@ -16,13 +16,18 @@ from official_selftrain.cli import command_line, quiet
 
 flags.adopt_module_key_flags(command_line)
 
-_IMAGES = flags.DEFINE_string(
-    "images", None, "The folder of the labeled images.", required=True
+_IMAGES = flags.DEFINE_multi_string(
+    "images",
+    None,
+    "The folder of the labeled images; may be given for each of several annotations.",
+    required=True,
 )
-_ANNOTATIONS = flags.DEFINE_string(
+_ANNOTATIONS = flags.DEFINE_multi_string(
     "annotations",
     None,
-    "Their boxes: a COCO file, or a folder of PASCAL VOC's XML files.",
+    "Their boxes: a COCO file, a folder of PASCAL VOC's XML files or of YOLO's text "
+    "files, a JSON file of Label Studio, a folder of LabelMe's JSON files, or CVAT's "
+    "XML file; may be given several times.",
     required=True,
 )
 _UNLABELED = flags.DEFINE_string(
@@ -45,9 +50,11 @@ def main(argv):
 
 
 def _init():
+    for images in _IMAGES.value:
+        command_line.check_paths(images=images)
+    for annotations in _ANNOTATIONS.value:
+        command_line.check_paths(annotations=annotations)
     command_line.check_paths(
-        images=_IMAGES.value,
-        annotations=_ANNOTATIONS.value,
         unlabeled=_UNLABELED.value,
         validation_images=_VALIDATION_IMAGES.value,
         validation_annotations=_VALIDATION_ANNOTATIONS.value,
@@ -56,13 +63,17 @@ def _init():
     from official_selftrain.onboarding import new_experiment, own_data
 
     places = own_data.Places(
-        images=_IMAGES.value,
-        annotations=_ANNOTATIONS.value,
+        images=_one_or_all(_IMAGES.value),
+        annotations=_one_or_all(_ANNOTATIONS.value),
         unlabeled=_UNLABELED.value,
         validation_images=_VALIDATION_IMAGES.value,
         validation_annotations=_VALIDATION_ANNOTATIONS.value,
     )
     new_experiment.write(places, _OUTPUT.value)
+
+
+def _one_or_all(values):
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 if __name__ == "__main__":

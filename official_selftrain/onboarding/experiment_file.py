@@ -149,7 +149,7 @@ def text(places, files, settings, summary):
         **{name: _comment(reason) for name, reason in reasons.items()},
         arguments=_arguments(places, files.experiment),
         command=train_command(files.experiment),
-        images=repr(places.images),
+        images=repr(places.folder),
         validation_images=repr(places.validation_folder),
         train_file=repr(files.training),
         validation_file=repr(files.validation),
@@ -201,7 +201,9 @@ def _arguments(places, output):
     """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
     return " \\\n#       ".join(
-        f"--{name}={shlex.quote(value)}" for name, value in given.items() if value
+        f"--{name}={shlex.quote(value)}"
+        for name, values in given.items()
+        for value in ((values,) if isinstance(values, str) else values or ())
     )
 
 

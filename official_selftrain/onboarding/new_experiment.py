@@ -92,7 +92,7 @@ def _labeled_images(places):
         places.validation_annotations,
         places.validation_folder,
         labeled["categories"],
-        own_data.paths(labeled, places.images),
+        own_data.paths(labeled, places.folder),
     )
     print(data_report.labeled("validation", validation, of_validation))
     return labeled, validation, {**findings, "validation": of_validation}
@@ -100,7 +100,7 @@ def _labeled_images(places):
 
 def _unlabeled_images(places, training, validation):
     """Return the unlabeled images, and the findings."""
-    labeled = own_data.paths(training, places.images)
+    labeled = own_data.paths(training, places.folder)
     labeled += own_data.paths(validation, places.validation_folder)
     unlabeled, findings = own_data.read_unlabeled(places.unlabeled, labeled)
     print(data_report.unlabeled(unlabeled, findings))

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import images, inspection, problems, sources, splits
-from official_selftrain.data.sources import coco_files, voc_files
+from official_selftrain.data.sources import coco_files, tool_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
 
@@ -31,32 +31,38 @@ class Places:
     """The locations of images and boxes.
 
     Args:
-        images: str, the folder of the labeled images.
-        annotations: str, a COCO file, or a folder of PASCAL VOC's XML files.
+        images: str, the folder of the labeled images, or a tuple of as many as
+            annotations.
+        annotations: str, a file or folder that `tool_files.read` knows, or a tuple.
         unlabeled: str, a folder or glob of unlabeled images.
         validation_images: str, the folder of the validation images; None: `images`.
         validation_annotations: str, like `annotations`; None: validation images are
             held out from the labeled ones.
     """
 
-    images: str
-    annotations: str
+    images: str | tuple
+    annotations: str | tuple
     unlabeled: str
     validation_images: str | None = None
     validation_annotations: str | None = None
 
     @property
+    def folder(self):
+        """The folder that contains all labeled images."""
+        return coco_files.root(self.images)
+
+    @property
     def validation_folder(self):
         """The folder of the validation images."""
-        return self.validation_images or self.images
+        return self.validation_images or self.folder
 
 
 def read(annotations, folder, categories=None, labeled=()):
     """Read labeled images, leaving out unusable images and boxes.
 
     Args:
-        annotations: str, a COCO file, or a folder of PASCAL VOC's XML files.
-        folder: str, the folder of the images.
+        annotations: str, a file or folder that `tool_files.read` knows, or a tuple.
+        folder: str, the folder of the images, or a tuple of as many.
         categories: list of COCO's category entries, or None for the file's own. They
             are matched by name; boxes of other classes are left out.
         labeled: paths of images to exclude. Files with the same bytes are the same
@@ -74,11 +80,13 @@ def read(annotations, folder, categories=None, labeled=()):
 
     Source: own.
     """
-    content, findings = _content(annotations, folder)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(
-            f"Expected a folder of images. Received: images={folder!r}"
-        )
+    for place in (folder,) if isinstance(folder, str) else folder:
+        if not os.path.isdir(place):
+            raise FileNotFoundError(
+                f"Expected a folder of images. Received: images={place!r}"
+            )
+    content, findings = tool_files.read(annotations, folder)
+    folder = coco_files.root(folder)
     findings["wrong"] = [m.split("Received: ", 1)[1] for m in findings["wrong"]]
     names = {c["id"]: c["name"] for c in content["categories"]}
     rows = {image["id"]: [] for image in content["images"]}
@@ -110,13 +118,6 @@ def read(annotations, folder, categories=None, labeled=()):
             f"{_listed(findings)}"
         )
     return content, dict(findings)
-
-
-def _content(annotations, folder):
-    if os.path.isdir(annotations):
-        content = voc_files.boxes(annotations, folder)
-        return coco_files.checked(content, annotations, folder)
-    return coco_files.read(annotations, folder)
 
 
 def _resize(image, annotations, size):

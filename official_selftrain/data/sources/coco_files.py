@@ -43,8 +43,9 @@ def coco(annotations, images, class_names=None):
     annotations, is kept.
 
     Args:
-        annotations: str, path of the JSON file.
-        images: str, the folder that its `file_name`s are relative to.
+        annotations: str, path of the JSON file, or a sequence of several.
+        images: str, the folder that its `file_name`s are relative to, or as many
+            folders as files.
         class_names: sequence of str or None: the categories to use, in this order.
             None uses all categories by ascending id.
 
@@ -60,6 +61,9 @@ def coco(annotations, images, class_names=None):
     Source: format of cocodataset.org.
     """
     content, findings = read(annotations, images)
+    if not isinstance(annotations, str):
+        annotations = ", ".join(annotations)
+    images = root(images)
     if findings.get("wrong"):
         raise ValueError(findings["wrong"][0])
     categories = {c["id"]: c["name"] for c in content["categories"]}
@@ -131,10 +135,13 @@ def read(annotations, folder=None):
     - `file_name` may have backslashes, be a URL or start with other folders, if the
       rest is found in the folder of images.
     - A missing height or width is that of the image.
+    - Of several files, images and categories are numbered from 1. Categories of the
+      same name are the same, and so are images of the same path.
 
     Args:
-        annotations: str, path of the JSON file.
-        folder: str or None, the folder of images.
+        annotations: str, path of the JSON file, or a sequence of several.
+        folder: str or None, the folder of images, or as many as files; `file_name` is
+            relative to `root(folder)`.
 
     Returns:
         `(content, findings)`: dict with the lists `images`, `categories` and
@@ -150,11 +157,79 @@ def read(annotations, folder=None):
 
     Source: format of cocodataset.org.
     """
+    if not isinstance(annotations, str):
+        return several(read, annotations, folder)
     if not os.path.isfile(annotations):
         raise FileNotFoundError(
             f"Expected a COCO file. Received: annotations={annotations!r}"
         )
     return checked(parsed(annotations), annotations, folder)
+
+
+def root(folders):
+    """Return the folder that contains all of one or several folders."""
+    if folders is None or isinstance(folders, str):
+        return folders
+    if len(set(folders)) == 1:
+        return folders[0]
+    return os.path.commonpath([os.path.abspath(folder) for folder in folders])
+
+
+def several(read, paths, folders):
+    """Read several files, each by a function like `read`, and join their contents.
+
+    Args:
+        read: function (path, folder) → `(content, findings)`.
+        paths: sequence of str.
+        folders: str, or a sequence of as many.
+
+    Returns:
+        `(content, findings)`, as `read`.
+
+    Raises:
+        ValueError: for another number of folders.
+    """
+    if folders is None or isinstance(folders, str):
+        folders = [folders] * len(paths)
+    if not paths or len(folders) != len(paths):
+        raise ValueError(
+            "Expected one folder of images, or as many as annotation files. Received: "
+            f"{len(folders)} folders, {len(paths)} files"
+        )
+    parts = [read(path, folder) for path, folder in zip(paths, folders)]
+    start = root(folders)
+    images, categories, annotations = {}, {}, []
+    together = collections.defaultdict(list)
+    for (content, found), folder in zip(parts, folders):
+        for kind, lines in found.items():
+            together[kind] += lines
+        ids = {}
+        for image in content["images"]:
+            name = image["file_name"]
+            if folder != start:
+                name = os.path.relpath(os.path.join(folder, name), start)
+            if name in images:
+                together["shared"].append(name)
+            entry = {**image, "file_name": name, "id": len(images) + 1}
+            ids[image["id"]] = images.setdefault(name, entry)["id"]
+        labels = {}
+        for category in content["categories"]:
+            name, entry = category["name"], {**category, "id": len(categories) + 1}
+            labels[category["id"]] = categories.setdefault(name, entry)["id"]
+        annotations += [
+            {
+                **annotation,
+                "image_id": ids[annotation["image_id"]],
+                "category_id": labels[annotation["category_id"]],
+            }
+            for annotation in content["annotations"]
+        ]
+    content = {
+        "images": list(images.values()),
+        "categories": list(categories.values()),
+        "annotations": annotations,
+    }
+    return content, together
 
 
 def parsed(path):
@@ -201,8 +276,8 @@ def checked(content, path, folder=None):
     image_ids = _number(content["images"], "images", path, findings)
     category_ids = _number(content["categories"], "categories", path, findings)
     _read_images(content["images"], path, folder, findings)
-    joined = _read_categories(content, path, findings)
-    category_ids = {key: joined[number] for key, number in category_ids.items()}
+    same = _read_categories(content, path, findings)
+    category_ids = {key: same[number] for key, number in category_ids.items()}
     kept = _listed(content["annotations"], image_ids, category_ids, path, findings)
     sizes = {
         image["id"]: (image["width"], image["height"]) for image in content["images"]
@@ -367,7 +442,7 @@ class FileNames:
 
 def _read_categories(content, path, findings):
     """Check and join categories; return a dict of each id to that it is joined to."""
-    first, joined = {}, {}
+    first, same = {}, {}
     for index, category in enumerate(content["categories"]):
         name = category["name"]
         name = str(name) if type(name) is int else name
@@ -379,19 +454,18 @@ def _read_categories(content, path, findings):
         category["name"] = name.strip()
     for category in sorted(content["categories"], key=lambda entry: entry["id"]):
         name, number = category["name"], category["id"]
-        joined[number] = first.setdefault(name, number)
-        if joined[number] != number:
-            findings["joined"].append(f"{name!r}, ids {joined[number]} and {number}")
+        same[number] = first.setdefault(name, number)
+        if same[number] != number:
+            findings["joined"].append(f"{name!r}, ids {same[number]} and {number}")
     folded = collections.defaultdict(list)
     for name in first:
         folded[name.casefold()].append(name)
     for names in folded.values():
         if len(names) > 1:
             findings["similar"].append(" and ".join(names))
-    content["categories"] = [
-        c for c in content["categories"] if joined[c["id"]] == c["id"]
-    ]
-    return joined
+    kept = set(same.values())
+    content["categories"] = [c for c in content["categories"] if c["id"] in kept]
+    return same
 
 
 def _listed(annotations, image_ids, category_ids, path, findings):

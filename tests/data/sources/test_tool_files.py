@@ -1,0 +1,334 @@
+"""Files of annotation tools: the same images and boxes in every format."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from official_selftrain.data.sources import coco_files, tool_files
+from official_selftrain.onboarding import own_data
+
+WIDTH, HEIGHT = 60, 40
+# Class, and xmin, ymin, xmax, ymax in pixels, of two images.
+OBJECTS = {
+    "a.png": [("cat", (10, 5, 30, 25)), ("dog", (0, 0, 60, 40))],
+    "b.jpg": [("dog", (1, 2, 4, 8))],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed, name in enumerate(OBJECTS):
+        rng = np.random.default_rng(seed)
+        pixels = rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def sides(box):
+    left, top, right, bottom = box
+    return left, top, right - left, bottom - top
+
+
+def write_coco(place):
+    images = [
+        {"id": k, "file_name": name, "height": HEIGHT, "width": WIDTH}
+        for k, name in enumerate(OBJECTS)
+    ]
+    annotations = [
+        {"image_id": k, "category_id": {"cat": 1, "dog": 2}[label], "bbox": sides(box)}
+        for k, objects in enumerate(OBJECTS.values())
+        for label, box in objects
+    ]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (place / "coco.json").write_text(json.dumps(content))
+    return place / "coco.json"
+
+
+def write_voc(place):
+    (place / "xml").mkdir()
+    for name, objects in OBJECTS.items():
+        parts = ""
+        for label, (left, top, right, bottom) in objects:
+            corners = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
+            box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+            parts += f"<object><name>{label}</name><bndbox>{box}</bndbox></object>"
+        text = f"<annotation><filename>{name}</filename>{parts}</annotation>"
+        (place / "xml" / name).with_suffix(".xml").write_text(text)
+    return place / "xml"
+
+
+def write_yolo(place):
+    (place / "labels").mkdir()
+    (place / "data.yaml").write_text("train: images\nnames:\n  0: cat\n  1: dog\n")
+    for name, objects in OBJECTS.items():
+        lines = []
+        for label, box in objects:
+            x, y, w, h = np.divide(sides(box), [WIDTH, HEIGHT] * 2)
+            number = ["cat", "dog"].index(label)
+            lines.append(f"{number} {x + w / 2} {y + h / 2} {w} {h}\n")
+        (place / "labels" / name).with_suffix(".txt").write_text("".join(lines))
+    return place / "labels"
+
+
+def write_label_studio(place):
+    tasks = []
+    for name, objects in OBJECTS.items():
+        result = []
+        for label, box in objects:
+            percent = 100.0 * np.divide(sides(box), [WIDTH, HEIGHT] * 2)
+            value = dict(zip(("x", "y", "width", "height"), percent.tolist()))
+            result.append(
+                {
+                    "type": "rectanglelabels",
+                    "original_width": WIDTH,
+                    "original_height": HEIGHT,
+                    "value": {**value, "rotation": 0, "rectanglelabels": [label]},
+                }
+            )
+        canceled = {"was_cancelled": True, "result": []}
+        annotations = [canceled, {"result": result}]
+        image = {"image": f"/data/upload/3/5f3a9c1d-{name}"}
+        tasks.append({"data": image, "annotations": annotations})
+    tasks.append({"data": {"image": "not_labeled.png"}, "annotations": []})
+    (place / "export.json").write_text(json.dumps(tasks))
+    return place / "export.json"
+
+
+def write_label_me(place):
+    (place / "label_me").mkdir()
+    for name, objects in OBJECTS.items():
+        shapes = [
+            {
+                "label": label,
+                "points": [[right, top], [left, bottom]],
+                "shape_type": "rectangle",
+            }
+            for label, (left, top, right, bottom) in objects
+        ]
+        content = {"imagePath": f"..\\images\\{name}", "shapes": shapes}
+        path = (place / "label_me" / name).with_suffix(".json")
+        path.write_text(json.dumps(content))
+    return place / "label_me"
+
+
+def write_cvat(place):
+    parts = ""
+    for name, objects in OBJECTS.items():
+        size = f'width="{WIDTH}" height="{HEIGHT}"'
+        parts += f'<image id="0" name="{name}" {size}><tag label="good"/>'
+        for label, box in objects:
+            corners = zip(("xtl", "ytl", "xbr", "ybr"), box)
+            values = " ".join(f'{key}="{value}"' for key, value in corners)
+            parts += f'<box label="{label}" occluded="0" {values}/>'
+        parts += "</image>"
+    path = place / "annotations.xml"
+    path.write_text(f"<annotations><version>1.1</version>{parts}</annotations>")
+    return path
+
+
+WRITERS = [
+    *(write_coco, write_voc, write_yolo),
+    *(write_label_studio, write_label_me, write_cvat),
+]
+
+
+def objects(content):
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    found = {image["file_name"]: [] for image in content["images"]}
+    owners = {image["id"]: image["file_name"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        x, y, w, h = np.round(annotation["bbox"], 4).tolist()
+        box = names[annotation["category_id"]], (x, y, x + w, y + h)
+        found[owners[annotation["image_id"]]].append(box)
+    return found
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_gives_the_same_boxes(write, folder, tmp_path):
+    path = str(write(tmp_path))
+    content, findings = tool_files.read(path, str(folder))
+    assert objects(content) == OBJECTS
+    sizes = {(image["height"], image["width"]) for image in content["images"]}
+    assert sizes == {(HEIGHT, WIDTH)}
+    assert not any(lines for kind, lines in findings.items() if kind != "moved")
+    cleaned, _ = own_data.read(path, str(folder))
+    assert objects(cleaned) == OBJECTS
+
+
+def test_several_files_at_once(folder, tmp_path):
+    """Ids and names collide; folders and formats differ."""
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+    two = tmp_path / "two" / "images"
+    two.mkdir()
+    for path in folder.iterdir():
+        (two / path.name).write_bytes(path.read_bytes()[::1])
+    places = [str(write_coco(tmp_path / "one")), str(write_voc(tmp_path / "two"))]
+    folders = (str(folder), str(two))
+    content, findings = tool_files.read(places, folders)
+    assert coco_files.root(folders) == str(tmp_path)
+    expected = {f"images/{name}": boxes for name, boxes in OBJECTS.items()}
+    expected |= {f"two/images/{name}": boxes for name, boxes in OBJECTS.items()}
+    assert objects(content) == expected
+    assert [image["id"] for image in content["images"]] == [1, 2, 3, 4]
+    assert [c["name"] for c in content["categories"]] == ["cat", "dog"]
+    # The same images twice: boxes of both files.
+    content, findings = tool_files.read(places, str(folder))
+    assert objects(content) == {k: 2 * boxes for k, boxes in OBJECTS.items()}
+    assert findings["shared"] == ["a.png", "b.jpg"]
+    with pytest.raises(ValueError, match="Received: 3 folders, 2 files"):
+        tool_files.read(places, (*folders, str(two)))
+
+
+def test_coco_of_several_files(folder, tmp_path):
+    (tmp_path / "two").mkdir()
+    paths = [str(write_coco(tmp_path)), str(write_coco(tmp_path / "two"))]
+    source = coco_files.coco(paths, str(folder))
+    assert source.num_images == 2
+    counts = [len(e["boxes"]) for e in source.dataset.as_numpy_iterator()]
+    assert counts == [4, 2]
+    assert source.notes == (
+        "images in several annotation files, their boxes joined: 2 (first: a.png)",
+    )
+
+
+def read_objects(path, folder):
+    content, _ = tool_files.read(str(path), str(folder))
+    return [(a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]]
+
+
+def test_shapes_of_label_studio(folder, tmp_path):
+    def result(kind, **value):
+        size = {"original_width": WIDTH, "original_height": HEIGHT}
+        return {"type": kind, **size, "value": {**value, kind: ["cat"]}}
+
+    results = [
+        result("polygonlabels", points=[[10, 10], [50, 10], [30, 60]]),
+        result("ellipselabels", x=50, y=50, radiusX=10, radiusY=20),
+        # A quarter turn clockwise around the upper left corner.
+        result("rectanglelabels", x=50, y=25, width=20, height=10, rotation=90),
+        result("brushlabels", rle=[1, 2]),
+    ]
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": results}]}
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task]))
+    found = read_objects(path, folder)
+    boxes = [np.round(box, 6).tolist() for box, _ in found]
+    assert boxes == [
+        [6.0, 4.0, 24.0, 20.0],
+        [24.0, 12.0, 12.0, 16.0],
+        [26.0, 10.0, 4.0, 12.0],
+        [0.0, 0.0, 60.0, 40.0],  # no place: the rest of the image is unknown
+    ]
+    assert [crowd for _, crowd in found] == [0, 0, 0, 1]
+
+
+def test_shapes_of_label_me(folder, tmp_path):
+    shapes = [
+        {"label": "cat", "points": [[1, 2], [9, 2], [5, 8]], "shape_type": "polygon"},
+        {"label": "cat", "points": [[20, 20], [23, 24]], "shape_type": "circle"},
+        {"label": "cat", "points": [[20, 20]], "shape_type": "point"},
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
+    assert read_objects(path, folder) == [
+        ([1.0, 2.0, 8.0, 6.0], 0),
+        ([15.0, 15.0, 10.0, 10.0], 0),
+        ([0, 0, 60, 40], 1),
+    ]
+
+
+def test_shapes_of_cvat(folder, tmp_path):
+    shapes = (
+        '<polygon label="cat" points="1.0,2.0;9.0,2.0;5.0,8.0"/>'
+        '<ellipse label="cat" cx="20" cy="20" rx="5" ry="3"/>'
+        '<mask label="cat" left="3" top="4" width="5" height="6" rle="1, 2"/>'
+        # A quarter turn around its center, 20, 15.
+        '<box label="cat" xtl="10" ytl="10" xbr="30" ybr="20" rotation="90"/>'
+        '<polyline label="cat" points="1.0,2.0;9.0,2.0"/>'
+    )
+    image = f'<image name="a.png" width="{WIDTH}" height="{HEIGHT}">{shapes}</image>'
+    path = tmp_path / "annotations.xml"
+    path.write_text(f"<annotations>{image}</annotations>")
+    found = read_objects(path, folder)
+    assert [np.round(box, 6).tolist() for box, _ in found] == [
+        [1.0, 2.0, 8.0, 6.0],
+        [15.0, 17.0, 10.0, 6.0],
+        [3.0, 4.0, 5.0, 6.0],
+        [15.0, 5.0, 10.0, 20.0],
+        [0.0, 0.0, 60.0, 40.0],
+    ]
+    assert [crowd for _, crowd in found] == [0, 0, 0, 0, 1]
+
+
+def test_lines_of_yolo(folder, tmp_path):
+    path = write_yolo(tmp_path)
+    (path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n\n1 0.5 0.5 0.2 0.4 0.87\n")
+    (path / "b.txt").unlink()  # an image without objects
+    content, _ = tool_files.read(str(path), str(folder))
+    assert objects(content) == {
+        "a.png": [("cat", (6, 4, 30, 24)), ("dog", (24, 12, 36, 28))],
+        "b.jpg": [],
+    }
+    (path / "classes.txt").write_text("bird\ncat\n")
+    content, _ = tool_files.read(str(path), str(folder))
+    assert [label for label, _ in objects(content)["a.png"]] == ["bird", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("2 0.5 0.5 0.2 0.4", "class of 0 to 1 and a box .* line 2 of .*a.txt: '2 0.5"),
+        ("0 0.5 0.5 0.2", "Received: line 2 of .*a.txt: '0 0.5 0.5 0.2'"),
+        ("cat 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: 'cat 0.5"),
+        ("0.5 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: '0.5 0.5"),
+        ("0 30 20 12 16", "YOLO's boxes as fractions of the image. Received: 30 20 12"),
+    ],
+)
+def test_wrong_lines_of_yolo(folder, tmp_path, line, text):
+    path = write_yolo(tmp_path)
+    (path / "a.txt").write_text(f"0 0.5 0.5 0.2 0.4\n{line}\n")
+    with pytest.raises(ValueError, match=text):
+        tool_files.read(str(path), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.json", "[3]", "Expected a COCO file with images"),
+        (
+            "a.json",
+            '[{"data": 3}]',
+            "of Label Studio, .* Received: entry 0 of .*a",
+        ),
+        (
+            "a.json",
+            '[{"data": {"text": "x"}}]',
+            "of Label Studio, .* entry 0 of ",
+        ),
+        ("a.json", '{"shapes": [{}]}', "JSON file of LabelMe: .* Received: .*a.json"),
+        (
+            "a.xml",
+            "<html></html>",
+            "CVAT's XML .*a.xml: <html> instead of <ann",
+        ),
+        ("a.xml", "<annotations><image/></annotations>", "CVAT's XML .*a.xml: 'name'"),
+        ("labels/a.txt", "0 1 1 1 1", "names of YOLO's classes, in data.yaml above"),
+        ("labels/a.md", "", "XML files of PASCAL VOC, text files of YOLO or JSON"),
+    ],
+)
+def test_files_in_other_formats(folder, tmp_path, name, content, text):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    place = path if path.parent == tmp_path else path.parent
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        tool_files.read(str(place), str(folder))
+    with pytest.raises(FileNotFoundError, match="a COCO file. Received: .*none.json"):
+        tool_files.read(str(tmp_path / "none.json"), str(pathlib.Path(folder)))
