@@ -12,7 +12,7 @@ def readable(message):
     Returns:
         str, empty if nothing is left.
     """
-    text = message.split("[Op:")[0].split("\n\t [[")[0]
+    text = message.split("[Op:")[0].split("\n\t [[")[0].split("\nTraceback (")[0]
     # One of our own assertions, as a list of parts.
     if "Summarized data:" in text:
         text = text.split("Summarized data:")[1]

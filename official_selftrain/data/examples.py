@@ -522,7 +522,7 @@ def read_image(example):
             or boxes that were made for an image of another shape.
     """
     contents = read_contents(example)
-    image = images.decode(contents)
+    image = images.decode_file(contents)
     if "stated_size" not in example:
         return image
     found, stated = tf.shape(image)[:2], example["stated_size"]

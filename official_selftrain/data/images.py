@@ -1,16 +1,21 @@
 """Image files as pixels: upright, three channels, 8 bits.
 
-Supports JPEG, PNG, BMP and GIF (first frame only). Gray, palette and CMYK images are
-converted to RGB, 16 bits are truncated to 8, and transparency is dropped. A photograph
-is rotated upright according to its EXIF orientation, as browsers and annotation tools
-show it; its boxes and masks refer to the upright image.
+Supports JPEG, PNG, BMP and GIF (first frame only), and in files, but not in requests to
+an exported model, WebP, TIFF and AVIF, which Pillow decodes. Gray, palette and CMYK
+images are converted to RGB, 16 bits are truncated to 8, and transparency is dropped. A
+photograph is rotated upright according to its EXIF orientation, as browsers and
+annotation tools show it; its boxes and masks refer to the upright image.
 """
 
+import io
+
+import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 # Of the files that are looked for in folders.
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+ENDINGS += (".avif",) if features.check("avif") else ()
 
 # Cameras write EXIF data before the pixels.
 _HEADER_BYTES = 2**16
@@ -98,6 +103,67 @@ def size(contents):
     )
 
 
+def decode_file(contents):
+    """Decode an image file, also one that TensorFlow doesn't support.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        uint8 `[h, w, 3]`, RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: at run time, for anything else.
+    """
+
+    return tf.cond(
+        needs_pillow(contents), lambda: _by_pillow(contents), lambda: decode(contents)
+    )
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+def _by_pillow(contents):
+    """Decode with Pillow; in a graph, where its errors become TensorFlow's."""
+    image = tf.numpy_function(_decode_by_pillow, [contents], tf.uint8, stateful=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def needs_pillow(contents):
+    """Return whether a file is a WebP, TIFF or AVIF.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        bool scalar.
+    """
+
+    def at(place, *magics):
+        starts = [tf.strings.substr(start, place, len(magic)) for magic in magics]
+        return tf.reduce_any([tf.equal(s, m) for s, m in zip(starts, magics)])
+
+    start = tf.strings.join([tf.strings.substr(contents, 0, 12), b"\0" * 12])
+    is_webp = at(0, b"RIFF") & at(8, b"WEBP")
+    is_tiff = at(0, b"II*\0", b"MM\0*")
+    return is_webp | is_tiff | at(4, b"ftypavif", b"ftypavis")
+
+
+def _decode_by_pillow(contents):
+    if isinstance(contents, np.ndarray):
+        contents = contents.item()
+    try:
+        with Image.open(io.BytesIO(contents)) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I;16"):
+                values = np.asarray(image) >> 8
+                return np.stack([values.astype(np.uint8)] * 3, axis=-1)
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise ValueError(str(error)) from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+
+
 def upright_size(path):
     """Return the size of an image file without decoding it.
 
@@ -114,7 +180,8 @@ def upright_size(path):
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    is_turned = image.format == "JPEG" and number in (5, 6, 7, 8)
+    may_turn = image.format in ("JPEG", "MPO", "WEBP", "TIFF", "AVIF")
+    is_turned = may_turn and number in (5, 6, 7, 8)
     return (width, height) if is_turned else (height, width)
 
 

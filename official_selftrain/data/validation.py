@@ -188,7 +188,7 @@ def _check_mask(png, size, class_names, place, findings):
 def _check_image(encoded, path, size, place, findings):
     try:
         contents = tf.constant(encoded) if encoded else tf.io.read_file(path)
-        shape = tuple(images.decode(contents).shape[:2])
+        shape = tuple(images.decode_file(contents).shape[:2])
     except tf.errors.OpError:
         findings.add(
             "unreadable", f"{place}: {path.decode(errors='replace')}".rstrip(": ")

@@ -330,8 +330,8 @@ def _image_record(example, embed_images):
         if not contents:
             contents = tf.io.read_file(example["path"]).numpy()
         is_turned = images.EXIF in contents and images.orientation(contents) > 1
-        if is_turned:
-            contents = tf.io.encode_png(images.decode(contents)).numpy()
+        if is_turned or images.needs_pillow(contents):
+            contents = tf.io.encode_png(images.decode_file(contents)).numpy()
         record["encoded"] = contents
     return record
 

@@ -87,6 +87,7 @@ def _prepare(signature, example, image):
         contents = examples.read_contents(example)
         # Served models may neither apply EXIF rotation nor read animations.
         plain = tf.equal(images.orientation(contents), 1)
+        plain &= ~images.needs_pillow(contents)
         plain &= tf.strings.substr(contents, 0, 3) != "GIF"
         return {
             "image": tf.cond(plain, lambda: contents, lambda: tf.io.encode_png(image)),

@@ -17,7 +17,7 @@ from official_selftrain.data.sources import coco_files, tool_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
 
-_FOREIGN_ENDINGS = (".avif", ".heic", ".tif", ".tiff", ".webp")
+_FOREIGN_ENDINGS = (".avif", ".heic", ".heif", ".jxl", ".jp2")
 
 # Boxes with at least this IoU are in the same place.
 _SAME_PLACE = 0.95
@@ -80,7 +80,7 @@ def read(annotations, folder, categories=None, labeled=()):
 
     Source: own.
     """
-    for place in (folder,) if isinstance(folder, str) else folder:
+    for place in folder if isinstance(folder, (list, tuple)) else [folder]:
         if not os.path.isdir(place):
             raise FileNotFoundError(
                 f"Expected a folder of images. Received: images={place!r}"
@@ -202,7 +202,7 @@ def _sizes(paths):
 
     def size(path):
         try:
-            pixels = images.decode(tf.io.read_file(path))
+            pixels = images.decode_file(tf.io.read_file(path))
         except tf.errors.OpError as error:
             return None, problems.reason(error)
         return tuple(pixels.shape[:2]), None
@@ -279,7 +279,7 @@ def read_unlabeled(folder, labeled):
         source = sources.folder(folder)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            "Expected a folder or glob with images (.jpg, .jpeg, .png, .bmp, .gif). "
+            f"Expected a folder or glob with images ({', '.join(images.ENDINGS)}). "
             f"Received: unlabeled={folder!r}"
         ) from error
     files = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
@@ -326,6 +326,7 @@ def _foreign_files(folder):
         for place, _, names in os.walk(folder)
         for name in sorted(names)
         if name.lower().endswith(_FOREIGN_ENDINGS)
+        and not name.lower().endswith(images.ENDINGS)
     ]
 
 

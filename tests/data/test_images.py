@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from official_selftrain.data import images
 
@@ -76,3 +76,49 @@ def test_cmyk_and_sixteen_bits():
 def test_other_files_raise(contents):
     with pytest.raises(tf.errors.InvalidArgumentError):
         images.decode(tf.constant(contents))
+
+
+KINDS = ["WEBP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [1, 6])
+def test_files_that_pillow_decodes(kind, number):
+    exif = Image.Exif()
+    exif[0x0112] = number
+    contents = saved(Image.fromarray(PIXELS), kind, exif=exif)
+    with Image.open(io.BytesIO(contents)) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    assert expected.shape[:2] == (PIXELS.shape[:2] if number == 1 else (96, 64))
+    decode = tf.function(images.decode_file, input_signature=[TEXT])
+    np.testing.assert_array_equal(decode(tf.constant(contents)), expected)
+    assert bool(images.needs_pillow(tf.constant(contents)))
+    for cut in (13, len(contents) // 2):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            images.decode_file(tf.constant(contents[:cut]))
+
+
+TEXT = tf.TensorSpec((), tf.string)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_modes_of_tiff(mode):
+    image = Image.fromarray(PIXELS).convert(mode)
+    actual = images.decode_file(tf.constant(saved(image, "TIFF")))
+    np.testing.assert_array_equal(actual, np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bits_of_tiff():
+    deep = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 256 + 77)
+    actual = images.decode_file(tf.constant(saved(deep, "TIFF"))).numpy()
+    np.testing.assert_array_equal(actual, np.repeat(PIXELS[..., :1], 3, axis=2))
+
+
+def test_other_files_are_left_to_tensorflow():
+    for kind in ("JPEG", "PNG", "BMP", "GIF"):
+        contents = tf.constant(saved(Image.fromarray(PIXELS), kind))
+        assert not bool(images.needs_pillow(contents))
+        np.testing.assert_array_equal(
+            images.decode_file(contents), images.decode(contents)
+        )
+    assert not bool(images.needs_pillow(tf.constant(b"RIFF....WAVE")))

@@ -257,7 +257,7 @@ def test_unlabeled_images(folder, tmp_path):
         shutil.copy(folder / name, pool / name)
     shutil.copy(folder / "c.png", pool / "d.png")
     (pool / "notes.txt").write_text("no image")
-    (pool / "photo.WEBP").write_bytes(b"RIFF")
+    (pool / "photo.HEIC").write_bytes(b"ftypheic")
     content, findings = own_data.read_unlabeled(str(pool), [str(folder / "a.png")])
     assert content["images"] == [
         entry(1, "c.png"),
@@ -265,7 +265,7 @@ def test_unlabeled_images(folder, tmp_path):
     ]
     assert findings["labeled"] == [str(pool / "a.png")]
     assert findings["double"] == [str(pool / "d.png")]
-    assert findings["foreign"] == [str(pool / "photo.WEBP")]
+    assert findings["foreign"] == [str(pool / "photo.HEIC")]
     (broken,) = findings["unreadable"]
     assert broken.startswith(f"{pool / 'broken.jpg'}: ")
     assert "Invalid JPEG data" in broken and "{{" not in broken

@@ -61,8 +61,8 @@ def coco(annotations, images, class_names=None):
     Source: format of cocodataset.org.
     """
     content, findings = read(annotations, images)
-    if not isinstance(annotations, str):
-        annotations = ", ".join(annotations)
+    if isinstance(annotations, (list, tuple)):
+        annotations = ", ".join(map(str, annotations))
     images = root(images)
     if findings.get("wrong"):
         raise ValueError(findings["wrong"][0])
@@ -157,7 +157,7 @@ def read(annotations, folder=None):
 
     Source: format of cocodataset.org.
     """
-    if not isinstance(annotations, str):
+    if isinstance(annotations, (list, tuple)):
         return several(read, annotations, folder)
     if not os.path.isfile(annotations):
         raise FileNotFoundError(
@@ -168,7 +168,7 @@ def read(annotations, folder=None):
 
 def root(folders):
     """Return the folder that contains all of one or several folders."""
-    if folders is None or isinstance(folders, str):
+    if not isinstance(folders, (list, tuple)):
         return folders
     if len(set(folders)) == 1:
         return folders[0]
@@ -189,7 +189,7 @@ def several(read, paths, folders):
     Raises:
         ValueError: for another number of folders.
     """
-    if folders is None or isinstance(folders, str):
+    if not isinstance(folders, (list, tuple)):
         folders = [folders] * len(paths)
     if not paths or len(folders) != len(paths):
         raise ValueError(

@@ -36,7 +36,7 @@ def read(annotations, images):
 
     Source: the tools' documentation.
     """
-    if not isinstance(annotations, str):
+    if isinstance(annotations, (list, tuple)):
         return coco_files.several(read, annotations, images)
     if os.path.isdir(annotations):
         content = _of_folder(annotations, images)
