@@ -15,6 +15,7 @@ KINDS = {
     "similar": "category names that differ in case only, kept apart",
     "wrong": "invalid annotations, left out",
     "shapes": "boxes computed from polygons or masks",
+    "outlines": "boxes that don't match their polygon or mask, kept",
     "reversed": "boxes whose corners were exchanged, put in order",
     "placeless": "objects without a usable box, rest of the image ignored in training",
     "flat": "boxes without area, rest of the image ignored in training",

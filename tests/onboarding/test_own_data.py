@@ -180,6 +180,32 @@ def test_categories_of_one_name_are_joined(folder, write):
     assert findings["joined"] == ["'cup', ids 2 and 4"]
 
 
+def outline(x, y, width, height):
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+@pytest.mark.parametrize(
+    ("convert", "reason"),
+    [
+        (lambda x, y, w, h: [x, 30 - y - h, w, h], "; most fit if y counts from below"),
+        (lambda x, y, w, h: [x, y, x + w, y + h], "; most fit as [xmin, ymin, xmax, y"),
+        (lambda x, y, w, h: [x + 15, y, w, h], ""),
+    ],
+)
+def test_boxes_that_contradict_their_outlines(folder, write, convert, reason):
+    truth = [(4, 2, 9, 7), (2, 5, 8, 6), (1, 1, 7, 5)]
+    annotations = [
+        boxed(1, 3, convert(*box), id=k, segmentation=outline(*box))
+        for k, box in enumerate(truth)
+    ]
+    annotations.append(boxed(1, 5, [20, 20, 6, 6], segmentation=outline(20, 20, 6, 5)))
+    _, findings = own_data.read(write([entry(1, "a.png")], annotations), str(folder))
+    lines = findings["outlines"]
+    assert len(lines) == 3
+    text = "the outline spans [4.0, 2.0, 9.0, 7.0]; 3 of 4 boxes with an outline"
+    assert text + reason in lines[0] and len(lines[0]) < 170 + len(reason)
+
+
 def test_resized_images(folder, write):
     """The image of 40 x 30 was one of 400 x 300 when it was labeled."""
     path = write([entry(1, "a.png", 400, 300)], [boxed(1, 3, [40, 50, 60, 90], area=8)])
