@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import images, masks
+from official_selftrain.data.sources import coco_files
 from official_selftrain.files.run_folder import LabelFolder
 
 VIOLATIONS = {
@@ -204,23 +205,34 @@ def _check_coco(path, class_names, image_dir, open_images, findings):
         if not isinstance(content.get(key), list):
             findings.add("missing", f"{path}: {key}")
     image_dir = (image_dir or os.path.dirname(path)) if open_images else None
-    sizes = _check_coco_images(content["images"], image_dir, findings)
+    images_of_file = _entries(content, "images", findings)
+    sizes = _check_coco_images(images_of_file, image_dir, findings)
     names = {
-        entry.get("id"): entry.get("name") for entry in content.get("categories", [])
+        coco_files.key_of(entry.get("id")): entry.get("name")
+        for entry in _entries(content, "categories", findings)
     }
     if class_names:
         names = {key: name for key, name in names.items() if name in class_names}
-    for index, annotation in enumerate(content.get("annotations", [])):
+    for index, annotation in enumerate(_entries(content, "annotations", findings)):
         _check_annotation(annotation, names, sizes, f"annotations[{index}]", findings)
 
 
+def _entries(content, kind, findings):
+    """Return the entries of a list; those that aren't objects are empty."""
+    entries = content.get(kind)
+    if not isinstance(entries, list):
+        return []
+    if kind == "categories":
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                findings.add("missing", f"{kind}[{index}]: {str(entry)[:40]}")
+    return [entry if isinstance(entry, dict) else {} for entry in entries]
+
+
 def _read_coco(path):
-    with open(path) as file:
-        try:
-            content = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
-    if not isinstance(content, dict) or "images" not in content:
+    content = coco_files.parsed(path)
+    is_right = isinstance(content, dict) and isinstance(content.get("images"), list)
+    if not is_right:
         raise ValueError(f"Expected a COCO file with images. Received: {path}")
     return content
 
@@ -235,27 +247,40 @@ def _check_coco_images(entries, image_dir, findings):
         if missing:
             findings.add("missing", f"{place}: {', '.join(sorted(missing))}")
             continue
+        number = coco_files.key_of(image["id"])
         if type(image["id"]) is not int:
             findings.add("id", f"{place}: {image['id']!r}")
-        findings.add_id(image["id"], place)
-        sizes[image["id"]] = (image["height"], image["width"])
+        if number is None:
+            continue
+        findings.add_id(number, place)
+        size = [coco_files.number_of(image[side]) for side in ("height", "width")]
+        if None in size or not min(size) >= 1.0 or max(size) == np.inf:
+            findings.add("missing", f"{place}: height and width of at least 1")
+            continue
+        sizes[number] = tuple(round(side) for side in size)
         if image_dir is not None:
-            path = os.path.join(image_dir, image["file_name"]).encode()
-            _check_image(b"", path, sizes[image["id"]], place, findings)
+            path = os.path.join(image_dir, str(image["file_name"])).encode()
+            _check_image(b"", path, sizes[number], place, findings)
     return sizes
 
 
 def _check_annotation(annotation, names, sizes, place, findings):
     missing = {"image_id", "category_id", "bbox"} - set(annotation)
-    if missing or len(annotation["bbox"]) != 4:
+    bbox = annotation.get("bbox")
+    if missing or not isinstance(bbox, list) or len(bbox) != 4:
         findings.add("missing", f"{place}: {', '.join(sorted(missing)) or 'bbox'}")
         return
-    if names.get(annotation["category_id"]) is None:
+    if names.get(coco_files.key_of(annotation["category_id"])) is None:
         findings.add("class", f"{place}: {annotation['category_id']}")
-    if annotation["image_id"] not in sizes:
+    image_id = coco_files.key_of(annotation["image_id"])
+    if image_id not in sizes:
         findings.add("image_id", f"{place}: {annotation['image_id']}")
         return
-    x, y, width, height = (float(value) for value in annotation["bbox"])
+    numbers = [coco_files.number_of(value) for value in bbox]
+    score = coco_files.number_of(annotation.get("score", 1.0))
+    if None in [*numbers, score]:
+        findings.add("number", f"{place}: {bbox}, score {annotation.get('score')}")
+        return
+    x, y, width, height = numbers
     box = np.array([[y, x, y + height, x + width]])
-    scores = np.array([annotation["score"]] if "score" in annotation else [])
-    _check_boxes(box, scores, sizes[annotation["image_id"]], place, findings)
+    _check_boxes(box, np.array([score]), sizes[image_id], place, findings)

@@ -145,6 +145,31 @@ def test_violations_of_a_coco_file(tmp_path):
     }
 
 
+def test_malformed_entries_of_a_coco_file(tmp_path):
+    """Every one is listed; none ends the check."""
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": "30"}
+    box = {"image_id": "1", "category_id": 1.0, "bbox": [0, 0, "5", 5]}
+    content = {
+        "images": [image, 3, {**image, "id": [2]}, {**image, "id": 4, "width": "x"}],
+        "categories": [{"id": 1, "name": "a"}, None],
+        "annotations": [
+            box,
+            "b",
+            {**box, "bbox": "abcd"},
+            {**box, "bbox": [0, 0, {}, 1]},
+        ],
+    }
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps(content).encode("utf-16"))
+    found, num_images = validation.validate(str(path), open_images=False)
+    assert num_images == 4
+    assert found == {
+        "missing": [5, "images[1]: file_name, height, id, width"],
+        "id": [1, "images[2]: [2]"],
+        "number": [1, "annotations[3]: [0, 0, {}, 1], score None"],
+    }
+
+
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected TFRecord files. Received: "):
         validation.validate(str(tmp_path))

@@ -310,8 +310,15 @@ def _short(value):
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _key(value):
-    """Return an id in one form, or None: 7, 7.0 and "7" are the same."""
+def key_of(value):
+    """Return an id in one form, or None: 7, 7.0 and "7" are the same.
+
+    Args:
+        value: an id as it stands in a file.
+
+    Returns:
+        int or str; None for anything but a number or text.
+    """
     if type(value) is int:
         return value
     if type(value) is float and value.is_integer():
@@ -326,7 +333,7 @@ def _number(entries, kind, path, findings):
     """Give entries whole numbers as ids; return a dict of the file's ids to them."""
     numbers = {}
     for index, entry in enumerate(entries):
-        key = _key(entry["id"])
+        key = key_of(entry["id"])
         where = f"{kind}[{index}] in {path} with id={_short(entry['id'])}"
         if key is None:
             raise ValueError(f"Expected ids, numbers or text. Received: {where}")
@@ -371,10 +378,10 @@ def _read_images(entries, path, folder, findings):
 def _read_size(image, where, folder):
     """Set an image's height and width: those of the file, or of the image itself."""
     stated = [image.get("height"), image.get("width")]
-    sides = [0.0 if side is None else _float(side) for side in stated]
-    if None in sides or not np.all(np.isfinite(sides)) or min(sides) < 0.0:
+    sides = [0.0 if side is None else number_of(side) for side in stated]
+    if None in sides or not all(0.0 <= side < 2.0**31 for side in sides):
         raise ValueError(
-            f"Expected height and width of at least 1. Received: {where} with "
+            f"Expected height and width in pixels. Received: {where} with "
             f"height={_short(stated[0])}, width={_short(stated[1])}"
         )
     if min(sides) >= 1.0:
@@ -387,8 +394,15 @@ def _read_size(image, where, folder):
     image["height"], image["width"] = size or (None, None)
 
 
-def _float(value):
-    """Return a number, also one that is text, as float; else None."""
+def number_of(value):
+    """Return a number, also one that is text.
+
+    Args:
+        value: a number as it stands in a file.
+
+    Returns:
+        float, which may be infinite or NaN; None for anything else.
+    """
     if type(value) in (int, float, str):
         try:
             return float(value)
@@ -472,8 +486,8 @@ def _listed(annotations, image_ids, category_ids, path, findings):
     """Return the annotations of listed images and categories, with numbers as ids."""
     kept = []
     for annotation in annotations:
-        image_id = image_ids.get(_key(annotation["image_id"]))
-        category_id = category_ids.get(_key(annotation["category_id"]))
+        image_id = image_ids.get(key_of(annotation["image_id"]))
+        category_id = category_ids.get(key_of(annotation["category_id"]))
         message = None
         if image_id is None:
             message = "annotations of listed images", "image_id"
@@ -506,12 +520,12 @@ def _read_values(annotation):
             return "iscrowd, 0 or 1", "iscrowd"
         annotation["iscrowd"] = int(crowd or 0)
     if "score" in annotation:
-        score = _float(annotation["score"])
+        score = number_of(annotation["score"])
         if score is None or not 0.0 <= score <= 1.0:
             return "score in 0…1", "score"
         annotation["score"] = score
     if "area" in annotation:
-        area = _float(annotation["area"])
+        area = number_of(annotation["area"])
         annotation["area"] = area if area is not None and 0.0 < area < np.inf else 0.0
     return None
 
@@ -580,7 +594,7 @@ def _quadruples(values):
     rows = np.full((len(values), 4), np.nan)
     for row, value in enumerate(values):
         if isinstance(value, list) and len(value) == 4:
-            numbers = [_float(number) for number in value]
+            numbers = [number_of(number) for number in value]
             if None not in numbers and np.all(np.isfinite(numbers)):
                 rows[row] = numbers
     return rows
