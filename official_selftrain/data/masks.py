@@ -6,6 +6,7 @@ same way: its values are 255 times the probability of the mask's class, rounded.
 """
 
 import io
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -107,6 +108,52 @@ def read_file(path, num_classes, image_size, values=None):
             f"Received: {path} with {', '.join(map(str, unknown[:10]))}"
         )
     return encode(pixels), ids
+
+
+def read_palette(path, class_names):
+    """Read the colors of classes from a text file, such as CVAT's `labelmap.txt`.
+
+    Args:
+        path: str; a line is `name:red,green,blue`, more after another colon is
+            ignored, as are lines that start with `#`.
+        class_names: sequence of str; `ignore` and `void` are unknown pixels.
+
+    Returns:
+        dict of color to class id, as `read_file` takes it.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: for a line in another form, or an unknown class.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"Expected a file with a color per class. Received: mask_values={path!r}"
+        )
+    with open(path, encoding="utf-8-sig") as file:
+        lines = [line.strip() for line in file]
+    ids = {"ignore": IGNORE_CLASS, "void": IGNORE_CLASS}
+    ids |= {name: k for k, name in enumerate(class_names)}
+    values = {}
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        try:
+            color = tuple(int(value) for value in rest.split(":")[0].split(","))
+        except ValueError:
+            color = ()
+        if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+            raise ValueError(
+                f"Expected name:red,green,blue. Received: line {number} of {path}: "
+                f"{line[:80]!r}"
+            )
+        if name not in ids:
+            raise ValueError(
+                f"Expected classes among {', '.join(class_names)}. Received: line "
+                f"{number} of {path}: {name!r}"
+            )
+        values[color] = ids[name]
+    return values
 
 
 def _mapped(pixels, values, path):

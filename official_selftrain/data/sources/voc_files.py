@@ -59,7 +59,8 @@ def voc(
             `"SegmentationClassAug"`; None reads the images without labels.
         mask_values: dict of a pixel's value to its class id, such as `{0: 0, 255: 1}`
             for white objects on black, or of its color: `{(0, 0, 0): 0, (128, 0, 0):
-            1}`. 255 as class id is unknown. None: the values are class ids.
+            1}`. 255 as class id is unknown. Or the path of a text file with a line
+            `name:red,green,blue` per class. None: the values are class ids.
 
     Returns:
         `examples.Source`; ids number the lines of the list. Its `notes` name classes
@@ -92,6 +93,9 @@ def voc(
             f"Expected every image of {list_path} in {folder}. Received: "
             f"{len(missing)} of {len(names)} missing, first {missing[0]!r}"
         )
+
+    if isinstance(mask_values, str):
+        mask_values = masks.read_palette(mask_values, class_names)
 
     def record(index):
         name = names[index]

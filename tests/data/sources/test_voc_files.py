@@ -136,3 +136,36 @@ def test_masks_belong_to_upright_images(tiny_voc):
     source = read(tiny_voc)
     _, example, _ = source.dataset
     assert examples.read_image(example).shape[:2] == mask.shape
+
+
+LABEL_MAP = """# label:color_rgb:parts:actions
+background:0,0,0::
+square:250,50,5::
+bar:1,2,3::
+post:3,2,1::
+void:255,255,255::
+"""
+
+
+def test_colors_of_a_label_map(tiny_voc, tmp_path):
+    colors = np.array([[0, 0, 0], [250, 50, 5], [1, 2, 3], [3, 2, 1]])
+    replace_masks(
+        tiny_voc,
+        lambda mask: np.where(mask[..., None] == 255, 255, colors[mask % 255]),
+    )
+    path = tmp_path / "labelmap.txt"
+    path.write_text(LABEL_MAP)
+    source = read(tiny_voc, mask_values=str(path))
+    for index, example in enumerate(source.dataset):
+        expected = tiny_voc.masks[f"2007_{index:06d}"]
+        np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+    for line, text in (
+        ("bar:1,2", "name:red,green,blue. Received: line 1 of .*map.txt: 'bar:1,2'"),
+        ("bar:1,2,300", "name:red,green,blue. Received: line 1"),
+        ("baar:1,2,3", "background, square, bar, post. Received: line 1 of .*: 'baar'"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=text):
+            read(tiny_voc, mask_values=str(path))
+    with pytest.raises(FileNotFoundError, match="color per class. .*='/none"):
+        read(tiny_voc, mask_values="/none")
