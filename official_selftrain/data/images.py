@@ -11,7 +11,7 @@ import io
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, features
 
 # Of the files that are looked for in folders.
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -154,11 +154,13 @@ def _decode_by_pillow(contents):
     try:
         with Image.open(io.BytesIO(contents)) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode in ("I", "F"):
+                raise ValueError(f"Expected 8 or 16 bits. Received: mode {image.mode}")
             if image.mode.startswith("I;16"):
                 values = np.asarray(image) >> 8
                 return np.stack([values.astype(np.uint8)] * 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, RuntimeError, SyntaxError, ValueError) as error:
         raise ValueError(str(error)) from None
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
@@ -178,7 +180,9 @@ def upright_size(path):
         with Image.open(path) as image:
             number = image.getexif().get(_ORIENTATION_TAG, 1)
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, RuntimeError, ValueError, SyntaxError):
+        return None
+    except Image.DecompressionBombError:
         return None
     may_turn = image.format in ("JPEG", "MPO", "WEBP", "TIFF", "AVIF")
     is_turned = may_turn and number in (5, 6, 7, 8)

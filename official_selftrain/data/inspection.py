@@ -10,6 +10,7 @@ KINDS = {
     "resized": "images of another size than their labels state, boxes resized",
     "moved": "file names that differ in their folder, found in the folder of images",
     "shared": "images in several annotation files, their boxes joined",
+    "twice": "images that are listed twice, their boxes joined",
     "renumbered": "ids that aren't whole numbers, renumbered",
     "joined": "categories of the same name, joined",
     "similar": "category names that differ in case only, kept apart",

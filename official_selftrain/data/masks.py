@@ -75,6 +75,8 @@ def read_file(path, num_classes, image_size, values=None):
         ValueError: for another file type, a size that differs from the image's, or
             invalid ids, values or colors; the message names the file.
     """
+    if values is not None:
+        _check_values(values)
     by_color = values is not None and any(isinstance(key, tuple) for key in values)
     try:
         with Image.open(path) as file:
@@ -108,6 +110,19 @@ def read_file(path, num_classes, image_size, values=None):
             f"Received: {path} with {', '.join(map(str, unknown[:10]))}"
         )
     return encode(pixels), ids
+
+
+def _check_values(values):
+    kinds = {
+        len(key) if isinstance(key, tuple) else 0 if type(key) is int else -1
+        for key in values
+    }
+    ids = values.values() if isinstance(values, dict) else ["none"]
+    if kinds not in ({0}, {3}) or not all(type(number) is int for number in ids):
+        raise ValueError(
+            "Expected mask_values, a dict of pixel values, or of colors (red, green, "
+            f"blue), to class ids. Received: mask_values={values!r}"
+        )
 
 
 def read_palette(path, class_names):

@@ -25,7 +25,7 @@ def box(segmentation):
         points = np.concatenate(
             [np.array(p, np.float64).reshape(-1, 2) for p in polygons]
         )
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     if len(points) < 2 or not np.isfinite(points).all():
         return None

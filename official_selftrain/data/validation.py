@@ -259,7 +259,8 @@ def _check_coco_images(entries, image_dir, findings):
             continue
         sizes[number] = tuple(round(side) for side in size)
         if image_dir is not None:
-            path = os.path.join(image_dir, str(image["file_name"])).encode()
+            name = coco_files.FileNames(image_dir).find(str(image["file_name"]))
+            path = os.path.join(image_dir, name).encode()
             _check_image(b"", path, sizes[number], place, findings)
     return sizes
 

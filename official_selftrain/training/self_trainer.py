@@ -180,7 +180,7 @@ class SelfTrainer(keras.Model):
             ValueError: for a loss or a metric, which would not be used.
         """
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.get(name) is not None:
+            if kwargs.get(name):
                 raise ValueError(
                     "Expected an optimizer without losses or metrics: the model's own "
                     "loss is used, and its terms are logged. Received: "
@@ -216,7 +216,7 @@ class SelfTrainer(keras.Model):
                     "Expected batches of streams, whose labels are part of them, "
                     f"without weights. Received: {name}, {type(value).__name__}"
                 )
-        if hasattr(x, "element_spec"):
+        if hasattr(x, "take"):
             for batch in x.take(1):
                 batch_checks.check_batch(batch, self)
         return super().fit(x, **kwargs)

@@ -148,6 +148,13 @@ def test_values_and_colors_of_other_tools(mode, tmp_path):
     assert ids.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("values", [{}, {"0": 0}, {(1, 2): 0}, {0: "a"}, [0, 1]])
+def test_mappings_of_another_form(values, tmp_path):
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="to class ids. Received: mask_values="):
+        masks.read_file(tmp_path / "a.png", 2, (4, 6), values)
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

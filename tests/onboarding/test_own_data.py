@@ -485,7 +485,7 @@ def test_invalid_pascal_voc_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected XML files. Received: ann"):
         voc_files.boxes(str(tmp_path))
     for text, reason in (
-        ("<annotation><object/></annotation>", "no attribute 'text'"),
+        ("<annotation><object/></annotation>", "without a name"),
         ("<annotation><object><name> </name></object></annotation>", "without a name"),
         ("<html></html>", "<html> instead of <annotation>"),
         ("<annotation>", "no element found"),

@@ -372,7 +372,7 @@ def test_classes_of_masks_are_checked():
     [
         ("loss", "mse"),
         ("metrics", ["mae"]),
-        ("weighted_metrics", []),
+        ("weighted_metrics", ["mae"]),
         ("loss_weights", [1]),
     ],
 )

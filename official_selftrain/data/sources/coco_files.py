@@ -26,12 +26,15 @@ _ENCODINGS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8-sig
 # Annotation tools round: half a pixel is fine.
 _ROUNDING = 0.5
 
+# Boxes in another form are found although some are different.
+_MOST = 0.9
+_TOLERANCE = 1e-3
+
 # With at most this fraction of boxes beyond their image, they aren't corners.
 _FEW_BEYOND = 0.1
 
 # How the findings of `coco` are told, where it does something else than `init`.
 _TOLD = {**inspection.KINDS, "unused": "classes without a box"}
-_TOLD.pop("outside")
 
 
 def coco(annotations, images, class_names=None):
@@ -84,7 +87,8 @@ def coco(annotations, images, class_names=None):
     ]
     has_labels = bool(content["annotations"])
     if has_labels:
-        used = {class_of.get(a["category_id"]) for a in content["annotations"]}
+        objects = [a for a in content["annotations"] if not a.get("iscrowd")]
+        used = {class_of.get(a["category_id"]) for a in objects}
         findings["unused"] = [n for k, n in enumerate(names) if k not in used]
     return examples.from_records(
         records, names, has_labels, notes=inspection.summary(findings, _TOLD)
@@ -203,33 +207,48 @@ def several(read, paths, folders):
     for (content, found), folder in zip(parts, folders):
         for kind, lines in found.items():
             together[kind] += lines
-        ids = {}
+        ids, names = {}, {}
         for image in content["images"]:
-            name = image["file_name"]
+            name = os.path.normpath(image["file_name"])
             if folder != start:
                 name = os.path.relpath(os.path.join(folder, name), start)
             if name in images:
                 together["shared"].append(name)
             entry = {**image, "file_name": name, "id": len(images) + 1}
             ids[image["id"]] = images.setdefault(name, entry)["id"]
+            names[image["id"]] = name
         labels = {}
         for category in content["categories"]:
             name, entry = category["name"], {**category, "id": len(categories) + 1}
             labels[category["id"]] = categories.setdefault(name, entry)["id"]
-        annotations += [
-            {
-                **annotation,
-                "image_id": ids[annotation["image_id"]],
-                "category_id": labels[annotation["category_id"]],
-            }
-            for annotation in content["annotations"]
-        ]
+        scales = {
+            image["id"]: _scale(image, images[names[image["id"]]])
+            for image in content["images"]
+        }
+        for annotation in content["annotations"]:
+            sides = np.multiply(annotation["bbox"], scales[annotation["image_id"]])
+            annotations.append(
+                {
+                    **annotation,
+                    "bbox": sides.tolist(),
+                    "image_id": ids[annotation["image_id"]],
+                    "category_id": labels[annotation["category_id"]],
+                }
+            )
     content = {
         "images": list(images.values()),
         "categories": list(categories.values()),
         "annotations": annotations,
     }
     return content, together
+
+
+def _scale(image, other):
+    """Return what turns x, y, width and height of an image into those of another."""
+    if None in (image["width"], other["width"]):
+        return np.ones(4)
+    ratios = other["width"] / image["width"], other["height"] / image["height"]
+    return np.tile(ratios, 2)
 
 
 def parsed(path):
@@ -246,7 +265,7 @@ def parsed(path):
     encoding = next(name for start, name in _ENCODINGS if contents.startswith(start))
     try:
         return json.loads(contents.decode(encoding))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
 
 
@@ -275,7 +294,10 @@ def checked(content, path, folder=None):
     findings = collections.defaultdict(list)
     image_ids = _number(content["images"], "images", path, findings)
     category_ids = _number(content["categories"], "categories", path, findings)
-    _read_images(content["images"], path, folder, findings)
+    owners = _read_images(content["images"], path, folder, findings)
+    image_ids = {key: owners[number] for key, number in image_ids.items()}
+    kept = set(owners.values())
+    content["images"] = [image for image in content["images"] if image["id"] in kept]
     same = _read_categories(content, path, findings)
     category_ids = {key: same[number] for key, number in category_ids.items()}
     kept = _listed(content["annotations"], image_ids, category_ids, path, findings)
@@ -353,7 +375,7 @@ def _number(entries, kind, path, findings):
 def _read_images(entries, path, folder, findings):
     """Check the images' names and sizes."""
     place = FileNames(folder) if folder is not None and os.path.isdir(folder) else None
-    owners = {}
+    first, owners = {}, {}
     for index, image in enumerate(entries):
         where = f"images[{index}] in {path}"
         name = image["file_name"]
@@ -366,13 +388,26 @@ def _read_images(entries, path, folder, findings):
             image["file_name"] = place.find(name)
             if image["file_name"] != name:
                 findings["moved"].append(f"{name} is {image['file_name']}")
-            other = owners.setdefault(image["file_name"], name)
-            if other != name:
-                raise ValueError(
-                    f"Expected one image per file of {folder}. Received: {path} with "
-                    f"{other!r} and {name!r}, both only found as {image['file_name']!r}"
-                )
         _read_size(image, where, folder)
+        found = os.path.normpath(image["file_name"])
+        other, listed = first.setdefault(found, (image, name))
+        owners[image["id"]] = other["id"]
+        if other is image:
+            continue
+        if os.path.normpath(listed) != os.path.normpath(name):
+            raise ValueError(
+                f"Expected one image per file of {folder}. Received: {path} with "
+                f"{listed!r} and {name!r}, both only found as {image['file_name']!r}"
+            )
+        sizes = [(entry["height"], entry["width"]) for entry in (other, image)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"Expected one size of an image that is listed twice. Received: {where}"
+                f", file_name={name!r}, with height and width {sizes[1]} after "
+                f"{sizes[0]}"
+            )
+        findings["twice"].append(name)
+    return owners
 
 
 def _read_size(image, where, folder):
@@ -432,23 +467,24 @@ class FileNames:
             str, relative to the folder: the name itself, or the longest ending of the
             path that exists. The name's last part, if none does.
         """
-        if self._is_inside(name) and self._exists(name):
+        if self._is_inside(name) and self.has(name):
             return name
         path = name
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
-            path = urllib.parse.unquote(urllib.parse.urlsplit(name).path)
+            path = urllib.parse.unquote(name.partition("://")[2].partition("?")[0])
         parts = path.replace("\\", "/").split("/")
         # Nothing leads out of the folder.
         start = max((k + 1 for k, p in enumerate(parts) if p in ("", "..")), default=0)
         parts = [part for part in parts[start:] if part != "."]
         for first in range(len(parts)):
             ending = "/".join(parts[first:])
-            if self._exists(ending):
+            if self.has(ending):
                 return ending
-        return "/".join(parts) or name
+        return "/".join(parts) or os.path.basename(name) or "unnamed"
 
-    def _exists(self, name):
-        return os.path.exists(os.path.join(self._folder, name))
+    def has(self, name):
+        """Return whether the folder has a file of this name."""
+        return os.path.isfile(os.path.join(self._folder, name))
 
     def _is_inside(self, name):
         return not os.path.isabs(name) and ".." not in name.split("/")
@@ -485,6 +521,7 @@ def _read_categories(content, path, findings):
 def _listed(annotations, image_ids, category_ids, path, findings):
     """Return the annotations of listed images and categories, with numbers as ids."""
     kept = []
+    listed = ", ".join(map(str, sorted(set(category_ids.values()))))
     for annotation in annotations:
         image_id = image_ids.get(key_of(annotation["image_id"]))
         category_id = category_ids.get(key_of(annotation["category_id"]))
@@ -492,7 +529,6 @@ def _listed(annotations, image_ids, category_ids, path, findings):
         if image_id is None:
             message = "annotations of listed images", "image_id"
         elif category_id is None:
-            listed = ", ".join(map(str, sorted(set(category_ids.values()))))
             message = f"annotations of listed categories ({listed})", "category_id"
         else:
             message = _read_values(annotation)
@@ -532,8 +568,8 @@ def _read_values(annotation):
 
 def _placed(annotations, sizes, path, findings):
     """Return annotations with boxes inside their images."""
-    bboxes = _quadruples([a.get("bbox") for a in annotations])
-    is_given = np.isfinite(bboxes).all(axis=1)
+    bboxes, are_numbers = _quadruples([a.get("bbox") for a in annotations])
+    is_given = np.isfinite(bboxes).all(axis=1) & (bboxes[:, 2:] != 0.0).all(axis=1)
     for row in np.flatnonzero(~is_given):
         box = shapes.box(annotations[row].get("segmentation"))
         if box is not None:
@@ -543,7 +579,7 @@ def _placed(annotations, sizes, path, findings):
         -1, 2
     )
     limits = np.where(np.isnan(limits), np.inf, limits)
-    _check_units(bboxes[is_given], limits[is_given], path)
+    _check_units(bboxes, limits, is_given, path)
     ends = np.stack([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]])
     low, high = ends.min(axis=0), ends.max(axis=0)
     start, end = np.clip(low, 0.0, limits), np.clip(high, 0.0, limits)
@@ -558,7 +594,7 @@ def _placed(annotations, sizes, path, findings):
     for row, annotation in enumerate(annotations):
         unusable = [kind for kind, rows in rows_of.items() if rows[row]]
         if not unusable and not changed[row]:
-            if type(annotation["bbox"][0]) is str:
+            if not are_numbers:
                 annotation["bbox"] = bboxes[row].tolist()
             kept.append(annotation)
             continue
@@ -582,13 +618,16 @@ def _placed(annotations, sizes, path, findings):
 
 
 def _quadruples(values):
-    """Return lists of four numbers as float64 `[n, 4]`, NaN for anything else."""
+    """Return lists of four numbers as float64 `[n, 4]`, NaN for anything else.
+
+    Also returns whether all of them are numbers already.
+    """
     if not values:
-        return np.zeros((0, 4))
+        return np.zeros((0, 4)), True
     try:
         array = np.array(values)
         if array.dtype.kind in "if" and array.shape == (len(values), 4):
-            return array.astype(np.float64)
+            return array.astype(np.float64), True
     except ValueError:  # not all of four
         pass
     rows = np.full((len(values), 4), np.nan)
@@ -597,23 +636,32 @@ def _quadruples(values):
             numbers = [number_of(number) for number in value]
             if None not in numbers and np.all(np.isfinite(numbers)):
                 rows[row] = numbers
-    return rows
+    return rows, False
 
 
-def _check_units(bboxes, limits, path):
-    """Reject boxes that aren't `[x, y, width, height]` in pixels."""
+def _check_units(bboxes, limits, is_given, path):
+    """Reject boxes most of which aren't `[x, y, width, height]` in pixels."""
+    kind = "Expected boxes [x, y, width, height] in pixels. Received: "
+    usable = np.isfinite(bboxes).all(axis=1) & (bboxes[:, 2:] != 0.0).all(axis=1)
+    if not usable.any():
+        return
+    is_fraction = bboxes[usable].max(axis=1) <= 1.0 + _TOLERANCE
+    if is_fraction.mean() > _MOST:
+        raise ValueError(
+            f"{kind}{path}, whose boxes lie within 0…1 ({is_fraction.sum()} of "
+            f"{usable.sum()}): normalized?"
+        )
+    bboxes, limits = bboxes[usable & is_given], limits[usable & is_given]
     if not len(bboxes):
         return
-    kind = "Expected boxes [x, y, width, height] in pixels. Received: "
-    if bboxes.max() <= 1.0 and (bboxes[:, 2:] != 0.0).any():
-        raise ValueError(f"{kind}{path}, whose boxes lie within 0…1: normalized?")
     start, end = bboxes[:, :2], bboxes[:, 2:]
     leaving = np.any(start + end > limits + 1.0, axis=1)
-    are_corners = np.all((end > start) & (end <= limits + 1.0))
-    if np.mean(leaving) > _FEW_BEYOND and are_corners:
+    are_corners = np.all((end > start) & (end <= limits + 1.0), axis=1)
+    if leaving.mean() > _FEW_BEYOND and are_corners.mean() > _MOST:
+        fit = "all" if are_corners.all() else are_corners.sum()
         raise ValueError(
             f"{kind}{path}: {leaving.sum()} of {len(bboxes)} boxes extend beyond their "
-            "image, but all fit as [xmin, ymin, xmax, ymax]"
+            f"image, but {fit} fit as [xmin, ymin, xmax, ymax]"
         )
 
 
@@ -632,7 +680,7 @@ def _check_files(directory, names):
         raise FileNotFoundError(
             f"Expected a folder of images. Received: images={directory!r}"
         )
-    missing = [n for n in names if not os.path.exists(os.path.join(directory, n))]
+    missing = [n for n in names if not os.path.isfile(os.path.join(directory, n))]
     if missing:
         raise FileNotFoundError(
             f"Expected every image of the annotation file in {directory}. Received: "

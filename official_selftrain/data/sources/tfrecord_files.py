@@ -4,6 +4,7 @@ import glob as globbing
 import os
 import struct
 
+import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import examples
@@ -14,6 +15,7 @@ _NUM_SAMPLED = 32
 _LEAST_PIXELS = 2.0
 _LABEL = "image/object/class/label"
 _TEXT = "image/object/class/text"
+_SIDES = ("ymin", "xmin", "ymax", "xmax")
 
 
 def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=False):
@@ -81,20 +83,25 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
 
 def _form(records, class_ids, class_names, path):
     """Return the `RecordForm` of serialized records, and notes about it."""
-    parsed = [tf.train.Example.FromString(r).features.feature for r in records]
+    try:
+        parsed = [tf.train.Example.FromString(r).features.feature for r in records]
+    except Exception as error:  # protobuf's DecodeError has no public base class
+        raise ValueError(f"Expected tf.train.Example. Received: {path}") from error
     ids = _kind(parsed, "image/source_id", path)
     if ids == "float":
         raise ValueError(
             f"Expected image/source_id, bytes or int64. Received: float in {path}"
         )
     labels, notes = _label_form(parsed, class_ids, class_names, path)
-    sides = [
-        value
+    highest = [
+        max(values)
         for features in parsed
-        for side in ("ymin", "xmin", "ymax", "xmax")
-        for value in _values(features, f"image/object/bbox/{side}")
+        for values in zip(
+            *(_values(features, f"image/object/bbox/{s}") for s in _SIDES)
+        )
     ]
-    in_pixels = bool(sides) and max(sides) > _LEAST_PIXELS
+    # A box beyond its image, among fractions, is named when it is read.
+    in_pixels = bool(highest) and np.mean(np.greater(highest, _LEAST_PIXELS)) > 0.5
     if in_pixels:
         notes.append("boxes in pixels, divided by image/height and image/width")
         for index, features in enumerate(parsed):
@@ -114,6 +121,17 @@ def _label_form(parsed, class_ids, class_names, path):
     has_names = bool(texts) and set(texts) <= set(class_names)
     labels = {label for features in parsed for label in _values(features, _LABEL)}
     unknown = sorted(labels - set(class_ids)) if kind != "bytes" else sorted(labels)
+    if kind in ("int64", "float") and not unknown and has_names:
+        names = dict(zip(class_ids, class_names))
+        pairs = [
+            (names[label], text.decode(errors="replace"))
+            for features in parsed
+            for label, text in zip(_values(features, _LABEL), _values(features, _TEXT))
+        ]
+        wrong = [pair for pair in pairs if pair[0] != pair[1]]
+        if wrong:
+            note = f"{_LABEL} means {wrong[0][0]!r} where {_TEXT} is {wrong[0][1]!r}"
+            return "text", [f"{note}; classes by their names"]
     if kind in ("int64", "float") and not unknown:
         return {"int64": "int", "float": "float"}[kind], []
     if has_names:

@@ -6,6 +6,7 @@ Every function returns what `coco_files.checked` brings into one form: `images`,
 
 import os
 import re
+import urllib.parse
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +16,8 @@ from official_selftrain.data import shapes
 from official_selftrain.data.images import ENDINGS
 from official_selftrain.data.sources import coco_files, voc_files
 
-_LABEL_STUDIO_HASH = re.compile("^[0-9a-f]{6,}-")
+# What Label Studio puts before the name of an uploaded file.
+_LABEL_STUDIO_HASH = re.compile("^(?=[0-9a-f]{0,7}[a-f])[0-9a-f]{8}-")
 
 
 def read(annotations, images):
@@ -66,13 +68,21 @@ def _of_folder(folder, images):
             for name in sorted(os.listdir(folder))
             if name.lower().endswith(".json")
         ]
-        return label_me({path: coco_files.parsed(path) for path in paths})
+        return label_me({path: _without_pixels(path) for path in paths})
     if ".txt" in endings:
         return yolo(folder, images)
     raise FileNotFoundError(
         "Expected XML files of PASCAL VOC, text files of YOLO or JSON files of "
         f"LabelMe. Received: annotations={folder!r}"
     )
+
+
+def _without_pixels(path):
+    """Return LabelMe's content of a file without the copy of the image in it."""
+    content = coco_files.parsed(path)
+    if isinstance(content, dict):
+        content.pop("imageData", None)
+    return content
 
 
 class _Content:
@@ -111,73 +121,98 @@ class _Content:
 def yolo(folder, images):
     """Convert YOLO's text files.
 
-    A line is a class and the center, width and height of a box, or the corners of a
-    polygon, as fractions of the image; a score may follow a box. The names of classes
-    are those of a `data.yaml` (or another YAML file with `names`) in one of the
-    folders above, or the lines of `classes.txt` beside the files.
+        A line is a class and the center, width and height of a box, or the corners of a
+    polygon, as fractions of the image; a score after a box is ignored, and so are the
+        key points of pose files, whose YAML file has `kpt_shape`. The names of classes
+        are those of a `data.yaml` (or another YAML file with `names`) in one of the
+        folders above, or the lines of `classes.txt` beside the files.
 
-    Args:
-        folder: str, the folder of text files, one per image with objects.
-        images: str, the folder of images. Every image counts as labeled.
+        Args:
+            folder: str, the folder of text files, one per image with objects.
+            images: str, the folder of images. Every image counts as labeled.
 
-    Returns:
-        dict, see the module.
+        Returns:
+            dict, see the module.
 
-    Raises:
-        ValueError: for a line in another form, or without names of classes.
+        Raises:
+            ValueError: for a line in another form, or without names of classes.
 
-    Source: docs.ultralytics.com.
+        Source: docs.ultralytics.com.
     """
-    names = _yolo_names(folder)
+    names, has_points = _yolo_names(folder)
     found = _Content(names)
+    listed = set()
     for name in _image_names(images):
         size = pictures.upright_size(os.path.join(images, name)) or (None, None)
         found.add_image(name, *size)
         path = os.path.join(folder, f"{os.path.splitext(name)[0]}.txt")
+        listed.add(os.path.basename(path))
         if not os.path.isfile(path) or None in size:
             continue
         with open(path, encoding="utf-8-sig") as file:
             lines = [line.split() for line in file]
         for number, values in enumerate(lines, 1):
-            if not values:
-                continue
-            try:
-                label, *numbers = [float(value) for value in values]
-                name_of_class = names[int(label)]
-                if label != int(label) or label < 0 or len(numbers) < 4:
-                    raise ValueError
-            except (ValueError, IndexError, OverflowError):
-                raise ValueError(
-                    f"Expected a class of 0 to {len(names) - 1} and a box or polygon. "
-                    f"Received: line {number} of {path}: {' '.join(values)[:80]!r}"
-                ) from None
-            found.add(name_of_class, *_yolo_box(numbers, size))
+            if values:
+                where = f"line {number} of {path}: {' '.join(values)[:80]!r}"
+                label, numbers = _yolo_values(values, names, where)
+                numbers = numbers[:4] if has_points else numbers
+                found.add(names[label], _yolo_box(numbers, size, where))
+    for name in sorted(os.listdir(folder)):
+        is_list = name.endswith(".txt") and name not in ("classes.txt", *listed)
+        if is_list:  # its image is missing
+            found.add_image(os.path.splitext(name)[0], None, None)
     return found.content()
 
 
-def _yolo_names(folder):
-    import yaml
+def _yolo_values(values, names, where):
+    """Return the class and the other numbers of a line."""
+    try:
+        label, *numbers = [float(value) for value in values]
+        if label != int(label) or not 0 <= label < len(names) or len(numbers) < 4:
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"Expected a class of 0 to {len(names) - 1} and a box or polygon. "
+            f"Received: {where}"
+        ) from None
+    return int(label), numbers
 
+
+def _yolo_names(folder):
+    """Return the names of the classes, and whether key points follow the boxes."""
     path = os.path.join(folder, "classes.txt")
     if os.path.isfile(path):
         with open(path, encoding="utf-8-sig") as file:
-            return [line.strip() for line in file if line.strip()]
+            return file.read().rstrip().splitlines(), False
     place = os.path.abspath(folder)
     for _ in range(4):
-        for name in sorted(os.listdir(place)):
-            if not name.lower().endswith((".yaml", ".yml")):
-                continue
-            with open(os.path.join(place, name), encoding="utf-8-sig") as file:
-                names = (yaml.safe_load(file) or {}).get("names")
-            if isinstance(names, dict) and set(names) == set(range(len(names))):
-                names = [names[k] for k in range(len(names))]
+        names = [n for n in os.listdir(place) if n.lower().endswith((".yaml", ".yml"))]
+        for name in sorted(names, key=lambda name: (name != "data.yaml", name)):
+            content = _yaml(os.path.join(place, name))
+            names = content.get("names")
+            if isinstance(names, dict) and set(names) == set(
+                map(str, range(len(names)))
+            ):
+                names = [names[str(k)] for k in range(len(names))]
             if isinstance(names, list) and names:
-                return [str(name) for name in names]
+                return [str(name) for name in names], "kpt_shape" in content
         place = os.path.dirname(place)
     raise ValueError(
         "Expected the names of YOLO's classes, in data.yaml above the folder or "
         f"classes.txt in it. Received: annotations={folder!r}"
     )
+
+
+def _yaml(path):
+    """Return the dict in a YAML file, all values as text; empty for other files."""
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = yaml.load(file, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _image_names(folder):
@@ -190,19 +225,19 @@ def _image_names(folder):
     )
 
 
-def _yolo_box(numbers, size):
+def _yolo_box(numbers, size, where):
     """Return a box in pixels from fractions: of a box, maybe with score, or polygon."""
     height, width = size
+    if max(numbers[: len(numbers) // 2 * 2]) > 2.0:
+        raise ValueError(
+            "Expected boxes and polygons as fractions of the image, without other "
+            f"numbers. Received: {where}"
+        )
     if len(numbers) > 5:
         points = np.array(numbers[: len(numbers) // 2 * 2]).reshape(-1, 2)
-        return (shapes.box((points * [width, height]).ravel().tolist()),)
+        return shapes.box((points * [width, height]).ravel().tolist())
     x, y, w, h = numbers[:4]
-    if max(numbers[:4]) > 2.0:
-        raise ValueError(
-            "Expected YOLO's boxes as fractions of the image. Received: "
-            f"{x:g} {y:g} {w:g} {h:g}"
-        )
-    return ([(x - w / 2) * width, (y - h / 2) * height, w * width, h * height],)
+    return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
 
 
 def label_studio(tasks, path, images):
@@ -229,36 +264,41 @@ def label_studio(tasks, path, images):
     names = coco_files.FileNames(images)
     for index, task in enumerate(tasks):
         try:
-            sources = [v for v in task["data"].values() if _is_image_name(v)]
-            annotations = task.get("annotations") or task.get("completions") or []
-            done = [a for a in annotations if not a.get("was_cancelled")]
-            results = done[0]["result"] if done else []
-            name = names.find(sources[0].partition("?d=")[2] or sources[0])
-            sizes = [r for r in results if r.get("original_width")]
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            _add_task(found, task, names)
+        except (
+            *(AttributeError, IndexError, KeyError, TypeError, ValueError),
+        ) as error:
             raise ValueError(
                 "Expected tasks of Label Studio, with data that names an image and "
                 f"annotations with a result. Received: entry {index} of {path}"
             ) from error
-        if not os.path.isfile(os.path.join(images, name)):
-            folder, _, last = name.rpartition("/")
-            short = names.find(f"{folder}/{_LABEL_STUDIO_HASH.sub('', last)}")
-            if os.path.isfile(os.path.join(images, short)):
-                name = short
-        if not done:
-            continue  # not labeled
-        size = (None, None)
-        if sizes:
-            size = sizes[0]["original_height"], sizes[0]["original_width"]
-        found.add_image(name, *size)
-        for result in results:
-            value = result.get("value", {})
-            kind = result.get("type", "")
-            labels = value.get(kind) or value.get("labels") or []
-            if kind.endswith("labels") and labels:
-                scale = result.get("original_width"), result.get("original_height")
-                found.add(str(labels[0]), _label_studio_box(value, scale))
     return found.content()
+
+
+def _add_task(found, task, names):
+    annotations = task.get("annotations") or task.get("completions") or []
+    done = [a for a in annotations if not a.get("was_cancelled")]
+    (source, *_) = [v for v in task["data"].values() if _is_image_name(v)]
+    if not done:
+        return  # not labeled
+    name = names.find(urllib.parse.unquote(source.partition("?d=")[2] or source))
+    if not names.has(name):
+        folder, _, last = name.rpartition("/")
+        short = names.find(f"{folder}/{_LABEL_STUDIO_HASH.sub('', last)}")
+        name = short if names.has(short) else name
+    results = [r for r in done[0]["result"] if "original_width" in r]
+    size = (None, None)
+    if results:
+        size = results[0]["original_height"], results[0]["original_width"]
+    found.add_image(name, *size)
+    for result in results:
+        kind, value = result["type"], result["value"]
+        if kind.endswith("labels"):
+            labels = value.get(kind) or value.get("labels") or []
+            scale = result["original_width"], result["original_height"]
+            if len(labels) != 1:
+                raise ValueError(f"Expected one label of a region. Received: {labels}")
+            found.add(str(labels[0]), _label_studio_box(value, scale))
 
 
 def _is_image_name(value):
@@ -269,16 +309,15 @@ def _is_image_name(value):
 
 def _label_studio_box(value, size):
     """Return the box of percentages in pixels, or None."""
-    if None in size:
-        return None
-    scale = np.array(size) / 100.0
+    scale = np.array(size, np.float64) / 100.0
     try:
         if "points" in value:
             points = np.array(value["points"], np.float64).reshape(-1, 2) * scale
         elif "radiusX" in value:
-            center = np.array([value["x"], value["y"]], np.float64)
-            radius = np.array([value["radiusX"], value["radiusY"]], np.float64)
-            points = np.array([center - radius, center + radius]) * scale
+            center = np.array([value["x"], value["y"]], np.float64) * scale
+            radius = np.array([value["radiusX"], value["radiusY"]]) * scale
+            half = _turned_half(radius, value)
+            points = np.array([center - half, center + half])
         else:
             corner = np.array([value["x"], value["y"]], np.float64) * scale
             w, h = np.array([value["width"], value["height"]], np.float64) * scale
@@ -293,6 +332,13 @@ def _turned(points, value):
     angle = np.deg2rad(float(value.get("rotation") or 0.0))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return np.array(points, np.float64) @ turn if angle else np.array(points)
+
+
+def _turned_half(radius, value):
+    """Return half the sides of the box around an ellipse turned by `rotation`."""
+    angle = np.deg2rad(float(value.get("rotation") or 0.0))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.sqrt(np.square(turn) @ np.square(radius))
 
 
 def label_me(files):
@@ -324,7 +370,11 @@ def label_me(files):
             ) from error
         found.add_image(name, *size)
         for label, points, shape in objects:
-            found.add(str(label), _label_me_box(points, shape.get("shape_type")))
+            if not isinstance(label, str):
+                raise ValueError(
+                    f"Expected labels, text. Received: {path} with label={label!r}"
+                )
+            found.add(label, _label_me_box(points, shape.get("shape_type")))
     return found.content()
 
 
@@ -360,13 +410,15 @@ def cvat(path):
         root = ElementTree.parse(path).getroot()
         if root.tag != "annotations":
             raise ValueError(f"<{root.tag}> instead of <annotations>")
+        if root.find("track") is not None:
+            raise ValueError('the format "for video"')
         found = _Content()
         for image in root.iter("image"):
             found.add_image(*(image.attrib[k] for k in ("name", "height", "width")))
             for shape in image:
                 if "label" in shape.attrib and shape.tag != "tag":
                     found.add(shape.attrib["label"], _cvat_box(shape))
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(
             "Expected CVAT's XML file for images: annotations with image of name, "
             f"width and height. Received: {path}: {error}"
@@ -388,7 +440,8 @@ def _cvat_box(shape):
         elif shape.tag == "ellipse":
             center = np.array([value["cx"], value["cy"]], np.float64)
             radius = np.array([value["rx"], value["ry"]], np.float64)
-            points = np.array([center - radius, center + radius])
+            half = _turned_half(radius, value)
+            points = np.array([center - half, center + half])
         else:
             low = np.array([value["xtl"], value["ytl"]], np.float64)
             half = (np.array([value["xbr"], value["ybr"]], np.float64) - low) / 2

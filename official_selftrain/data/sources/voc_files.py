@@ -83,7 +83,7 @@ def voc(
         )
     folder = os.path.join(root, "JPEGImages")
     images = _stems(folder, ENDINGS)
-    with open(list_path) as file:
+    with open(list_path, encoding="utf-8-sig") as file:
         names = [_stem_of(line.strip(), images) for line in file if line.strip()]
     if not names:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
@@ -155,8 +155,8 @@ def boxes(folder, images=None):
     Args:
         folder: str, the folder of XML files, one per image, such as
             `"VOC2012/Annotations"`.
-        images: str or None, the folder of images: an image that isn't found by its
-            `filename` has the name of its XML file.
+        images: str or None, the folder of images: an image with the name of the
+            XML file, or else the one that the file names.
 
     Returns:
         dict with `images`, `annotations` and `categories`, to be checked by
@@ -181,7 +181,7 @@ def boxes(folder, images=None):
             if root.tag.lower() != "annotation":
                 raise ValueError(f"<{root.tag}> instead of <annotation>")
             objects = [_object(item) for item in root.findall("object")]
-        except (ElementTree.ParseError, AttributeError, ValueError) as error:
+        except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise ValueError(
                 "Expected an XML file of PASCAL VOC: filename, size with width and "
                 "height, objects with name and bndbox of xmin, ymin, xmax, ymax. "
@@ -208,17 +208,19 @@ def _found_in(folder):
     names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
 
     def found(name, stem):
+        if stem in stems:  # a name inside the file may be older than the file's own
+            return stems[stem]
         place = names.find(name) if name else stem
         if os.path.isfile(os.path.join(folder, place)):
             return place
-        return stems.get(os.path.splitext(place)[0]) or stems.get(stem) or place
+        return stems.get(os.path.splitext(place)[0]) or place
 
     return found
 
 
 def _object(item):
     """Return the name and corners of an XML object; None for corners it lacks."""
-    name = item.find("name").text
+    name = item.findtext("name")
     if not name or not name.strip():
         raise ValueError("an object without a name")
     sides = [item.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax")]

@@ -400,3 +400,72 @@ def test_file_names_are_found_by_their_longest_ending(folder):
     names = coco_files.FileNames(str(folder))
     assert names.find("data/sub/c.png") == "sub/c.png"
     assert names.find("data/other/c.png") == "c.png"
+
+
+def test_boxes_of_numbers_and_text(read, content):
+    first(content)["bbox"] = [10, "5", 20, "20"]
+    assert objects(read(content)) == OBJECTS
+
+
+@pytest.mark.parametrize("bbox", [[0, 0, 0, 0], [500, 5, 20, 20]])
+def test_an_outline_replaces_a_box_without_a_place(read, content, bbox):
+    first(content).update(bbox=bbox, segmentation=[SQUARE])
+    found = objects(read(content))["a.png"]
+    if bbox[2] == 0:
+        assert found == OBJECTS["a.png"]
+    else:
+        assert found == OBJECTS["a.png"][1:]
+
+
+def test_odd_boxes_do_not_hide_other_units(read, content):
+    rows = [
+        {**first(content), "id": k, "bbox": [0.1, 0.2, 0.3, 0.4]} for k in range(19)
+    ]
+    odd = {**first(content), "bbox": [1, 1, 50, 30]}
+    with pytest.raises(ValueError, match=r"lie within 0…1 \(19 of 20\): normalized"):
+        read({**content, "annotations": [*rows, odd]})
+    for row in rows:
+        row["bbox"] = [30, 20, 55, 38]
+    odd["bbox"] = [0, 0, 0, 0]
+    with pytest.raises(ValueError, match="19 of 19 boxes extend .* all fit as .xmin"):
+        read({**content, "annotations": [*rows, odd]})
+
+
+@pytest.mark.parametrize("name", ["a.png", "./a.png"])
+def test_an_image_listed_twice(read, content, name):
+    """Its objects belong together: none is another entry's background."""
+    again = {**first(content, "images"), "id": 9, "file_name": name}
+    content["images"].append(again)
+    content["annotations"][1]["image_id"] = 9
+    source = read(content)
+    assert objects(source) == OBJECTS
+    assert f"listed twice, their boxes joined: 1 (first: {name})" in source.notes[0]
+    again["width"] = 61
+    with pytest.raises(ValueError, match=r"listed twice. .*images\[2\] .*\(40, 61\)"):
+        read(content)
+
+
+def test_files_that_state_other_sizes_of_an_image(folder, content, tmp_path):
+    """The second file's boxes are for twice the size."""
+    other = json.loads(json.dumps(content))
+    for image in other["images"]:
+        image.update(height=80, width=120)
+    for annotation in other["annotations"]:
+        annotation["bbox"] = [2 * side for side in annotation["bbox"]]
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, values in zip(paths, (content, other)):
+        path.write_text(json.dumps(values))
+    found = objects(sources.coco([str(path) for path in paths], str(folder)))
+    assert found == {name: 2 * boxes for name, boxes in OBJECTS.items()}
+
+
+def test_a_class_of_unusable_boxes_is_named(read, content):
+    first(content)["bbox"] = None
+    assert "classes without a box: 1 (first: cat)" in read(content).notes
+
+
+def test_names_that_are_folders_are_no_images(read, content):
+    for name in ("..", "/", "sub", "http://[a/none.png"):
+        first(content, "images")["file_name"] = name
+        with pytest.raises(FileNotFoundError, match="1 of 2 missing"):
+            read(content)

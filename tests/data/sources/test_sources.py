@@ -404,6 +404,25 @@ def test_tfrecords_in_other_forms(changes, note, tmp_path):
     assert [n[: len(note)] for n in source.notes] == ([note] if note else [])
 
 
+def test_names_in_a_tfrecord_contradict_its_labels(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_features(path, {"image/object/class/label": [1]})
+    source = sources.tfrecord(str(path), ["a", "b"])
+    assert records_of(source)[0]["classes"].tolist() == [1]
+    (note,) = source.notes
+    assert "label means 'a' where image/object/class/text is 'b'" in note
+
+
+def test_one_box_in_pixels_among_fractions_is_named(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    write_features(path, {}, {}, {"image/object/bbox/ymax": [3.0]})
+    source = sources.tfrecord(str(path), ["a", "b"])
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="fractions of their image"
+    ):
+        records_of(source)
+
+
 @pytest.mark.parametrize(
     ("records", "text"),
     [

@@ -267,6 +267,60 @@ def test_shapes_of_cvat(folder, tmp_path):
     assert [crowd for _, crowd in found] == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_turned_ellipses(folder, tmp_path, rotation):
+    expected = {0: [20.0, 17.0, 20.0, 6.0], 90: [27.0, 10.0, 6.0, 20.0]}[rotation]
+    shape = (
+        f'<ellipse label="cat" cx="30" cy="20" rx="10" ry="3" rotation="{rotation}"/>'
+    )
+    image = f'<image name="a.png" width="{WIDTH}" height="{HEIGHT}">{shape}</image>'
+    path = tmp_path / "annotations.xml"
+    path.write_text(f"<annotations>{image}</annotations>")
+    ((box, _),) = read_objects(path, folder)
+    assert np.round(box, 6).tolist() == expected
+    value = {"x": 50, "y": 50, "radiusX": 100 / 6, "radiusY": 7.5}
+    value |= {"rotation": rotation, "ellipselabels": ["cat"]}
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    result = {"type": "ellipselabels", **size, "value": value}
+    task = {"data": {"image": "a.png"}, "annotations": [{"result": [result]}]}
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task]))
+    ((box, _),) = read_objects(path, folder)
+    assert np.round(box, 6).tolist() == expected
+
+
+def test_names_of_label_studio(folder, tmp_path):
+    """A date isn't what Label Studio puts before a name; paths are escaped."""
+    image = Image.open(folder / "a.png")
+    image.save(folder / "20240131-a.png")
+    image.save(folder / "my photo.png")
+    names = ["20240131-a.png", "/data/local-files/?d=x/my%20photo.png"]
+    tasks = [{"data": {"image": n}, "annotations": [{"result": []}]} for n in names]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    content, _ = tool_files.read(str(path), str(folder))
+    found = [image["file_name"] for image in content["images"]]
+    assert found == ["20240131-a.png", "my photo.png"]
+
+
+def test_names_and_points_of_yolo(folder, tmp_path):
+    """The names of data.yaml, as they stand there; key points after the box."""
+    path = write_yolo(tmp_path)
+    (tmp_path / "a_model.yaml").write_text("names: [one, two]\n")
+    (tmp_path / "broken.yaml").write_text("names: [one, *x\n")
+    (tmp_path / "data.yaml").write_text("names: [no, yes]\nkpt_shape: [1, 3]\n")
+    (path / "a.txt").write_text("1 0.5 0.5 0.2 0.4 0.45 0.45 2\n")
+    content, _ = tool_files.read(str(path), str(folder))
+    assert objects(content)["a.png"] == [("yes", (24, 12, 36, 28))]
+    (path / "gone.txt").write_text("0 0.5 0.5 0.2 0.4\n")
+    _, findings = own_data.read(str(path), str(folder))
+    assert findings["missing"] == [f"{folder}/gone"]
+    (tmp_path / "data.yaml").write_text("names: [no, yes]\n")
+    with pytest.raises(ValueError, match="without other numbers. .* line 1 of .*a.txt"):
+        (path / "a.txt").write_text("1 0.5 0.5 0.2 0.4 0.9 17\n")
+        tool_files.read(str(path), str(folder))
+
+
 def test_lines_of_yolo(folder, tmp_path):
     path = write_yolo(tmp_path)
     (path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n\n1 0.5 0.5 0.2 0.4 0.87\n")
@@ -288,7 +342,7 @@ def test_lines_of_yolo(folder, tmp_path):
         ("0 0.5 0.5 0.2", "Received: line 2 of .*a.txt: '0 0.5 0.5 0.2'"),
         ("cat 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: 'cat 0.5"),
         ("0.5 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: '0.5 0.5"),
-        ("0 30 20 12 16", "YOLO's boxes as fractions of the image. Received: 30 20 12"),
+        ("0 30 20 12 16", "as fractions of the image, .* line 2 of .*a.txt: '0 30 20"),
     ],
 )
 def test_wrong_lines_of_yolo(folder, tmp_path, line, text):
@@ -319,6 +373,18 @@ def test_wrong_lines_of_yolo(folder, tmp_path, line, text):
             "CVAT's XML .*a.xml: <html> instead of <ann",
         ),
         ("a.xml", "<annotations><image/></annotations>", "CVAT's XML .*a.xml: 'name'"),
+        (
+            "a.json",
+            '[{"data": {"i": "a.png"}, "annotations": [{"result": [{"type": 3, '
+            '"original_width": 3, "original_height": 3, "value": null}]}]}]',
+            "entry 0 of",
+        ),
+        (
+            "a.json",
+            '{"imagePath": "a.png", "shapes": [{"label": null, "points": []}]}',
+            "labels, text. Received: .*a.json with label=None",
+        ),
+        ("a.xml", "<annotations><track/></annotations>", 'the format "for video"'),
         ("labels/a.txt", "0 1 1 1 1", "names of YOLO's classes, in data.yaml above"),
         ("labels/a.md", "", "XML files of PASCAL VOC, text files of YOLO or JSON"),
     ],
