@@ -121,23 +121,23 @@ class _Content:
 def yolo(folder, images):
     """Convert YOLO's text files.
 
-        A line is a class and the center, width and height of a box, or the corners of a
+    A line is a class and the center, width and height of a box, or the corners of a
     polygon, as fractions of the image; a score after a box is ignored, and so are the
-        key points of pose files, whose YAML file has `kpt_shape`. The names of classes
-        are those of a `data.yaml` (or another YAML file with `names`) in one of the
-        folders above, or the lines of `classes.txt` beside the files.
+    key points of pose files, whose YAML file has `kpt_shape`. The names of classes
+    are those of a `data.yaml` (or another YAML file with `names`) in one of the
+    folders above, or the lines of `classes.txt` beside the files.
 
-        Args:
-            folder: str, the folder of text files, one per image with objects.
-            images: str, the folder of images. Every image counts as labeled.
+    Args:
+        folder: str, the folder of text files, one per image with objects.
+        images: str, the folder of images. Every image counts as labeled.
 
-        Returns:
-            dict, see the module.
+    Returns:
+        dict, see the module.
 
-        Raises:
-            ValueError: for a line in another form, or without names of classes.
+    Raises:
+        ValueError: for a line in another form, or without names of classes.
 
-        Source: docs.ultralytics.com.
+    Source: docs.ultralytics.com.
     """
     names, has_points = _yolo_names(folder)
     found = _Content(names)
