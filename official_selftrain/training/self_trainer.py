@@ -216,7 +216,7 @@ class SelfTrainer(keras.Model):
                     "Expected batches of streams, whose labels are part of them, "
                     f"without weights. Received: {name}, {type(value).__name__}"
                 )
-        if hasattr(x, "take"):
+        if hasattr(x, "element_spec") and hasattr(x, "take"):
             for batch in x.take(1):
                 batch_checks.check_batch(batch, self)
         return super().fit(x, **kwargs)

@@ -357,6 +357,13 @@ def test_batches_of_another_form_are_refused_before_the_first_step(data, text):
         trainer.fit(tf.data.Dataset.from_tensors(data), verbose=0)
 
 
+def test_arrays_instead_of_batches_are_refused():
+    trainer = SelfTrainer(Line())
+    trainer.compile(optimizer="sgd")
+    with pytest.raises(ValueError, match='Expected a batch {"labeled": …}'):
+        trainer.fit(np.zeros((2, 1, 1, 3), np.float32), verbose=0)
+
+
 def test_classes_of_masks_are_checked():
     model = types.SimpleNamespace(num_classes=3)
     trainer = types.SimpleNamespace(streams=list, model_of=lambda stream: model)

@@ -569,16 +569,17 @@ def _read_values(annotation):
 def _placed(annotations, sizes, path, findings):
     """Return annotations with boxes inside their images."""
     bboxes, are_numbers = _quadruples([a.get("bbox") for a in annotations])
-    is_given = np.isfinite(bboxes).all(axis=1) & (bboxes[:, 2:] != 0.0).all(axis=1)
+    limits = [sizes[a["image_id"]] for a in annotations]
+    limits = np.array(limits, np.float64).reshape(-1, 2)
+    limits = np.where(np.isnan(limits), np.inf, limits)
+    ends = np.stack([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]])
+    low, high = np.clip(ends.min(axis=0), 0.0, None), ends.max(axis=0)
+    is_given = (low < np.minimum(high, limits)).all(axis=1)  # part of the image
     for row in np.flatnonzero(~is_given):
         box = shapes.box(annotations[row].get("segmentation"))
         if box is not None:
             bboxes[row] = box
             findings["shapes"].append(_name(annotations[row]))
-    limits = np.array([sizes[a["image_id"]] for a in annotations], np.float64).reshape(
-        -1, 2
-    )
-    limits = np.where(np.isnan(limits), np.inf, limits)
     _check_units(bboxes, limits, is_given, path)
     ends = np.stack([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]])
     low, high = ends.min(axis=0), ends.max(axis=0)

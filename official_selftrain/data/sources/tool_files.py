@@ -265,12 +265,10 @@ def label_studio(tasks, path, images):
     for index, task in enumerate(tasks):
         try:
             _add_task(found, task, names)
-        except (
-            *(AttributeError, IndexError, KeyError, TypeError, ValueError),
-        ) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 "Expected tasks of Label Studio, with data that names an image and "
-                f"annotations with a result. Received: entry {index} of {path}"
+                f"annotations with a result. Received: entry {index} of {path}: {error}"
             ) from error
     return found.content()
 
