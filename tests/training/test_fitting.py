@@ -112,6 +112,25 @@ def test_control_and_student_use_equal_images_per_step(tmp_path, monkeypatch):
     assert images == {"teacher": 2, "student": 4, "control": 4}
 
 
+def test_every_step_uses_its_own_learning_rate(tmp_path):
+    """At rate 0 from step 1 on, weights stay those of step 0."""
+    found = {}
+    for steps in (1, 3):
+        model = tiny_model()
+        first = [np.array(v) for v in model.trainable_variables]
+        fit(
+            tmp_path / str(steps),
+            steps=steps,
+            model=model,
+            optimizer=keras.optimizers.SGD,
+            schedule=lambda steps: schedules.Stepwise(0.05, 0, 0.0, [[1, 0.0]]),
+        )
+        found[steps] = [np.array(v) for v in model.trainable_variables]
+    assert not any(np.array_equal(a, b) for a, b in zip(first, found[1]))
+    for one, three in zip(found[1], found[3]):
+        np.testing.assert_array_equal(one, three)
+
+
 def test_nonfinite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
     schedule = functools.partial(schedules.cosine, learning_rate=1e30)
     with pytest.raises(ValueError, match=r"=(nan|inf).* at step [2-9]"):
