@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, features
 
-# Of the files that are looked for in folders.
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Of the files that are looked for in folders; the first ones need no Pillow.
+COMMON_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+ENDINGS = (*COMMON_ENDINGS, ".webp", ".tif", ".tiff")
 ENDINGS += (".avif",) if features.check("avif") else ()
 
 # Cameras write EXIF data before the pixels.

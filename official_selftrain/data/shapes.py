@@ -2,14 +2,18 @@
 
 import numpy as np
 
+from official_selftrain.data import images
 
-def box(segmentation):
+
+def box(segmentation, size=(None, None)):
     """Return the box around an object's outline or mask.
 
     Args:
         segmentation: list of polygons, each a list of x and y in turn, or one such
             list; or a run-length encoded mask, dict of `size` and `counts`. Anything
             else is accepted, too.
+        size: (width, height) of the image, if known; a mask of another size with the
+            same ratio belongs to a resized image.
 
     Returns:
         list of x, y, width and height in pixels, or None without a usable shape.
@@ -17,7 +21,7 @@ def box(segmentation):
     Source: format of cocodataset.org.
     """
     if isinstance(segmentation, dict):
-        return _box_of_mask(segmentation)
+        return _scaled(_box_of_mask(segmentation), segmentation, size)
     if not isinstance(segmentation, list) or not segmentation:
         return None
     polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
@@ -31,6 +35,16 @@ def box(segmentation):
         return None
     low, high = points.min(axis=0), points.max(axis=0)
     return [*low.tolist(), *(high - low).tolist()]
+
+
+def _scaled(box, encoded, size):
+    """Return a mask's box in the pixels of the image; None for another image's."""
+    if box is None or None in size or encoded["size"] == [size[1], size[0]]:
+        return box
+    if not images.is_resized(encoded["size"], size[::-1]):
+        return None
+    ratios = size[0] / encoded["size"][1], size[1] / encoded["size"][0]
+    return [side * ratio for side, ratio in zip(box, ratios * 2)]
 
 
 def _box_of_mask(encoded):

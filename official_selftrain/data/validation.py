@@ -30,7 +30,15 @@ VIOLATIONS = {
     "unreadable": "an image can't be read",
     "size": "an image's size differs from the stored size",
     "mask": "a mask doesn't match its image",
+    "joined": "two categories have the same name",
+    "similar": "names of categories differ in case only",
+    "twice": "an image is listed twice",
+    "outlines": "a box doesn't match its polygon or mask",
+    "refused": "the file can't be trained on",
 }
+
+# Of the findings of `coco_files.read`, those that no other rule covers.
+_READ = ("joined", "similar", "twice", "outlines")
 
 
 def validate(labels, class_names=None, image_dir=None, open_images=True):
@@ -196,11 +204,13 @@ def _check_image(encoded, path, size, place, findings):
         )
         return
     if shape != tuple(size):
-        findings.add("size", f"{place}: {shape}, stored {tuple(size)}")
+        swapped = ", swapped" * (shape == tuple(size)[::-1])
+        findings.add("size", f"{place}: {shape}, stored {tuple(size)}{swapped}")
 
 
 def _check_coco(path, class_names, image_dir, open_images, findings):
     content = _read_coco(path)
+    _check_reading(path, image_dir, findings)
     for key in ("annotations", "categories"):
         if not isinstance(content.get(key), list):
             findings.add("missing", f"{path}: {key}")
@@ -215,6 +225,20 @@ def _check_coco(path, class_names, image_dir, open_images, findings):
         names = {key: name for key, name in names.items() if name in class_names}
     for index, annotation in enumerate(_entries(content, "annotations", findings)):
         _check_annotation(annotation, names, sizes, f"annotations[{index}]", findings)
+
+
+def _check_reading(path, image_dir, findings):
+    """Add what the reader of COCO files finds, or why it refuses this one."""
+    try:
+        _, found = coco_files.read(path, image_dir or os.path.dirname(path) or ".")
+    except ValueError as error:
+        findings.add("refused", str(error))
+        return
+    if found["wrong"]:
+        findings.add("refused", found["wrong"][0])
+    for kind in _READ:
+        if found[kind]:
+            findings.add(kind, found[kind][0], len(found[kind]))
 
 
 def _entries(content, kind, findings):

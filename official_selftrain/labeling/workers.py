@@ -42,6 +42,9 @@ def label(job, on_images=None):
         on_images: as in `label_store.write`.
     """
     source, described = pools.open_pool(*job.pool)
+    if job.worker.index == 0:
+        for note in source.notes:
+            print(f"images: {note}", flush=True)
     label_store.write(
         opening.open_teacher(job.teacher, job.pool[0]),
         source,

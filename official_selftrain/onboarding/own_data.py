@@ -12,25 +12,12 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import (
-    images,
-    inspection,
-    problems,
-    shapes,
-    sources,
-    splits,
-)
+from official_selftrain.data import images, inspection, problems, sources, splits
 from official_selftrain.data.sources import coco_files, tool_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
 
 _FOREIGN_ENDINGS = (".avif", ".heic", ".heif", ".jxl", ".jp2")
-
-# Boxes with at least this IoU are in the same place.
-_SAME_PLACE = 0.95
-
-# A box and the outline of the same object have at least this IoU.
-_SAME_OBJECT = 0.5
 
 # The fraction of labeled images held out for validation.
 _HELD_OUT = 0.2
@@ -97,7 +84,6 @@ def read(annotations, folder, categories=None, labeled=()):
             )
     content, findings = tool_files.read(annotations, folder)
     folder = coco_files.root(folder)
-    _compare_outlines(content, findings)
     findings["wrong"] = [m.split("Received: ", 1)[1] for m in findings["wrong"]]
     names = {c["id"]: c["name"] for c in content["categories"]}
     rows = {image["id"]: [] for image in content["images"]}
@@ -129,50 +115,6 @@ def read(annotations, folder, categories=None, labeled=()):
             f"{_listed(findings)}"
         )
     return content, dict(findings)
-
-
-def _compare_outlines(content, findings):
-    """Find boxes that contradict the polygon or mask of the same object."""
-    heights = {image["id"]: image["height"] for image in content["images"]}
-    rows = [
-        (annotation, outline)
-        for annotation in objects(content)
-        if (outline := shapes.box(annotation.get("segmentation"))) is not None
-    ]
-    if not rows:
-        return
-    boxes = np.array([a["bbox"] for a, _ in rows], np.float64)
-    outlines = np.array([outline for _, outline in rows], np.float64)
-    flipped, corners = boxes.copy(), boxes.copy()
-    height = np.array([heights[a["image_id"]] or np.nan for a, _ in rows], np.float64)
-    flipped[:, 1] = height - boxes[:, 1] - boxes[:, 3]
-    corners[:, 2:] -= boxes[:, :2]
-    overlap = _iou_of_pairs(boxes, outlines)
-    wrong, reason = overlap < _SAME_OBJECT, ""
-    loose = overlap < _SAME_PLACE
-    for other, text in (
-        (flipped, "; most fit if y counts from below"),
-        (corners, "; most fit as [xmin, ymin, xmax, ymax]"),
-    ):
-        fits = _iou_of_pairs(other, outlines) > _SAME_PLACE
-        if loose.any() and fits[loose].mean() > 0.5:
-            wrong, reason = wrong | (loose & fits), text
-    for row in np.flatnonzero(wrong):
-        annotation, outline = rows[row]
-        findings["outlines"].append(
-            f"annotation {annotation.get('id')}, bbox={annotation['bbox']}, but the "
-            f"outline spans {np.round(outline, 2).tolist()}; {wrong.sum()} of "
-            f"{len(rows)} boxes with an outline{reason}"
-        )
-
-
-def _iou_of_pairs(one, other):
-    """Return the IoU of the n-th boxes of both, `[n, 4]` of x, y, width, height."""
-    low = np.maximum(one[:, :2], other[:, :2])
-    high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
-    common = np.clip(high - low, 0.0, None).prod(axis=1)
-    total = one[:, 2:].prod(axis=1) + other[:, 2:].prod(axis=1) - common
-    return common / np.maximum(total, 1e-9)
 
 
 def _resize(image, annotations, size):
@@ -275,7 +217,7 @@ def _usable_boxes(image, annotations, names, findings):
             f"{[round(float(value), 2) for value in annotation['bbox']]}"
         )
         is_crowd = bool(annotation.get("iscrowd"))
-        whole = _SAME_PLACE * image["width"] * image["height"]
+        whole = inspection.SAME_PLACE * image["width"] * image["height"]
         if width * height >= whole and not is_crowd:
             findings["whole"].append(where)
         if is_crowd:
@@ -284,7 +226,9 @@ def _usable_boxes(image, annotations, names, findings):
             continue
         box = (y, x, y + height, x + width)
         overlap = array_boxes.iou(np.array([box]), np.reshape(boxes, (-1, 4)))[0]
-        double = next((single[i] for i in np.flatnonzero(overlap >= _SAME_PLACE)), None)
+        double = next(
+            (single[i] for i in np.flatnonzero(overlap >= inspection.SAME_PLACE)), None
+        )
         if double and double["category_id"] == annotation["category_id"]:
             findings["repeated"].append(where)
             continue

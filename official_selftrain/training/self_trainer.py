@@ -195,7 +195,7 @@ class SelfTrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, **kwargs):
-        """Train, see `keras.Model.fit`. The first batch of a data set is checked.
+        """Train, see `keras.Model.fit`. The classes in every batch are checked.
 
         Args:
             x: `tf.data.Dataset` of batches of streams, or a generator of them.
@@ -216,10 +216,8 @@ class SelfTrainer(keras.Model):
                     "Expected batches of streams, whose labels are part of them, "
                     f"without weights. Received: {name}, {type(value).__name__}"
                 )
-        if hasattr(x, "element_spec") and hasattr(x, "take"):
-            for batch in x.take(1):
-                batch_checks.check_batch(batch, self)
-        return super().fit(x, **kwargs)
+        with batch_checks.one_line_errors():
+            return super().fit(batch_checks.checked(x, self), **kwargs)
 
     def train_step(self, *data):
         """Take a step in Keras' `fit` and return the logs."""

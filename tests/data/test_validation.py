@@ -1,11 +1,13 @@
 """Every kind of violation is detected, counted and located."""
 
 import json
+import re
 
 import numpy as np
 import processes
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from official_selftrain.data import examples, masks, validation
 
@@ -142,7 +144,58 @@ def test_violations_of_a_coco_file(tmp_path):
         "class": 1,
         "image_id": 1,
         "score": 1,
+        "refused": 1,
     }
+    assert found["refused"][1].startswith("Expected id, file_name in every entry.")
+
+
+def test_readings_of_a_coco_file(tmp_path):
+    """What every entry for itself doesn't show."""
+    Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+    box = {"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 12], "id": 5}
+    content = {
+        "images": [image, {**image, "id": 2}],
+        "categories": [
+            *({"id": 1, "name": "a"}, {"id": 2, "name": "a "}, {"id": 3, "name": "A"}),
+        ],
+        "annotations": [{**box, "segmentation": [[9, 9, 9, 19, 19, 19]]}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    found, _ = validation.validate(str(path))
+    assert found == {
+        "joined": [1, "'a', ids 1 and 2"],
+        "similar": [1, "a and A"],
+        "twice": [1, "a.png"],
+        "outlines": [
+            1,
+            "annotation 5, bbox=[2, 3, 10, 12], but the outline spans [9.0, 9.0, "
+            "10.0, 10.0]; 1 of 1 boxes with an outline",
+        ],
+        "size": [2, "images[0]: (30, 20), stored (20, 30), swapped"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"bbox": [0.1, 0.2, 0.3, 0.4]}, r"lie within 0…1 \(2 of 2\): normalized"),
+        ({"iscrowd": 7}, "Expected iscrowd, 0 or 1. Received: annotation 5 in .*=7"),
+    ],
+)
+def test_a_file_that_training_refuses_has_a_violation(tmp_path, change, text):
+    box = {"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 12], **change}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{**box, "id": 5}, {**box, "id": 6}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    found, _ = validation.validate(str(path), open_images=False)
+    assert set(found) == {"refused"}
+    assert re.search(text, found["refused"][1])
 
 
 def test_malformed_entries_of_a_coco_file(tmp_path):
@@ -167,6 +220,10 @@ def test_malformed_entries_of_a_coco_file(tmp_path):
         "missing": [5, "images[1]: file_name, height, id, width"],
         "id": [1, "images[2]: [2]"],
         "number": [1, "annotations[3]: [0, 0, {}, 1], score None"],
+        "refused": [
+            1,
+            f"Expected id, file_name in every entry. Received: images[1] in {path}, 3",
+        ],
     }
 
 

@@ -89,8 +89,11 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
         (5, [0.0, 0.0, 40.0, 29.5]),
         (6, [0.0, 0.0, 40.0, 30.0]),  # unknown but for the other objects
         (8, [4.0, 5.0, 1.0, 7.0]),
+        (9, [5.0, 5.0, 4.0, 7.0]),
     ]
-    counts = {kind: len(lines) for kind, lines in findings.items()}
+    ignored = [a["id"] for a in content["annotations"] if a.get("iscrowd")]
+    assert ignored == [6, 9]  # no background
+    counts = {kind: len(lines) for kind, lines in findings.items() if lines}
     assert counts == {
         **{
             "missing": 1,
@@ -99,7 +102,7 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
             "wrong": 2,
             "flat": 1,
             "beyond": 1,
-            "crowd": 1,
+            "crowd": 2,
         },
         **{"outside": 1, "repeated": 1, "contradictory": 1, "whole": 1, "unused": 1},
         "reversed": 1,
@@ -110,7 +113,7 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
         "missing images, left out: 1 (first: ",
         "images of another shape than their labels state, left out: 2",
         "c.png: 40 x 30, stated 30 x 40, swapped: rotated by its EXIF data?)",
-        "invalid annotations, left out: 2 (first: annotation 9 in ",
+        "invalid annotations, ignored in training: 2 (first: annotation 9 in ",
         "boxes that extend beyond their image, clipped: 1 (first: annotation 4, ",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
@@ -245,7 +248,8 @@ def test_malformed_entries(folder, write, change, message):
     right = boxed(1, 3, [1, 2, 5, 5], id=6)
     path = write([entry(1, "a.png")], [right, {**right, "id": 7, **change}])
     content, findings = own_data.read(path, str(folder))
-    assert [a["id"] for a in content["annotations"]] == [6]
+    crowds = {a["id"]: a.get("iscrowd", 0) for a in content["annotations"]}
+    assert crowds == ({6: 0} if "image_id" in change else {6: 0, 7: 1})
     (line,) = findings["wrong"]
     assert re.search(message, line)
     with pytest.raises(ValueError, match=message):  # a run of it stops instead

@@ -202,11 +202,9 @@ def several(read, paths, folders):
         )
     parts = [read(path, folder) for path, folder in zip(paths, folders)]
     start = root(folders)
-    images, categories, annotations = {}, {}, []
-    together = collections.defaultdict(list)
-    for (content, found), folder in zip(parts, folders):
-        for kind, lines in found.items():
-            together[kind] += lines
+    images, categories, annotations, present = {}, {}, [], set()
+    together = _together([found for _, found in parts])
+    for (content, _), folder in zip(parts, folders):
         ids, names = {}, {}
         for image in content["images"]:
             name = os.path.normpath(image["file_name"])
@@ -225,22 +223,44 @@ def several(read, paths, folders):
             image["id"]: _scale(image, images[names[image["id"]]])
             for image in content["images"]
         }
-        for annotation in content["annotations"]:
-            sides = np.multiply(annotation["bbox"], scales[annotation["image_id"]])
-            annotations.append(
-                {
-                    **annotation,
-                    "bbox": sides.tolist(),
-                    "image_id": ids[annotation["image_id"]],
-                    "category_id": labels[annotation["category_id"]],
-                }
-            )
+        moved = [
+            {
+                **annotation,
+                "image_id": ids[annotation["image_id"]],
+                "category_id": labels[annotation["category_id"]],
+                "bbox": (annotation["bbox"] * scales[annotation["image_id"]]).tolist(),
+            }
+            for annotation in content["annotations"]
+        ]
+        repeated = [a for a in moved if _place(a) in present]
+        listed = list(images)  # by number
+        together["repeated"] += [
+            f"{listed[a['image_id'] - 1]}: {a['bbox']}" for a in repeated
+        ]
+        annotations += [a for a in moved if _place(a) not in present]
+        present.update(map(_place, moved))
+    together["similar"] = _similar(categories)
     content = {
         "images": list(images.values()),
         "categories": list(categories.values()),
         "annotations": annotations,
     }
     return content, together
+
+
+def _together(findings):
+    """Return the findings of several files as those of one."""
+    together = collections.defaultdict(list)
+    for found in findings:
+        for kind, lines in found.items():
+            together[kind] += lines
+    return together
+
+
+def _place(annotation):
+    """Return what two annotations of the same object in several files share."""
+    sides = np.round(annotation["bbox"], 2)
+    return annotation["image_id"], annotation["category_id"], *sides
 
 
 def _scale(image, other):
@@ -305,6 +325,7 @@ def checked(content, path, folder=None):
         image["id"]: (image["width"], image["height"]) for image in content["images"]
     }
     content["annotations"] = _placed(kept, sizes, path, findings)
+    findings["outlines"] = inspection.compare_outlines(content)
     return content, findings
 
 
@@ -384,10 +405,11 @@ def _read_images(entries, path, folder, findings):
                 f"Expected file_name, text. Received: {where} with file_name="
                 f"{_short(name)}"
             )
+        stated = image.pop("stated_name", name)
         if place is not None:
             image["file_name"] = place.find(name)
-            if image["file_name"] != name:
-                findings["moved"].append(f"{name} is {image['file_name']}")
+        if image["file_name"] != stated:
+            findings["moved"].append(f"{stated} is {image['file_name']}")
         _read_size(image, where, folder)
         found = os.path.normpath(image["file_name"])
         other, listed = first.setdefault(found, (image, name))
@@ -507,20 +529,26 @@ def _read_categories(content, path, findings):
         same[number] = first.setdefault(name, number)
         if same[number] != number:
             findings["joined"].append(f"{name!r}, ids {same[number]} and {number}")
-    folded = collections.defaultdict(list)
-    for name in first:
-        folded[name.casefold()].append(name)
-    for names in folded.values():
-        if len(names) > 1:
-            findings["similar"].append(" and ".join(names))
+    findings["similar"] = _similar(first)
     kept = set(same.values())
     content["categories"] = [c for c in content["categories"] if c["id"] in kept]
     return same
 
 
+def _similar(names):
+    """Return a line for each group of names that differ in case only."""
+    folded = collections.defaultdict(list)
+    for name in names:
+        folded[name.casefold()].append(name)
+    return [" and ".join(group) for group in folded.values() if len(group) > 1]
+
+
 def _listed(annotations, image_ids, category_ids, path, findings):
-    """Return the annotations of listed images and categories, with numbers as ids."""
-    kept = []
+    """Return the annotations of listed images and categories, with numbers as ids.
+
+    An invalid one of a listed image becomes a crowd region of the commonest category.
+    """
+    kept, invalid = [], []
     listed = ", ".join(map(str, sorted(set(category_ids.values()))))
     for annotation in annotations:
         image_id = image_ids.get(key_of(annotation["image_id"]))
@@ -538,9 +566,18 @@ def _listed(annotations, image_ids, category_ids, path, findings):
                 f"Expected {expected}. Received: {_name(annotation)} in {path} with "
                 f"{field}={_short(annotation[field])}"
             )
+            if image_id is not None:
+                fields = {"image_id": image_id, "iscrowd": 1, "score": 1.0, "area": 0.0}
+                invalid.append({**annotation, **fields})
             continue
         annotation["image_id"], annotation["category_id"] = image_id, category_id
         kept.append(annotation)
+    if kept and invalid:
+        counts = collections.Counter(
+            a["category_id"] for a in kept if not a.get("iscrowd")
+        )
+        commonest = max(counts, key=counts.get, default=kept[0]["category_id"])
+        kept += [{**annotation, "category_id": commonest} for annotation in invalid]
     return kept
 
 
@@ -576,7 +613,8 @@ def _placed(annotations, sizes, path, findings):
     low, high = np.clip(ends.min(axis=0), 0.0, None), ends.max(axis=0)
     is_given = (low < np.minimum(high, limits)).all(axis=1)  # part of the image
     for row in np.flatnonzero(~is_given):
-        box = shapes.box(annotations[row].get("segmentation"))
+        size = sizes[annotations[row]["image_id"]]
+        box = shapes.box(annotations[row].get("segmentation"), size)
         if box is not None:
             bboxes[row] = box
             findings["shapes"].append(_name(annotations[row]))

@@ -4,6 +4,7 @@ Every function returns what `coco_files.checked` brings into one form: `images`,
 `annotations` and `categories`, with `bbox` None where an object has no usable place.
 """
 
+import collections
 import os
 import re
 import urllib.parse
@@ -59,17 +60,24 @@ def read(annotations, images):
 
 
 def _of_folder(folder, images):
-    endings = {os.path.splitext(name)[1].lower() for name in os.listdir(folder)}
-    if ".xml" in endings:
+    endings = collections.Counter(
+        os.path.splitext(name)[1].lower()
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
+    # A folder may hold a few files of another kind, such as a list of classes.
+    kinds = {ending: endings[ending] for ending in (".xml", ".json", ".txt")}
+    kind = max(kinds, key=kinds.get) if any(kinds.values()) else None
+    if kind == ".xml":
         return voc_files.boxes(folder, images)
-    if ".json" in endings:
+    if kind == ".json":
         paths = [
             os.path.join(folder, name)
             for name in sorted(os.listdir(folder))
             if name.lower().endswith(".json")
         ]
         return label_me({path: _without_pixels(path) for path in paths})
-    if ".txt" in endings:
+    if kind == ".txt":
         return yolo(folder, images)
     raise FileNotFoundError(
         "Expected XML files of PASCAL VOC, text files of YOLO or JSON files of "
@@ -146,7 +154,7 @@ def yolo(folder, images):
         size = pictures.upright_size(os.path.join(images, name)) or (None, None)
         found.add_image(name, *size)
         path = os.path.join(folder, f"{os.path.splitext(name)[0]}.txt")
-        listed.add(os.path.basename(path))
+        listed.add(os.path.normpath(path))
         if not os.path.isfile(path) or None in size:
             continue
         with open(path, encoding="utf-8-sig") as file:
@@ -157,10 +165,13 @@ def yolo(folder, images):
                 label, numbers = _yolo_values(values, names, where)
                 numbers = numbers[:4] if has_points else numbers
                 found.add(names[label], _yolo_box(numbers, size, where))
-    for name in sorted(os.listdir(folder)):
-        is_list = name.endswith(".txt") and name not in ("classes.txt", *listed)
-        if is_list:  # its image is missing
-            found.add_image(os.path.splitext(name)[0], None, None)
+    for place, _, files in sorted(os.walk(folder)):
+        for name in sorted(files):
+            path = os.path.normpath(os.path.join(place, name))
+            is_list = name.endswith(".txt") and name != "classes.txt"
+            if is_list and path not in listed:  # its image is missing
+                stem = os.path.splitext(os.path.relpath(path, folder))[0]
+                found.add_image(stem, None, None)
     return found.content()
 
 

@@ -187,11 +187,12 @@ def boxes(folder, images=None):
                 "height, objects with name and bndbox of xmin, ymin, xmax, ymax. "
                 f"Received: {path}: {error}"
             ) from error
-        file_name = (root.findtext("filename") or "").strip()
-        if found is not None:
-            file_name = found(file_name, stem)
+        stated = (root.findtext("filename") or "").strip()
+        file_name = stated if found is None else found(stated, stem)
         size = {side: root.findtext(f"size/{side}") for side in ("height", "width")}
-        entries.append({"id": index, "file_name": file_name or stem, **size})
+        file_name = file_name or stem
+        named = {"file_name": file_name, "stated_name": stated or file_name}
+        entries.append({"id": index, **named, **size})
         annotations += [{"image_id": index, **entry} for entry in objects]
     names = sorted({entry["name"] for entry in annotations})
     given = [entry["corners"] for entry in annotations if entry["corners"]]
@@ -250,6 +251,8 @@ def _stems(folder, endings):
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"Expected a folder. Received: {folder!r}")
     parts = [(*os.path.splitext(name), name) for name in sorted(os.listdir(folder))]
+    # The last of several files with the same stem is used: rather a PNG than a TIFF.
+    parts.sort(key=lambda part: part[1].lower() in pictures.COMMON_ENDINGS)
     return {stem: name for stem, ending, name in parts if ending.lower() in endings}
 
 

@@ -451,8 +451,47 @@ def test_files_that_state_other_sizes_of_an_image(folder, content, tmp_path):
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     for path, values in zip(paths, (content, other)):
         path.write_text(json.dumps(values))
-    found = objects(sources.coco([str(path) for path in paths], str(folder)))
-    assert found == {name: 2 * boxes for name, boxes in OBJECTS.items()}
+    source = sources.coco([str(path) for path in paths], str(folder))
+    assert objects(source) == OBJECTS
+    text = "duplicate boxes, left out: 3 (first: a.png: [10.0, 5.0, 20.0, 20.0])"
+    assert text in source.notes
+
+
+def test_names_of_several_files_that_differ_in_case(folder, content, tmp_path):
+    other = json.loads(json.dumps(content))
+    other["categories"][0]["name"] = "Cat"
+    other["annotations"][0]["bbox"] = [1, 1, 5, 5]
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, values in zip(paths, (content, other)):
+        path.write_text(json.dumps(values))
+    source = sources.coco([str(path) for path in paths], str(folder))
+    assert source.class_names == ("cat", "dog", "Cat")
+    text = "category names that differ in case only, kept apart: 1 (first: cat and Cat)"
+    assert text in source.notes
+
+
+def test_masks_of_another_size(read, content):
+    """A box is taken from the mask of a resized image, not from another image's."""
+    mask = np.zeros((80, 120), np.uint8, order="F")
+    mask[10:50, 20:60] = 1
+    encoded = coco_masks.encode(mask)
+    encoded["counts"] = encoded["counts"].decode()
+    first(content).update(bbox=None, segmentation=encoded)
+    assert objects(read(content)) == OBJECTS
+    mask = coco_masks.encode(np.ones((40, 40), np.uint8, order="F"))
+    first(content)["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+    source = read(content)
+    assert objects(source)["a.png"] == OBJECTS["a.png"][1:]
+    assert objects(source, crowds=True)["a.png"] == [(CAT, (0, 0, 60, 40))]
+
+
+def test_boxes_that_contradict_their_outlines_are_told(read, content):
+    first(content)["segmentation"] = [[1, 30, 5, 30, 5, 39, 1, 39]]
+    (note,) = read(content).notes
+    assert note.startswith(
+        "boxes that don't match their polygon or mask, kept: 1 (first: annotation 1, "
+        "bbox=[10, 5, 20, 20], but the outline spans [1.0, 30.0, 4.0, 9.0]; 1 of 1 "
+    )
 
 
 def test_a_class_of_unusable_boxes_is_named(read, content):

@@ -178,10 +178,11 @@ def test_several_files_at_once(folder, tmp_path):
     assert objects(content) == expected
     assert [image["id"] for image in content["images"]] == [1, 2, 3, 4]
     assert [c["name"] for c in content["categories"]] == ["cat", "dog"]
-    # The same images twice: boxes of both files.
+    # The same images twice: what is in both files counts once.
     content, findings = tool_files.read(places, str(folder))
-    assert objects(content) == {k: 2 * boxes for k, boxes in OBJECTS.items()}
+    assert objects(content) == OBJECTS
     assert findings["shared"] == ["a.png", "b.jpg"]
+    assert len(findings["repeated"]) == 3
     with pytest.raises(ValueError, match="Received: 3 folders, 2 files"):
         tool_files.read(places, (*folders, str(two)))
 
@@ -192,9 +193,10 @@ def test_coco_of_several_files(folder, tmp_path):
     source = coco_files.coco(paths, str(folder))
     assert source.num_images == 2
     counts = [len(e["boxes"]) for e in source.dataset.as_numpy_iterator()]
-    assert counts == [4, 2]
+    assert counts == [2, 1]
     assert source.notes == (
         "images in several annotation files, their boxes joined: 2 (first: a.png)",
+        "duplicate boxes, left out: 3 (first: a.png: [10.0, 5.0, 20.0, 20.0])",
     )
 
 
@@ -333,6 +335,20 @@ def test_lines_of_yolo(folder, tmp_path):
     (path / "classes.txt").write_text("bird\ncat\n")
     content, _ = tool_files.read(str(path), str(folder))
     assert [label for label, _ in objects(content)["a.png"]] == ["bird", "cat"]
+
+
+def test_folders_of_yolo(folder, tmp_path):
+    """Labels in folders like the images', beside a file of another kind."""
+    path = write_yolo(tmp_path)
+    for place, ending in ((folder, ".png"), (path, ".txt")):
+        (place / "train").mkdir()
+        (place / f"a{ending}").rename(place / "train" / f"a{ending}")
+    (path / "notes.json").write_text("{}")
+    (path / "train" / "gone.txt").write_text("0 0.5 0.5 0.2 0.4\n")
+    content, _ = tool_files.read(str(path), str(folder))
+    found = {**OBJECTS, "train/a.png": OBJECTS["a.png"], "train/gone": []}
+    del found["a.png"]
+    assert objects(content) == found
 
 
 @pytest.mark.parametrize(

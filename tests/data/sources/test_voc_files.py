@@ -112,6 +112,14 @@ def test_classes_without_a_pixel_are_named(tiny_voc):
     assert read(tiny_voc).notes == ("classes without a pixel: 1 (bar)",)
 
 
+def test_a_png_is_preferred_to_a_tiff(tiny_voc):
+    folder = tiny_voc.root / "JPEGImages"
+    with Image.open(folder / "2007_000000.jpg") as image:
+        image.save(folder / "2007_000000.tif")
+    example = next(read(tiny_voc).dataset.as_numpy_iterator())
+    assert example["path"].decode() == str(folder / "2007_000000.jpg")
+
+
 def test_lists_of_file_names(tiny_voc):
     """With endings, folders, quotes and spaces, or the flags of a class."""
     for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
