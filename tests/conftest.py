@@ -46,6 +46,7 @@ def free_memory():
     for name in [name for name in GRADIENTS if name.startswith("CustomGradient-")]:
         del GRADIENTS[name]
     gc.collect()
+    gc.freeze()  # what is left, stays: the next collection passes over it
     if sys.platform == "linux":  # glibc keeps freed memory otherwise
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -95,9 +95,10 @@ def evaluate(
     samples = pictures.samples(source, _NUM_SAMPLES)
     histories = {}
     for stage in stages:
-        results |= _stage_results(stage, source, batch_size, max_boxes)
+        network = load_model(stage)
+        results |= _stage_results(stage, network, source, batch_size, max_boxes)
         histories[stage.name] = read_history(stage.path)
-        _add_predictions(samples, stage.name, load_model(stage))
+        _add_predictions(samples, stage.name, network)
     results["pseudo_labels"] = quality
     if rounds:
         results["rounds"] = list(rounds)
@@ -118,7 +119,7 @@ def evaluate(
     return results
 
 
-def _stage_results(stage, source, batch_size, max_boxes):
+def _stage_results(stage, network, source, batch_size, max_boxes):
     """Return metrics and costs of a stage's model and of its average."""
     summary = atomic.read_json(stage.summary)
     if summary is None:
@@ -127,18 +128,24 @@ def _stage_results(stage, source, batch_size, max_boxes):
             f"remove {stage.path} and run the stage {stage.name} again"
         )
     by_title = {}
-    for name, path in (("average", stage.average), ("model", stage.model)):
-        if os.path.exists(path):
-            title = stage.name if name == "model" else f"{stage.name}_average"
-            metrics = stored_metrics(
-                stage.path, source, batch_size, max_boxes, name, title
-            )
-            by_title[title] = {**metrics, **summary}
+    settings = source, batch_size, max_boxes
+    if os.path.exists(stage.average):
+        title = f"{stage.name}_average"
+        metrics = stored_metrics(stage.path, *settings, "average", title)
+        by_title[title] = {**metrics, **summary}
+    metrics = stored_metrics(stage.path, *settings, "model", stage.name, network)
+    by_title[stage.name] = {**metrics, **summary}
     return by_title
 
 
 def stored_metrics(
-    stage_dir, source, batch_size=16, max_boxes=100, name="model", title="model"
+    stage_dir,
+    source,
+    batch_size=16,
+    max_boxes=100,
+    name="model",
+    title="model",
+    network=None,
 ):
     """Evaluate a stage's model, or read its stored metrics.
 
@@ -149,6 +156,7 @@ def stored_metrics(
         max_boxes: int, label slots per image.
         name: `"model"`, or `"average"`: the moving average of its weights.
         title: str, shown in the progress bar.
+        network: the model, if it is loaded already.
 
     Returns:
         dict, as returned by `evaluate_model`; also stored in the stage's folder.
@@ -160,7 +168,7 @@ def stored_metrics(
     }[name]
     metrics = atomic.read_json(path)
     if metrics is None:
-        network = keras.saving.load_model(model)
+        network = network or keras.saving.load_model(model)
         with problems.unreadable_images_named(source):
             metrics = evaluate_model(network, source, batch_size, max_boxes, title)
         atomic.write_json(path, metrics)
