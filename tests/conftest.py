@@ -41,7 +41,6 @@ def memory():
 
 def free_memory():
     """Give unused models and graphs back to the machine."""
-    keras.backend.clear_session()
     # TensorFlow keeps the gradient of every swish, and the graph that it is part of.
     for name in [name for name in GRADIENTS if name.startswith("CustomGradient-")]:
         del GRADIENTS[name]

@@ -241,6 +241,9 @@ def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path
 def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
     """Ground truth as COCO results: full recall, no uncertainty."""
     content = json.loads(tiny_coco.annotations.read_text())
+    image = content["images"][0]
+    image["file_name"] = f"elsewhere/{image['file_name']}"
+    tiny_coco.annotations.write_text(json.dumps(content))
     results = [
         {key: entry[key] for key in ("image_id", "category_id", "bbox")}
         | {"score": 0.97}
@@ -257,6 +260,8 @@ def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
         "--report",
     )
     assert result.returncode == 0, result.stderr
+    text = "images: file names that differ in their folder, found in the folder of "
+    assert f"{text}images: 1 (first: {image['file_name']} is " in result.stdout
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
     row = report["sweep"]["classes"]["all"]
     best = f"--gin_param='SCORE_THRESHOLD = {row['suggested']}'"
