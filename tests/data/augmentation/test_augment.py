@@ -415,7 +415,7 @@ def test_2000_random_draws_are_valid(function):
         }
 
     seen = 0
-    stream = draws(2000, noise(225, 375)).map(run, tf.data.AUTOTUNE)
+    stream = draws(2000, noise(900, 1500)).map(run, tf.data.AUTOTUNE)
     for result in stream.as_numpy_iterator():
         boxes, size = result["boxes"], result["size"]
         assert result["finite"] and np.isfinite(boxes).all()
