@@ -161,7 +161,7 @@ def read(annotations, folder=None):
 
     Source: format of cocodataset.org.
     """
-    if isinstance(annotations, (list, tuple)):
+    if isinstance(annotations, (list, tuple)) or isinstance(folder, (list, tuple)):
         return several(read, annotations, folder)
     if not os.path.isfile(annotations):
         raise FileNotFoundError(
@@ -184,7 +184,7 @@ def several(read, paths, folders):
 
     Args:
         read: function (path, folder) → `(content, findings)`.
-        paths: sequence of str.
+        paths: str, or a sequence of several.
         folders: str, or a sequence of as many.
 
     Returns:
@@ -193,6 +193,8 @@ def several(read, paths, folders):
     Raises:
         ValueError: for another number of folders.
     """
+    if not isinstance(paths, (list, tuple)):
+        paths = [paths]
     if not isinstance(folders, (list, tuple)):
         folders = [folders] * len(paths)
     if not paths or len(folders) != len(paths):

@@ -39,7 +39,7 @@ def read(annotations, images):
 
     Source: the tools' documentation.
     """
-    if isinstance(annotations, (list, tuple)):
+    if isinstance(annotations, (list, tuple)) or isinstance(images, (list, tuple)):
         return coco_files.several(read, annotations, images)
     if os.path.isdir(annotations):
         content = _of_folder(annotations, images)

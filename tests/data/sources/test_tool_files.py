@@ -185,6 +185,9 @@ def test_several_files_at_once(folder, tmp_path):
     assert len(findings["repeated"]) == 3
     with pytest.raises(ValueError, match="Received: 3 folders, 2 files"):
         tool_files.read(places, (*folders, str(two)))
+    for read in (tool_files.read, coco_files.coco):
+        with pytest.raises(ValueError, match="Received: 2 folders, 1 files"):
+            read(places[0], folders)
 
 
 def test_coco_of_several_files(folder, tmp_path):
