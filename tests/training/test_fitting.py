@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import types
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from official_selftrain.data import sources
 from official_selftrain.data.sources import digits
 from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
-from official_selftrain.training import actions, fitting, history, schedules
+from official_selftrain.training import Loss, actions, fitting, history, schedules
 
 
 def test_fit_outputs(tmp_path):
@@ -129,6 +130,32 @@ def test_every_step_uses_its_own_learning_rate(tmp_path):
     assert not any(np.array_equal(a, b) for a, b in zip(first, found[1]))
     for one, three in zip(found[1], found[3]):
         np.testing.assert_array_equal(one, three)
+
+
+def test_defaults_are_the_paper_s():
+    """And no penalty, and classified images as they are."""
+    assert Loss() == Loss(
+        alpha=1.0,
+        normalize=True,
+        decay=0.9997,
+        l2=0.0,
+        l2_names=("kernel",),
+        classification_weight=1.0,
+    )
+
+
+def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a multiple of 2 \(1 replicas.*batch_size=3"):
+        fit(tmp_path, batch_size=3, accumulation=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_share_of_a_worker():
+    context = types.SimpleNamespace(
+        num_replicas_in_sync=6, num_input_pipelines=3, input_pipeline_id=2
+    )
+    share = fitting._share(context)
+    assert (share.num_replicas, share.num_workers, share.worker) == (6, 3, 2)
 
 
 def test_nonfinite_loss_stops_and_keeps_the_last_checkpoint(tmp_path):
