@@ -181,7 +181,9 @@ def upright_size(path):
         with Image.open(path) as image:
             number = image.getexif().get(_ORIENTATION_TAG, 1)
             width, height = image.size
-    except (OSError, RuntimeError, ValueError, SyntaxError):
+            if image.format == "TIFF":  # some versions of Pillow turn it already
+                width, height = image.tag_v2[256], image.tag_v2[257]
+    except (KeyError, OSError, RuntimeError, ValueError, SyntaxError):
         return None
     except Image.DecompressionBombError:
         return None

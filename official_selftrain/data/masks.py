@@ -167,7 +167,11 @@ def read_palette(path, class_names):
                 f"Expected classes among {', '.join(class_names)}. Received: line "
                 f"{number} of {path}: {name!r}"
             )
-        values[color] = ids[name]
+        if values.setdefault(color, ids[name]) != ids[name]:
+            raise ValueError(
+                f"Expected one class per color. Received: line {number} of {path}: "
+                f"{line[:80]!r}"
+            )
     return values
 
 

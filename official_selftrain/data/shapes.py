@@ -26,9 +26,10 @@ def box(segmentation, size=(None, None)):
         return None
     polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
     try:
-        points = np.concatenate(
-            [np.array(p, np.float64).reshape(-1, 2) for p in polygons]
-        )
+        rows = [np.array(p, np.float64) for p in polygons]
+        if any(row.ndim > 1 and row.shape[-1] != 2 for row in rows):
+            return None  # x, y and another number
+        points = np.concatenate([row.reshape(-1, 2) for row in rows])
     except (OverflowError, TypeError, ValueError):
         return None
     if len(points) < 2 or not np.isfinite(points).all():

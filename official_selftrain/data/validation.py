@@ -79,6 +79,8 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
             raise FileNotFoundError(f"Expected TFRecord files. Received: {labels!r}")
         for path in paths:
             _check_tfrecord(path, class_names, open_images, findings)
+    if not findings.num_images and "file" not in findings.violations:
+        findings.add("missing", f"{labels}: any image")
     return dict(findings.violations), findings.num_images
 
 
@@ -147,8 +149,9 @@ def _check_example(features, place, class_names, open_images, findings):
         features["image/object/bbox/confidence"].float_list.value, np.float64
     )
     lengths = {len(labels), *(len(side) for side in sides)}
-    if len(scores):
-        lengths.add(len(scores))
+    crowds = features["image/object/is_crowd"].int64_list.value
+    areas = features["image/object/area"].float_list.value
+    lengths |= {len(values) for values in (scores, crowds, areas) if len(values)}
     if len(lengths) > 1:
         findings.add("lengths", place)
     else:
@@ -221,6 +224,8 @@ def _check_coco(path, class_names, image_dir, open_images, findings):
         coco_files.key_of(entry.get("id")): entry.get("name")
         for entry in _entries(content, "categories", findings)
     }
+    for name in sorted(set(class_names or ()) - set(names.values())):
+        findings.add("class", f"{path}: no category {name!r}")
     if class_names:
         names = {key: name for key, name in names.items() if name in class_names}
     for index, annotation in enumerate(_entries(content, "annotations", findings)):
@@ -280,6 +285,7 @@ def _check_coco_images(entries, image_dir, findings):
         size = [coco_files.number_of(image[side]) for side in ("height", "width")]
         if None in size or not min(size) >= 1.0 or max(size) == np.inf:
             findings.add("missing", f"{place}: height and width of at least 1")
+            sizes[number] = None
             continue
         sizes[number] = tuple(round(side) for side in size)
         if image_dir is not None:
@@ -300,6 +306,8 @@ def _check_annotation(annotation, names, sizes, place, findings):
     image_id = coco_files.key_of(annotation["image_id"])
     if image_id not in sizes:
         findings.add("image_id", f"{place}: {annotation['image_id']}")
+        return
+    if sizes[image_id] is None:
         return
     numbers = [coco_files.number_of(value) for value in bbox]
     score = coco_files.number_of(annotation.get("score", 1.0))

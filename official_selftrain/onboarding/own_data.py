@@ -89,12 +89,14 @@ def read(annotations, folder, categories=None, labeled=()):
     rows = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         rows[annotation["image_id"]].append(annotation)
-    sizes = _usable_images(
+    sizes, copies = _usable_images(
         paths(content, folder),
         labeled,
         findings,
         [(image["height"], image["width"]) for image in content["images"]],
     )
+    for index, original in copies.items():
+        _join(*(content["images"][k] for k in (index, original)), rows)
     for index, size in sizes.items():
         image = content["images"][index]
         _resize(image, rows[image["id"]], size)
@@ -117,6 +119,16 @@ def read(annotations, folder, categories=None, labeled=()):
     return content, dict(findings)
 
 
+def _join(image, other, rows):
+    """Move the annotations of an image to another one with the same bytes."""
+    ratio = np.divide(
+        (other["width"], other["height"]), (image["width"], image["height"])
+    )
+    for annotation in rows[image["id"]]:
+        bbox = np.multiply(annotation["bbox"], np.tile(ratio, 2)).tolist()
+        rows[other["id"]].append({**annotation, "image_id": other["id"], "bbox": bbox})
+
+
 def _resize(image, annotations, size):
     """Make boxes fit an image that was resized after it was labeled."""
     scale = np.divide(size, (image["height"], image["width"]))[::-1]
@@ -127,14 +139,20 @@ def _resize(image, annotations, size):
         sides = np.multiply(annotation["bbox"], np.tile(scale, 2))
         annotation["bbox"] = sides.tolist()
         annotation["area"] = annotation.get("area", 0.0) * float(scale.prod())
+        annotation.pop("segmentation", None)  # in pixels of the other size
 
 
 def _with_used_categories(annotations, names, content, findings):
     """Return the annotations and categories of the classes that have a box."""
     used = {a["category_id"] for a in objects({"annotations": annotations})}
     findings["unused"] = [name for key, name in names.items() if key not in used]
+    # A region is ignored whatever its class, which must be one that is left.
+    some = min(used, default=None)
     return (
-        [a for a in annotations if a["category_id"] in used],
+        [
+            a if a["category_id"] in used else {**a, "category_id": some}
+            for a in annotations
+        ],
         [c for c in content["categories"] if c["id"] in used],
     )
 
@@ -145,8 +163,9 @@ def _with_categories(annotations, names, categories, findings):
     kept = []
     for annotation in annotations:
         name = names[annotation["category_id"]]
-        if name in ids:
-            kept.append({**annotation, "category_id": ids[name]})
+        if name in ids or annotation.get("iscrowd"):
+            category_id = ids.get(name, categories[0]["id"])
+            kept.append({**annotation, "category_id": category_id})
         else:
             findings["unknown"].append(name)
     return kept
@@ -162,10 +181,11 @@ def _usable_images(files, labeled, findings, stated=None):
         stated: list of (height, width), or None.
 
     Returns:
-        dict of index in `files` to (height, width).
+        `(usable, copies)`: dict of index in `files` to (height, width); dict of the
+        index of a copy to that of the usable image with the same bytes.
     """
-    labeled, seen = {hashes.sha256(path) for path in labeled}, set()
-    usable = {}
+    labeled, seen = {hashes.sha256(path) for path in labeled}, {}
+    usable, copies = {}, {}
     for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
         if not os.path.exists(path):
             findings["missing"].append(path)
@@ -178,12 +198,13 @@ def _usable_images(files, labeled, findings, stated=None):
             findings["labeled"].append(path)
         elif digest in seen:
             findings["double"].append(path)
+            copies[index] = seen[digest]
         else:
-            seen.add(digest)
+            seen[digest] = index
             usable[index] = size
             if stated and size != stated[index]:
                 findings["resized"].append(f"{path}: {_misstated(size, stated[index])}")
-    return usable
+    return usable, copies
 
 
 def _misstated(size, stated):
@@ -289,7 +310,7 @@ def read_unlabeled(folder, labeled):
         double=[],
         foreign=_foreign_files(folder),
     )
-    sizes = _usable_images(files, labeled, findings)
+    sizes, _ = _usable_images(files, labeled, findings)
     start = root(folder)
     entries = [
         {

@@ -13,6 +13,10 @@ from official_selftrain.checks import messages
 _OTHER = {"classes": (-1, "-1 as padding"), "mask": (255, "255 where it is unknown")}
 _START = "Expected labels of classes"
 
+_RANKS = {"classes": 2, "mask": 3}
+_FORMS = {2: "[B, M]", 3: "[B, H, W]"}
+_RAGGED = (tf.RaggedTensor, tf.RaggedTensorSpec)
+
 
 def check_streams(batch):
     """Check that a batch is a dict of streams.
@@ -37,8 +41,7 @@ def checked(data, trainer):
     """Return data whose batches are checked, one by one.
 
     Args:
-        data: what `fit` got: a `tf.data.Dataset`, a generator, or a `PyDataset`, of
-            which only the first batch is checked.
+        data: what `fit` got: a `tf.data.Dataset`, a generator, or a `PyDataset`.
         trainer: `SelfTrainer`.
 
     Returns:
@@ -55,8 +58,24 @@ def checked(data, trainer):
         # Keras wants tuples.
         return ((_eagerly_checked(batch, trainer),) for batch in data)
     if isinstance(data, keras.utils.PyDataset):
-        _eagerly_checked(data[0], trainer)
+        return _Checked(data, trainer)
     return data
+
+
+class _Checked(keras.utils.PyDataset):
+    """A `PyDataset` whose batches are checked."""
+
+    def __init__(self, data, trainer):
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self.data, self.trainer = data, trainer
+        self.on_epoch_begin, self.on_epoch_end = data.on_epoch_begin, data.on_epoch_end
+
+    @property
+    def num_batches(self):
+        return self.data.num_batches
+
+    def __getitem__(self, index):
+        return _eagerly_checked(self.data[index], self.trainer)
 
 
 @contextlib.contextmanager
@@ -102,6 +121,21 @@ def _check_form(batch, trainer):
             raise ValueError(
                 f"Expected images and labels in the stream {stream}. Received: {keys}"
             )
+        for key, rank in _RANKS.items():
+            if key in labels:
+                _check_array(labels[key], rank, f"{key} of the stream {stream}")
+
+
+def _check_array(values, rank, title):
+    """Check the rank and the type of labels, tensors or what specifies them."""
+    values = values if hasattr(values, "dtype") else np.asarray(values)
+    dtype = tf.as_dtype(values.dtype)
+    is_number = dtype.is_integer or dtype.is_floating
+    if len(values.shape) != rank or not is_number or isinstance(values, _RAGGED):
+        raise ValueError(
+            f"Expected {title}, numbers {_FORMS[rank]}. Received: {dtype.name}, "
+            f"{type(values).__name__} of shape {tuple(values.shape)}"
+        )
 
 
 def _labels(batch, trainer):
@@ -116,7 +150,10 @@ def _labels(batch, trainer):
 
 
 def _is_wrong(values, key, count):
-    return ((values < 0) | (values >= count)) & (values != _OTHER[key][0])
+    # Not a number isn't in the range.
+    is_class = (values >= 0) & (values < count)
+    is_whole = values == values // 1
+    return ~(is_class & is_whole) & (values != _OTHER[key][0])
 
 
 def _expected(stream, key, count):

@@ -216,6 +216,9 @@ class SelfTrainer(keras.Model):
                     "Expected batches of streams, whose labels are part of them, "
                     f"without weights. Received: {name}, {type(value).__name__}"
                 )
+        if kwargs.get("validation_data") is not None:
+            data = batch_checks.checked(kwargs["validation_data"], self)
+            kwargs["validation_data"] = data
         with batch_checks.one_line_errors():
             return super().fit(batch_checks.checked(x, self), **kwargs)
 

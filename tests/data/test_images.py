@@ -83,7 +83,7 @@ KINDS = ["WEBP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [1, 6])
-def test_files_that_pillow_decodes(kind, number):
+def test_files_that_pillow_decodes(kind, number, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = number
     contents = saved(Image.fromarray(PIXELS), kind, exif=exif)
@@ -93,6 +93,9 @@ def test_files_that_pillow_decodes(kind, number):
     decode = tf.function(images.decode_file, input_signature=[TEXT])
     np.testing.assert_array_equal(decode(tf.constant(contents)), expected)
     assert bool(images.needs_pillow(tf.constant(contents)))
+    path = tmp_path / "image"
+    path.write_bytes(contents)
+    assert images.upright_size(str(path)) == expected.shape[:2]
     for cut in (13, len(contents) // 2):
         with pytest.raises(tf.errors.InvalidArgumentError):
             images.decode_file(tf.constant(contents[:cut]))

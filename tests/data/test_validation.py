@@ -227,6 +227,27 @@ def test_malformed_entries_of_a_coco_file(tmp_path):
     }
 
 
+def test_files_without_an_image(tmp_path):
+    path = written(tmp_path / "a.tfrecord")
+    found, _ = validation.validate(path)
+    assert found == {"missing": [1, f"{path}: any image"]}
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [], "categories": [], "annotations": []}')
+    found, _ = validation.validate(str(path), ["a"])
+    assert found == {
+        "class": [1, f"{path}: no category 'a'"],
+        "missing": [1, f"{path}: any image"],
+    }
+
+
+def test_lists_of_another_length(tmp_path):
+    example = tf.train.Example.FromString(examples.serialize(record(1), 20, 30))
+    example.features.feature["image/object/is_crowd"].int64_list.value.extend([0, 1, 0])
+    path = written(tmp_path / "a.tfrecord", example.SerializeToString())
+    found, _ = validation.validate(path)
+    assert found == {"lengths": [1, f"{path}, entry 0"]}
+
+
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="Expected TFRecord files. Received: "):
         validation.validate(str(tmp_path))

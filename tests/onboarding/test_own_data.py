@@ -209,6 +209,24 @@ def test_boxes_that_contradict_their_outlines(folder, write, convert, reason):
     assert text + reason in lines[0] and len(lines[0]) < 170 + len(reason)
 
 
+@pytest.mark.parametrize(
+    "change", [{"bbox": [5, 5, 0, 20]}, {"iscrowd": 1}, {"category_id": 77}]
+)
+def test_regions_of_classes_without_a_box(folder, write, change):
+    """They are ignored, not background, though the class is left out."""
+    images = [entry(1, "a.png"), entry(2, "b.jpg")]
+    annotations = [
+        boxed(1, 3, [2, 3, 10, 12], id=1),
+        {**boxed(2, 5, [5, 5, 10, 20], id=2), **change},
+    ]
+    content, findings = own_data.read(write(images, annotations), str(folder))
+    assert [c["name"] for c in content["categories"]] == ["cup"]
+    (region,) = [a for a in content["annotations"] if a["image_id"] == 2]
+    assert region["iscrowd"] == 1 and region["category_id"] == 3
+    expected = [0, 0, 40, 30] if "bbox" in change else [5, 5, 10, 20]
+    assert region["bbox"] == expected
+
+
 def test_resized_images(folder, write):
     """The image of 40 x 30 was one of 400 x 300 when it was labeled."""
     path = write([entry(1, "a.png", 400, 300)], [boxed(1, 3, [40, 50, 60, 90], area=8)])
@@ -229,11 +247,16 @@ def test_duplicate_images(folder, write):
     assert [image["id"] for image in content["images"]] == [1, 3]
     assert [a["image_id"] for a in content["annotations"]] == [1, 3]
     assert findings["double"] == [str(folder / "copy.png")]
+    assert len(findings["repeated"]) == 1  # the same box
     content, findings = own_data.read(
         path, str(folder), labeled=[str(folder / "c.png")]
     )
     assert [image["id"] for image in content["images"]] == [1]
     assert findings["labeled"] == [str(folder / "c.png")]
+    boxed_copy = write(images[:2], [boxed(2, 3, [1, 2, 5, 5])])
+    content, _ = own_data.read(boxed_copy, str(folder))
+    (annotation,) = content["annotations"]  # none is another's background
+    assert annotation["image_id"] == 1 and annotation["bbox"] == [1, 2, 5, 5]
 
 
 @pytest.mark.parametrize(
@@ -477,11 +500,13 @@ def test_a_folder_of_pascal_voc_is_read_like_a_coco_file(folder, tmp_path):
         "(first: a.png: key [0.0, 1.0, 10.0, 29.0])"
     ]
     np.testing.assert_allclose(proposals.box_sides(content), [[3 / 40, 4.5 / 40]])
-    # A class of difficult boxes only is left out.
+    # A class of difficult boxes only is left out, its regions aren't.
     (annotations / "a.xml").write_text(XML.format(name="a.png", first="cup"))
     content, findings = own_data.read(str(annotations), str(folder))
     assert [c["name"] for c in content["categories"]] == ["key"]
-    assert len(content["annotations"]) == 1
+    crowd, box = content["annotations"]
+    assert crowd["iscrowd"] and not box["iscrowd"]
+    assert crowd["bbox"] == [0, 1, 10, 29]
     assert findings["unused"] == ["cup"]
 
 

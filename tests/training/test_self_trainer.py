@@ -359,14 +359,28 @@ def test_arrays_instead_of_batches_are_refused():
         trainer.fit(np.zeros((2, 1, 1, 3), np.float32), verbose=0)
 
 
+class Batches(keras.utils.PyDataset):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 def batches_of(kind, *batches):
     if kind == "generator":
         return (batch for batch in batches)
+    if kind == "sequence":
+        return Batches(batches)
     first, *others = map(tf.data.Dataset.from_tensors, batches)
     return functools.reduce(tf.data.Dataset.concatenate, others, first)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "generator"])
+@pytest.mark.parametrize("kind", ["dataset", "generator", "sequence"])
 @pytest.mark.parametrize(
     ("classes", "text"),
     [
@@ -376,28 +390,62 @@ def batches_of(kind, *batches):
             "stream labeled. Received: 2$",
         ),
         ([1, -2], "stream labeled. Received: -2$"),
+        (np.float32([1, 0.5]), "stream labeled. Received: 0.5$"),
+        (np.float32([np.nan, 1]), "stream labeled. Received: nan$"),
     ],
 )
 def test_classes_of_boxes_are_checked(kind, classes, text):
     trainer = SelfTrainer(toy_training.tiny_model())
-    batches = [{"labeled": detector_batch(labels)} for labels in ([1, -1], classes)]
-    data = iter(batch_checks.checked(batches_of(kind, *batches), trainer))
+    batches = [{"labeled": detector_batch([1, -1])} for _ in range(2)]
+    right = np.asarray([[1, -1]], np.asarray(classes).dtype)
+    batches[0]["labeled"]["classes"] = right
+    batches[1]["labeled"]["classes"] = np.asarray([classes])
+    data = batch_checks.checked(batches_of(kind, *batches), trainer)
+    data = map(data.__getitem__, range(2)) if kind == "sequence" else iter(data)
     next(data)
     with pytest.raises(ValueError, match=text), batch_checks.one_line_errors():
         next(data)
 
 
+@pytest.mark.parametrize(
+    ("classes", "text"),
+    [
+        (
+            [["a", "b"]],
+            r"classes of the stream labeled, numbers \[B, M\]. .*str",
+        ),
+        ([[True, False]], "Received: bool, .* of shape .1, 2.$"),
+        ([[[1, 0], [0, 1]]], "Received: int64, .* of shape .1, 2, 2.$"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["dataset", "generator"])
+def test_classes_of_another_form_are_refused(kind, classes, text):
+    trainer = SelfTrainer(toy_training.tiny_model())
+    batch = {"labeled": {**detector_batch([1, -1]), "classes": np.array(classes)}}
+    with pytest.raises(ValueError, match=text):
+        list(batch_checks.checked(batches_of(kind, batch), trainer))
+
+
+def test_validation_data_is_checked():
+    trainer = SelfTrainer(toy_training.tiny_model())
+    trainer.compile(optimizer="sgd")
+    data = [batches_of("dataset", {"labeled": detector_batch([0, k])}) for k in (1, 9)]
+    with pytest.raises(ValueError, match="stream labeled. Received: 9$"):
+        trainer.fit(data[0], validation_data=data[1], verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "generator", "sequence"])
 def test_a_class_that_the_model_lacks_is_refused_in_any_batch(kind):
     right = {"labeled": detector_batch([0, 1]), "pseudo": detector_batch([1, -1])}
     wrong = {**right, "pseudo": detector_batch([0, 90])}
     trainers = [SelfTrainer(toy_training.tiny_model()) for _ in range(2)]
     for trainer in trainers:
         trainer.compile(optimizer="sgd")
-    trainers[0].fit(batches_of(kind, *3 * [right]), verbose=0)
+    trainers[0].fit(batches_of(kind, *3 * [right]), shuffle=False, verbose=0)
     text = "stream pseudo. Received: 90$"
     with pytest.raises(ValueError, match=text) as error:
-        trainers[1].fit(batches_of(kind, *3 * [right], wrong), verbose=0)
+        data = batches_of(kind, *3 * [right], wrong)
+        trainers[1].fit(data, shuffle=False, verbose=0)
     assert "\n" not in str(error.value)
     # The batches before it were trained on, and it was not.
     for one, other in zip(*(t.trainable_variables for t in trainers)):

@@ -227,7 +227,7 @@ def several(read, paths, folders):
         }
         moved = [
             {
-                **annotation,
+                **_without_outline(annotation, scales[annotation["image_id"]]),
                 "image_id": ids[annotation["image_id"]],
                 "category_id": labels[annotation["category_id"]],
                 "bbox": (annotation["bbox"] * scales[annotation["image_id"]]).tolist(),
@@ -250,6 +250,13 @@ def several(read, paths, folders):
     return content, together
 
 
+def _without_outline(annotation, scale):
+    """Return an annotation without its outline if that isn't the box's any more."""
+    if np.all(scale == 1.0):
+        return annotation
+    return {k: v for k, v in annotation.items() if k != "segmentation"}
+
+
 def _together(findings):
     """Return the findings of several files as those of one."""
     together = collections.defaultdict(list)
@@ -261,8 +268,9 @@ def _together(findings):
 
 def _place(annotation):
     """Return what two annotations of the same object in several files share."""
+    fields = ("image_id", "category_id", "iscrowd")
     sides = np.round(annotation["bbox"], 2)
-    return annotation["image_id"], annotation["category_id"], *sides
+    return *(annotation.get(field) or 0 for field in fields), *sides
 
 
 def _scale(image, other):
@@ -282,13 +290,31 @@ def parsed(path):
     Raises:
         ValueError: if it isn't JSON.
     """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
+
+
+def read_text(path):
+    """Return the content of a text file in UTF-8 or UTF-16.
+
+    Args:
+        path: str.
+
+    Raises:
+        ValueError: if it has another encoding.
+    """
     with open(path, "rb") as file:
         contents = file.read()
     encoding = next(name for start, name in _ENCODINGS if contents.startswith(start))
     try:
-        return json.loads(contents.decode(encoding))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"Expected JSON. Received: {path}: {error}") from error
+        return contents.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Expected text in UTF-8 or UTF-16. Received: {path}: {error}"
+        ) from error
 
 
 def checked(content, path, folder=None):
@@ -450,6 +476,12 @@ def _read_size(image, where, folder):
     size = None
     if folder is not None:
         size = images.upright_size(os.path.join(folder, image["file_name"]))
+    for side, found in zip(sides, size or sides):
+        if side and found != round(side):
+            raise ValueError(
+                f"Expected height and width of the image, {size}. Received: {where} "
+                f"with height={_short(stated[0])}, width={_short(stated[1])}"
+            )
     image["height"], image["width"] = size or (None, None)
 
 
@@ -509,6 +541,10 @@ class FileNames:
     def has(self, name):
         """Return whether the folder has a file of this name."""
         return os.path.isfile(os.path.join(self._folder, name))
+
+    def size(self, name):
+        """Return a file's (height, width) in pixels, or None."""
+        return images.upright_size(os.path.join(self._folder, name))
 
     def _is_inside(self, name):
         return not os.path.isabs(name) and ".." not in name.split("/")
@@ -574,11 +610,13 @@ def _listed(annotations, image_ids, category_ids, path, findings):
             continue
         annotation["image_id"], annotation["category_id"] = image_id, category_id
         kept.append(annotation)
-    if kept and invalid:
+    if invalid and not category_ids:
+        raise ValueError(findings["wrong"][0])
+    if invalid:
         counts = collections.Counter(
             a["category_id"] for a in kept if not a.get("iscrowd")
         )
-        commonest = max(counts, key=counts.get, default=kept[0]["category_id"])
+        commonest = max(counts, key=counts.get, default=min(category_ids.values()))
         kept += [{**annotation, "category_id": commonest} for annotation in invalid]
     return kept
 

@@ -4,7 +4,6 @@ Every function returns what `coco_files.checked` brings into one form: `images`,
 `annotations` and `categories`, with `bbox` None where an object has no usable place.
 """
 
-import collections
 import os
 import re
 import urllib.parse
@@ -16,6 +15,12 @@ from official_selftrain.data import images as pictures
 from official_selftrain.data import shapes
 from official_selftrain.data.images import ENDINGS
 from official_selftrain.data.sources import coco_files, voc_files
+
+# Label Studio's regions without a label of their own.
+_LABEL_STUDIO_SHAPES = ("rectangle", "polygon", "ellipse", "brush", "keypoint")
+
+# Files that tools put beside YOLO's labels.
+_NO_LABELS = ("classes.txt", "notes.json")
 
 # What Label Studio puts before the name of an uploaded file.
 _LABEL_STUDIO_HASH = re.compile("^(?=[0-9a-f]{0,7}[a-f])[0-9a-f]{8}-")
@@ -60,14 +65,26 @@ def read(annotations, images):
 
 
 def _of_folder(folder, images):
-    endings = collections.Counter(
-        os.path.splitext(name)[1].lower()
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
-    # A folder may hold a few files of another kind, such as a list of classes.
-    kinds = {ending: endings[ending] for ending in (".xml", ".json", ".txt")}
-    kind = max(kinds, key=kinds.get) if any(kinds.values()) else None
+    found = [
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, _, names in sorted(os.walk(folder))
+        for name in sorted(names)
+        if name not in _NO_LABELS
+    ]
+    kinds = {os.path.splitext(name)[1].lower(): name for name in found}
+    kinds = {kind: kinds[kind] for kind in (".xml", ".json", ".txt") if kind in kinds}
+    if len(kinds) > 1:
+        raise ValueError(
+            "Expected annotation files of one kind in a folder. Received: "
+            f"annotations={folder!r} with {' and '.join(kinds.values())}"
+        )
+    kind = next(iter(kinds), None)
+    deeper = [n for n in found if os.sep in n and n.lower().endswith(kind or ".xml")]
+    if kind in (".xml", ".json") and deeper:
+        raise ValueError(
+            f"Expected {kind} files in one folder. Received: annotations={folder!r} "
+            f"with {deeper[0]}; several folders may be given"
+        )
     if kind == ".xml":
         return voc_files.boxes(folder, images)
     if kind == ".json":
@@ -149,30 +166,51 @@ def yolo(folder, images):
     """
     names, has_points = _yolo_names(folder)
     found = _Content(names)
-    listed = set()
+    labels = _label_files(folder)
+    owners = {}
     for name in _image_names(images):
         size = pictures.upright_size(os.path.join(images, name)) or (None, None)
         found.add_image(name, *size)
-        path = os.path.join(folder, f"{os.path.splitext(name)[0]}.txt")
-        listed.add(os.path.normpath(path))
-        if not os.path.isfile(path) or None in size:
+        stem = os.path.splitext(name)[0].casefold()
+        if stem not in labels or None in size:
             continue
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line.split() for line in file]
-        for number, values in enumerate(lines, 1):
+        if stem in owners:
+            raise ValueError(
+                f"Expected one image of {labels[stem]}. Received: {owners[stem]} and "
+                f"{name} in {images}"
+            )
+        owners[stem] = name
+        lines = coco_files.read_text(labels[stem]).splitlines()
+        for number, values in enumerate(map(str.split, lines), 1):
             if values:
-                where = f"line {number} of {path}: {' '.join(values)[:80]!r}"
+                where = f"line {number} of {labels[stem]}: {' '.join(values)[:80]!r}"
                 label, numbers = _yolo_values(values, names, where)
                 numbers = numbers[:4] if has_points else numbers
                 found.add(names[label], _yolo_box(numbers, size, where))
-    for place, _, files in sorted(os.walk(folder)):
-        for name in sorted(files):
-            path = os.path.normpath(os.path.join(place, name))
-            is_list = name.endswith(".txt") and name != "classes.txt"
-            if is_list and path not in listed:  # its image is missing
-                stem = os.path.splitext(os.path.relpath(path, folder))[0]
-                found.add_image(stem, None, None)
+    stems = {os.path.splitext(i["file_name"])[0].casefold() for i in found.images}
+    for stem, path in labels.items():
+        if stem not in stems:  # its image is missing
+            name = os.path.splitext(os.path.relpath(path, folder))[0]
+            found.add_image(name, None, None)
     return found.content()
+
+
+def _label_files(folder):
+    """Return the text files below a folder by their stem, in lower case."""
+    files = {}
+    for place, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            stem, ending = os.path.splitext(os.path.relpath(path, folder))
+            if ending.lower() != ".txt" or name == "classes.txt":
+                continue
+            other = files.setdefault(stem.casefold(), path)
+            if other != path:
+                raise ValueError(
+                    "Expected names that differ in more than case. Received: "
+                    f"{other} and {path}"
+                )
+    return files
 
 
 def _yolo_values(values, names, where):
@@ -191,23 +229,24 @@ def _yolo_values(values, names, where):
 
 def _yolo_names(folder):
     """Return the names of the classes, and whether key points follow the boxes."""
-    path = os.path.join(folder, "classes.txt")
+    path, names = os.path.join(folder, "classes.txt"), None
     if os.path.isfile(path):
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read().rstrip().splitlines(), False
+        names = coco_files.read_text(path).rstrip().splitlines()
     place = os.path.abspath(folder)
     for _ in range(4):
-        names = [n for n in os.listdir(place) if n.lower().endswith((".yaml", ".yml"))]
-        for name in sorted(names, key=lambda name: (name != "data.yaml", name)):
+        files = [n for n in os.listdir(place) if n.lower().endswith((".yaml", ".yml"))]
+        for name in sorted(files, key=lambda name: (name != "data.yaml", name)):
             content = _yaml(os.path.join(place, name))
-            names = content.get("names")
-            if isinstance(names, dict) and set(names) == set(
-                map(str, range(len(names)))
+            listed = content.get("names")
+            if isinstance(listed, dict) and set(listed) == set(
+                map(str, range(len(listed)))
             ):
-                names = [names[str(k)] for k in range(len(names))]
-            if isinstance(names, list) and names:
-                return [str(name) for name in names], "kpt_shape" in content
+                listed = [listed[str(k)] for k in range(len(listed))]
+            if isinstance(listed, list) and listed:
+                return names or [str(n) for n in listed], "kpt_shape" in content
         place = os.path.dirname(place)
+    if names:
+        return names, False
     raise ValueError(
         "Expected the names of YOLO's classes, in data.yaml above the folder or "
         f"classes.txt in it. Received: annotations={folder!r}"
@@ -244,8 +283,14 @@ def _yolo_box(numbers, size, where):
             "Expected boxes and polygons as fractions of the image, without other "
             f"numbers. Received: {where}"
         )
+    is_track = len(numbers) == 6 and numbers[5] >= 1.0 and numbers[5].is_integer()
+    if is_track or len(numbers) % 2 and len(numbers) > 5:
+        raise ValueError(
+            "Expected a box, a box and its score, or a polygon. Received: "
+            f"{where}, {len(numbers)} numbers after the class (a track?)"
+        )
     if len(numbers) > 5:
-        points = np.array(numbers[: len(numbers) // 2 * 2]).reshape(-1, 2)
+        points = np.array(numbers).reshape(-1, 2)
         return shapes.box((points * [width, height]).ravel().tolist())
     x, y, w, h = numbers[:4]
     return [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
@@ -254,7 +299,8 @@ def _yolo_box(numbers, size, where):
 def label_studio(tasks, path, images):
     """Convert the JSON export of Label Studio.
 
-    Of several annotations of a task, the first that isn't canceled is taken. Rectangles
+    Of several annotations of a task, the ground truth or else the first that isn't
+    canceled is taken. Rectangles
     (also turned ones: the box around them), ellipses and polygons have a place.
 
     Args:
@@ -287,27 +333,45 @@ def label_studio(tasks, path, images):
 def _add_task(found, task, names):
     annotations = task.get("annotations") or task.get("completions") or []
     done = [a for a in annotations if not a.get("was_cancelled")]
-    (source, *_) = [v for v in task["data"].values() if _is_image_name(v)]
+    done.sort(key=lambda annotation: not annotation.get("ground_truth"))
+    pictured = [v for v in task["data"].values() if _is_image_name(v)]
+    if len(pictured) != 1:
+        raise ValueError(f"Expected one image of a task. Received: {pictured}")
     if not done:
         return  # not labeled
+    source = pictured[0]
     name = names.find(urllib.parse.unquote(source.partition("?d=")[2] or source))
     if not names.has(name):
         folder, _, last = name.rpartition("/")
         short = names.find(f"{folder}/{_LABEL_STUDIO_HASH.sub('', last)}")
         name = short if names.has(short) else name
-    results = [r for r in done[0]["result"] if "original_width" in r]
-    size = (None, None)
-    if results:
-        size = results[0]["original_height"], results[0]["original_width"]
+    results = [r for r in done[0]["result"] if r.get("type") != "relation"]
+    if not all(isinstance(r["value"], dict) for r in results):
+        raise ValueError("a result without value")
+    sizes = [(r["original_height"], r["original_width"])
+             for r in results if "original_width" in r]  # fmt: skip
+    size = sizes[0] if sizes else names.size(name) or (None, None)
     found.add_image(name, *size)
+    # A region may be labeled by another result of the same id.
+    named = {r.get("id") for r in results if r["type"].endswith("labels")}
+    choices = {
+        r.get("id"): r["value"]["choices"] for r in results if r["type"] == "choices"
+    }
     for result in results:
-        kind, value = result["type"], result["value"]
-        if kind.endswith("labels"):
-            labels = value.get(kind) or value.get("labels") or []
-            scale = result["original_width"], result["original_height"]
-            if len(labels) != 1:
-                raise ValueError(f"Expected one label of a region. Received: {labels}")
-            found.add(str(labels[0]), _label_studio_box(value, scale))
+        kind, value, number = result["type"], result["value"], result.get("id")
+        is_shape = kind in _LABEL_STUDIO_SHAPES and number not in named
+        if not is_shape and not kind.endswith("labels"):
+            continue
+        labels = value.get(kind) or value.get("labels") or choices.get(number) or []
+        if len(labels) != 1:
+            raise ValueError(f"Expected one label of a region. Received: {labels}")
+        if result.get("image_rotation"):
+            raise ValueError(
+                "Expected an image that isn't turned. Received: image_rotation="
+                f"{result['image_rotation']}"
+            )
+        box = None if None in size else _label_studio_box(value, size[::-1])
+        found.add(str(labels[0]), box)
 
 
 def _is_image_name(value):
@@ -389,8 +453,10 @@ def label_me(files):
 
 def _label_me_box(points, kind):
     try:
-        points = np.array(points, np.float64).reshape(-1, 2)
+        points = np.array(points, np.float64)
     except (TypeError, ValueError):
+        return None
+    if points.ndim != 2 or points.shape[1] != 2:
         return None
     if kind == "circle" and len(points) == 2:  # its center, and a point on it
         radius = np.linalg.norm(points[1] - points[0])
@@ -425,7 +491,7 @@ def cvat(path):
         for image in root.iter("image"):
             found.add_image(*(image.attrib[k] for k in ("name", "height", "width")))
             for shape in image:
-                if "label" in shape.attrib and shape.tag != "tag":
+                if shape.tag != "tag":
                     found.add(shape.attrib["label"], _cvat_box(shape))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(

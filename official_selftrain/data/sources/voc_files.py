@@ -83,8 +83,8 @@ def voc(
         )
     folder = os.path.join(root, "JPEGImages")
     images = _stems(folder, ENDINGS)
-    with open(list_path, encoding="utf-8-sig") as file:
-        names = [_stem_of(line.strip(), images) for line in file if line.strip()]
+    lines = [line.strip() for line in coco_files.read_text(list_path).splitlines()]
+    names = [_stem_of(line, images) for line in lines if line]
     if not names:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     missing = [name for name in names if name not in images]
@@ -180,7 +180,9 @@ def boxes(folder, images=None):
             root = ElementTree.parse(path).getroot()
             if root.tag.lower() != "annotation":
                 raise ValueError(f"<{root.tag}> instead of <annotation>")
-            objects = [_object(item) for item in root.findall("object")]
+            for element in root.iter():
+                element.tag = element.tag.lower()
+            objects = [_object(item) for item in root.iter("object")]
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise ValueError(
                 "Expected an XML file of PASCAL VOC: filename, size with width and "
@@ -209,6 +211,9 @@ def _found_in(folder):
     names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
 
     def found(name, stem):
+        last = name.replace("\\", "/").rpartition("/")[2]
+        if os.path.splitext(last)[0] == stem and names.has(last):
+            return last
         if stem in stems:  # a name inside the file may be older than the file's own
             return stems[stem]
         place = names.find(name) if name else stem
@@ -224,12 +229,14 @@ def _object(item):
     name = item.findtext("name")
     if not name or not name.strip():
         raise ValueError("an object without a name")
+    if len(item.findall("bndbox")) > 1:
+        raise ValueError(f"an object {name.strip()} with two boxes")
     sides = [item.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax")]
     try:
         corners = [float(side) for side in sides]
     except (TypeError, ValueError):
         corners = None
-    is_difficult = item.findtext("difficult", "0").strip() == "1"
+    is_difficult = item.findtext("difficult", "").strip().lower() in ("1", "true")
     return {"name": name.strip(), "corners": corners, "iscrowd": int(is_difficult)}
 
 

@@ -470,6 +470,28 @@ def test_names_of_several_files_that_differ_in_case(folder, content, tmp_path):
     assert text in source.notes
 
 
+def test_a_region_of_another_file_repeats_no_object(folder, content, tmp_path):
+    other = json.loads(json.dumps(content))
+    region = {**other["annotations"][1], "iscrowd": 1}
+    other["annotations"] = [region]
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, values in zip(paths, (other, content)):
+        path.write_text(json.dumps(values))
+    source = sources.coco([str(path) for path in paths], str(folder))
+    assert objects(source) == OBJECTS
+    assert objects(source, crowds=True)["a.png"] == OBJECTS["a.png"][1:]
+
+
+@pytest.mark.parametrize("side", ["height", "width"])
+def test_half_a_size_is_that_of_the_image_or_refused(read, content, side):
+    image = first(content, "images")
+    image[side] = None
+    assert objects(read(content)) == OBJECTS
+    image[{"height": "width", "width": "height"}[side]] = 120
+    with pytest.raises(ValueError, match=r"of the image, \(40, 60\). .*images\[0\]"):
+        read(content)
+
+
 def test_masks_of_another_size(read, content):
     """A box is taken from the mask of a resized image, not from another image's."""
     mask = np.zeros((80, 120), np.uint8, order="F")

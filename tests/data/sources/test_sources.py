@@ -699,7 +699,7 @@ def test_coco_rejects_invalid_entries(tiny_coco, change, text):
 
 def test_coco_rejects_a_binary_file(tiny_coco):
     tiny_coco.annotations.write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(ValueError, match="Expected JSON. Received: .*annotations.json"):
+    with pytest.raises(ValueError, match="or UTF-16. Received: .*annotations.json"):
         sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
 
 

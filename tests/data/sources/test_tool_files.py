@@ -208,6 +208,51 @@ def read_objects(path, folder):
     return [(a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]]
 
 
+RECTANGLE = {"x": 10, "y": 20, "width": 50, "height": 30}
+REGION = {"type": "rectanglelabels", "value": {**RECTANGLE, "rectanglelabels": ["a"]}}
+CHOICE = {"type": "choices", "id": "r", "value": {"choices": ["a"]}}
+IMAGE = {"image": "a.png"}
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        [{"result": [REGION]}],  # without the size of the image
+        [{"result": [{"type": "rectangle", "id": "r", "value": RECTANGLE}, CHOICE]}],
+        [
+            {
+                "result": [{"type": "rectangle", "id": "r", "value": RECTANGLE}]
+                + [{**REGION, "id": "r"}, {"type": "relation"}]
+            }
+        ],
+        [{"result": []}, {"result": [REGION], "ground_truth": True}],
+    ],
+)
+def test_regions_of_label_studio(folder, tmp_path, annotations):
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([{"data": IMAGE, "annotations": annotations}]))
+    content, _ = tool_files.read(str(path), str(folder))
+    assert objects(content) == {"a.png": [("a", (6, 8, 36, 20))]}
+
+
+@pytest.mark.parametrize(
+    ("data", "region", "text"),
+    [
+        ({**IMAGE, "thumb": "b.jpg"}, REGION, r"one image of a task. .*a.png', 'b.jpg"),
+        (IMAGE, {**REGION, "image_rotation": 90}, "isn't turned. .*image_rotation=90"),
+        (IMAGE, {**REGION, "type": "rectangle"}, r"one label of a region. .*: \[\]"),
+        (IMAGE, {"type": "choices"}, "entry 0 of .*'value'"),
+        (IMAGE, {"type": "choices", "value": 3}, "a result without value"),
+    ],
+)
+def test_tasks_of_label_studio_that_are_refused(folder, tmp_path, data, region, text):
+    path = tmp_path / "export.json"
+    task = {"data": data, "annotations": [{"result": [region]}]}
+    path.write_text(json.dumps([task]))
+    with pytest.raises(ValueError, match=text):
+        tool_files.read(str(path), str(folder))
+
+
 def test_shapes_of_label_studio(folder, tmp_path):
     def result(kind, **value):
         size = {"original_width": WIDTH, "original_height": HEIGHT}
@@ -326,6 +371,38 @@ def test_names_and_points_of_yolo(folder, tmp_path):
         tool_files.read(str(path), str(folder))
 
 
+def test_names_beside_the_labels_of_yolo_with_points(folder, tmp_path):
+    path = write_yolo(tmp_path)
+    (path / "classes.txt").write_text("bird\nfish\n", encoding="utf-16")
+    (tmp_path / "data.yaml").write_text("names: [no, yes]\nkpt_shape: [2, 3]\n")
+    line = "1 0.5 0.5 0.2 0.4 0.45 0.45 2 0.55 0.55 2\n"
+    (path / "a.txt").unlink()
+    (path / "A.TXT").write_text(line)  # an ending and a name in another case
+    content, _ = tool_files.read(str(path), str(folder))
+    assert objects(content)["a.png"] == [("fish", (24, 12, 36, 28))]
+    (folder / "a.gif").write_bytes((folder / "a.png").read_bytes())
+    with pytest.raises(ValueError, match=r"one image of .*A.TXT. .*: a.gif and a.png"):
+        tool_files.read(str(path), str(folder))
+    (path / "a.txt").write_text(line)
+    with pytest.raises(ValueError, match=r"more than case. .*A.TXT and .*a.txt"):
+        tool_files.read(str(path), str(folder))
+
+
+def test_a_folder_of_two_kinds_is_refused(folder, tmp_path):
+    path = write_yolo(tmp_path)
+    (path / "c.xml").write_text("<annotation/>")
+    with pytest.raises(ValueError, match="of one kind in .* with c.xml and b.txt"):
+        tool_files.read(str(path), str(folder))
+
+
+def test_files_in_deeper_folders_are_refused(folder, tmp_path):
+    path = write_voc(tmp_path)
+    (path / "sub").mkdir()
+    (path / "b.xml").rename(path / "sub" / "b.xml")
+    with pytest.raises(ValueError, match=r".xml files in one folder. .* sub.b.xml; se"):
+        tool_files.read(str(path), str(folder))
+
+
 def test_lines_of_yolo(folder, tmp_path):
     path = write_yolo(tmp_path)
     (path / "a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.6\n\n1 0.5 0.5 0.2 0.4 0.87\n")
@@ -361,6 +438,8 @@ def test_folders_of_yolo(folder, tmp_path):
         ("0 0.5 0.5 0.2", "Received: line 2 of .*a.txt: '0 0.5 0.5 0.2'"),
         ("cat 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: 'cat 0.5"),
         ("0.5 0.5 0.5 0.2 0.4", "Received: line 2 of .*a.txt: '0.5 0.5"),
+        ("0 .5 .5 .2 .2 .9 1", "or a polygon. .*line 2 of .*, 6 numbers .* .a track"),
+        ("0 .5 .5 .2 .2 .9 .8 .7", "or a polygon. .*line 2 of .*, 7 numbers after"),
         ("0 30 20 12 16", "as fractions of the image, .* line 2 of .*a.txt: '0 30 20"),
     ],
 )

@@ -168,6 +168,7 @@ def test_colors_of_a_label_map(tiny_voc, tmp_path):
         expected = tiny_voc.masks[f"2007_{index:06d}"]
         np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
     for line, text in (
+        ("bar:1,2,3\npost:1,2,3", "one class per color. Received: line 2 of .*'post"),
         ("bar:1,2", "name:red,green,blue. Received: line 1 of .*map.txt: 'bar:1,2'"),
         ("bar:1,2,300", "name:red,green,blue. Received: line 1"),
         ("baar:1,2,3", "background, square, bar, post. Received: line 1 of .*: 'baar'"),
