@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import http.server
+import io
 import json
 import threading
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from official_selftrain import RetinaNet, backbones
 from official_selftrain.data import images
@@ -315,3 +317,32 @@ def test_unsupported_signatures():
         labels_of(detector({"logits": [1.0]})[0])
     with pytest.raises(ValueError, match=r"Received: images of shape \[None, 3\]"):
         labels_of(detector(boxes([0, 0, 1, 1]), shape=(None, 3))[0])
+
+
+def test_frame_of_a_signature_without_a_batch_size():
+    """40 x 80 fits into 64 x 64 with scale 0.8; any number of images at once."""
+    signature, call = detector(boxes([8, 16, 24, 48]), tf.float32, (None, 64, 64, 3))
+    found = labels_of(signature, [(40, 80), (40, 80)])
+    for labels in found:
+        np.testing.assert_allclose(labels["boxes"], [[10, 20, 30, 60]])
+    assert call.shapes == [(2, 64, 64, 3)]
+
+
+def test_a_fixed_batch_is_filled_with_its_last_image():
+    signature, call = detector(boxes([8, 16, 24, 48]), tf.float32, (3, 64, 64, 3))
+    assert len(labels_of(signature, [(40, 80)] * 4)) == 4
+    assert call.shapes == [(3, 64, 64, 3)] * 2
+
+
+def test_gifs_are_sent_as_png():
+    """Other images of files are sent as they are."""
+    signature, _ = detector(boxes([10, 20, 30, 60]), tf.string, (None,))
+    teacher = served.signature_teacher(signature, NAMES, IDS, {})
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    for kind, start in (("GIF", b"\x89PNG"), ("JPEG", b"\xff\xd8"), ("BMP", b"BM")):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, kind)
+        example = {"encoded": tf.constant(file.getvalue()), "path": tf.constant("")}
+        sent = teacher.prepare(example, tf.constant(pixels))["image"].numpy()
+        assert sent.startswith(start), kind
+        assert (sent == file.getvalue()) == (kind != "GIF")
