@@ -98,6 +98,8 @@ def from_records(records, class_names=(), has_labels=True, skipped=(), notes=())
         raise ValueError(
             f"Expected at least one image. Received: 0 images, {len(skipped)} skipped"
         )
+    for record in records:
+        _check_path(record.get("path", ""))
     records = [_with_labels(record) for record in records]
     counts = [len(record["boxes"]) for record in records]
     ends = tf.constant(np.cumsum(counts), tf.int64)
@@ -138,6 +140,13 @@ def from_records(records, class_names=(), has_labels=True, skipped=(), notes=())
         any(record.get("mask") for record in records),
         tuple(notes),
     )
+
+
+def _check_path(path):
+    try:
+        path.encode() if isinstance(path, str) else path
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Expected file names in UTF-8. Received: {path!a}") from error
 
 
 def _with_labels(record):
@@ -244,11 +253,14 @@ class RecordForm:
         has_integer_ids: bool, whether `image/source_id` is an int64.
         in_pixels: bool, whether boxes are in pixels of `image/height` and
             `image/width`, instead of fractions.
+        has_names: bool, whether `image/object/class/text` has the classes' names, too;
+            a record where they contradict the labels is refused.
     """
 
     labels: str = "int"
     has_integer_ids: bool = False
     in_pixels: bool = False
+    has_names: bool = False
 
 
 _LABEL = "image/object/class/label"
@@ -271,6 +283,12 @@ _FEATURES = {
     "image/object/class/label": tf.io.RaggedFeature(tf.int64),
     "image/object/is_crowd": tf.io.RaggedFeature(tf.int64),
     "image/object/area": tf.io.RaggedFeature(tf.float32),
+}
+
+# How the features of a record are stored.
+KINDS = {
+    key: {tf.int64: "int64", tf.float32: "float", tf.string: "bytes"}[feature.dtype]
+    for key, feature in _FEATURES.items()
 }
 
 
@@ -340,6 +358,8 @@ def _features(form):
     elif form.labels == "text":
         del features[_LABEL]
         features[_TEXT] = tf.io.RaggedFeature(tf.string)
+    if form.has_names:
+        features[_TEXT] = tf.io.RaggedFeature(tf.string)
     if form.has_integer_ids:
         features["image/source_id"] = tf.io.FixedLenFeature((), tf.int64, 0)
     return features
@@ -357,7 +377,22 @@ def _classes(record, source_id, class_ids, class_names, form):
         summarize=100,
     )  # fmt: skip
     with tf.control_dependencies([check]):
-        return tf.argmax(matches, axis=1, output_type=tf.int32)
+        classes = tf.argmax(matches, axis=1, output_type=tf.int32)
+    if not form.has_names:
+        return classes
+    texts, names = record[_TEXT], tf.gather(list(class_names), classes)
+    is_same = tf.equal(tf.size(texts), 0) | (
+        tf.equal(tf.size(texts), tf.size(names))
+        & tf.reduce_all(tf.equal(texts[: tf.size(names)], names[: tf.size(texts)]))
+    )
+    check = tf.debugging.Assert(
+        is_same,
+        ["Expected the names of the labels,", names, "Received: class/text", texts,
+         "of record", source_id],
+        summarize=100,
+    )  # fmt: skip
+    with tf.control_dependencies([check]):
+        return tf.identity(classes)
 
 
 def _boxes(record, source_id, count, stated, form):

@@ -338,3 +338,8 @@ def test_non_numeric_ids_are_hashed():
     ids = [int(examples._integer_id(tf.constant(t))) for t in ("a1f", "a1e", "a1f", "")]
     assert ids[0] == ids[2] and len(set(ids)) == 3
     assert all(0 <= value < 2**62 for value in ids)
+
+
+def test_file_names_of_other_encodings_are_named():
+    with pytest.raises(ValueError, match=r"names in UTF-8. Received: 'a.udcff.jpg'"):
+        examples.from_records([{"path": "a\udcff.jpg", "id": 1}])

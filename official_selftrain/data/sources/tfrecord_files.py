@@ -92,7 +92,13 @@ def _form(records, class_ids, class_names, path):
         raise ValueError(
             f"Expected image/source_id, bytes or int64. Received: float in {path}"
         )
+    for key, kind in examples.KINDS.items():
+        found = _kind(parsed, key, path)
+        if key not in (_LABEL, "image/source_id") and found not in (None, kind):
+            raise ValueError(f"Expected {key}, {kind}. Received: {found} in {path}")
     labels, notes = _label_form(parsed, class_ids, class_names, path)
+    texts = {t.decode(errors="replace") for f in parsed for t in _values(f, _TEXT)}
+    is_named = labels != "text" and bool(texts) and texts <= set(class_names)
     highest = [
         max(values)
         for features in parsed
@@ -111,7 +117,7 @@ def _form(records, class_ids, class_names, path):
                         f"Expected {key}, since boxes are in pixels. Received: entry "
                         f"{index} of {path} without it"
                     )
-    return examples.RecordForm(labels, ids == "int64", in_pixels), notes
+    return examples.RecordForm(labels, ids == "int64", in_pixels, is_named), notes
 
 
 def _label_form(parsed, class_ids, class_names, path):

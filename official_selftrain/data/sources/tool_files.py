@@ -57,6 +57,11 @@ def read(annotations, images):
             )
         content = coco_files.parsed(annotations)
         first = content[0] if isinstance(content, list) and content else None
+        if isinstance(first, dict) and {"image", "annotator"} <= set(first):
+            raise ValueError(
+                "Expected Label Studio's export JSON. Received: its JSON-MIN, "
+                f"{annotations}"
+            )
         if isinstance(first, dict) and "data" in first:
             content = label_studio(content, annotations, images)
         elif isinstance(content, dict) and "shapes" in content:
@@ -232,7 +237,7 @@ def _yolo_names(folder):
     path, names = os.path.join(folder, "classes.txt"), None
     if os.path.isfile(path):
         names = coco_files.read_text(path).rstrip().splitlines()
-    place = os.path.abspath(folder)
+    place, nameless = os.path.abspath(folder), []
     for _ in range(4):
         files = [n for n in os.listdir(place) if n.lower().endswith((".yaml", ".yml"))]
         for name in sorted(files, key=lambda name: (name != "data.yaml", name)):
@@ -244,12 +249,14 @@ def _yolo_names(folder):
                 listed = [listed[str(k)] for k in range(len(listed))]
             if isinstance(listed, list) and listed:
                 return names or [str(n) for n in listed], "kpt_shape" in content
+            nameless.append(os.path.join(place, name))
         place = os.path.dirname(place)
     if names:
         return names, False
     raise ValueError(
         "Expected the names of YOLO's classes, in data.yaml above the folder or "
         f"classes.txt in it. Received: annotations={folder!r}"
+        + "".join(f", no list in names of {path}" for path in nameless)
     )
 
 
@@ -483,6 +490,8 @@ def cvat(path):
     """
     try:
         root = ElementTree.parse(path).getroot()
+        if root.tag == "annotation":
+            raise ValueError("an image of PASCAL VOC; give the folder of such files")
         if root.tag != "annotations":
             raise ValueError(f"<{root.tag}> instead of <annotations>")
         if root.find("track") is not None:

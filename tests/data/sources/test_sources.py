@@ -443,6 +443,14 @@ def test_one_box_in_pixels_among_fractions_is_named(tmp_path):
             [{"image/object/bbox/ymax": [3.0], "image/height": None}],
             "Expected image/height, since boxes are in pixels. Received: entry 0",
         ),
+        (
+            [{"image/object/bbox/xmax": [1]}],
+            "Expected image/object/bbox/xmax, float. Received: int64 in .*a.tfrecord",
+        ),
+        (
+            [{"image/object/is_crowd": [0.0]}],
+            "Expected image/object/is_crowd, int64. Received: float in",
+        ),
     ],
 )
 def test_tfrecords_that_can_be_read_in_more_than_one_way(records, text, tmp_path):
@@ -460,6 +468,14 @@ def test_tfrecords_that_can_be_read_in_more_than_one_way(records, text, tmp_path
         ({"image/object/bbox/ymax": [1.5]}, "boxes as fractions of their image"),
         ({"image/object/bbox/ymax": [float("nan")]}, "boxes as fractions of their"),
         ({"image/object/class/label": [3]}, "Expected labels among 1 2 .* labels 3 of"),
+        (
+            {"image/object/class/text": [b"a"]},
+            "Expected the names of the labels, b Received: class/text a of record",
+        ),
+        (
+            {"image/object/class/text": [b"b", b"b"]},
+            "labels, b Received: class/text b b",
+        ),
     ],
 )
 def test_wrong_tfrecords_after_the_first_are_named(change, text, tmp_path):

@@ -388,6 +388,14 @@ def test_names_beside_the_labels_of_yolo_with_points(folder, tmp_path):
         tool_files.read(str(path), str(folder))
 
 
+@pytest.mark.parametrize("names", ["{0: cat, 2: dog}", "cat, dog", "[cat, *x"])
+def test_names_of_yolo_that_are_no_list(folder, tmp_path, names):
+    path = write_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    with pytest.raises(ValueError, match=r", no list in names of .*data.yaml"):
+        tool_files.read(str(path), str(folder))
+
+
 def test_a_folder_of_two_kinds_is_refused(folder, tmp_path):
     path = write_yolo(tmp_path)
     (path / "c.xml").write_text("<annotation/>")
@@ -483,6 +491,12 @@ def test_wrong_lines_of_yolo(folder, tmp_path, line, text):
             "labels, text. Received: .*a.json with label=None",
         ),
         ("a.xml", "<annotations><track/></annotations>", 'the format "for video"'),
+        (
+            "a.json",
+            '[{"image": "a.png", "annotator": 1, "label": []}]',
+            "Label Studio's export JSON. Received: its JSON-MIN, .*a.json",
+        ),
+        ("a.xml", "<annotation/>", "PASCAL VOC; give the folder of such files"),
         ("labels/a.txt", "0 1 1 1 1", "names of YOLO's classes, in data.yaml above"),
         ("labels/a.md", "", "XML files of PASCAL VOC, text files of YOLO or JSON"),
     ],
