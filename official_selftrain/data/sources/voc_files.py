@@ -84,7 +84,12 @@ def voc(
     folder = os.path.join(root, "JPEGImages")
     images = _stems(folder, ENDINGS)
     lines = [line.strip() for line in coco_files.read_text(list_path).splitlines()]
-    names = [_stem_of(line, images) for line in lines if line]
+    lines = [line for line in lines if line]
+    names = [_stem_of(line, images) for line in lines]
+    # A line may name one of several files of the same stem.
+    listed = {name: _last(line) for name, line in zip(names, lines)}
+    present = set(os.listdir(folder))
+    images |= {name: file for name, file in listed.items() if file in present}
     if not names:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     missing = [name for name in names if name not in images]
@@ -122,13 +127,18 @@ def voc(
 def _stem_of(line, images):
     """Return the name in a line of a list, without the flag of a class's list."""
     for name in (line, re.sub(r"\s-?[01]$", "", line)):
-        name = name.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
+        name = _last(name)
         stem, ending = os.path.splitext(name)
         if ending.lower() in ENDINGS:
             name = stem
         if name in images:
             break
     return name
+
+
+def _last(path):
+    """Return the last part of a path, also one of Windows or in quotes."""
+    return path.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
 
 
 def _unused(ids, class_names, place):
@@ -211,7 +221,7 @@ def _found_in(folder):
     names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
 
     def found(name, stem):
-        last = name.replace("\\", "/").rpartition("/")[2]
+        last = _last(name)
         if os.path.splitext(last)[0] == stem and names.has(last):
             return last
         if stem in stems:  # a name inside the file may be older than the file's own

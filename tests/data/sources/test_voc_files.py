@@ -118,6 +118,10 @@ def test_a_png_is_preferred_to_a_tiff(tiny_voc):
         image.save(folder / "2007_000000.tif")
     example = next(read(tiny_voc).dataset.as_numpy_iterator())
     assert example["path"].decode() == str(folder / "2007_000000.jpg")
+    lists = tiny_voc.root / "ImageSets" / "Segmentation"
+    (lists / "own.txt").write_text("2007_000000.tif")
+    example = next(read(tiny_voc, "own").dataset.as_numpy_iterator())
+    assert example["path"].decode() == str(folder / "2007_000000.tif")
 
 
 def test_lists_of_file_names(tiny_voc):
