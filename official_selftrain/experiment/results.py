@@ -168,7 +168,8 @@ def stored_metrics(
     }[name]
     metrics = atomic.read_json(path)
     if metrics is None:
-        network = network or keras.saving.load_model(model)
+        if network is None:
+            network = keras.saving.load_model(model)
         with problems.unreadable_images_named(source):
             metrics = evaluate_model(network, source, batch_size, max_boxes, title)
         atomic.write_json(path, metrics)
