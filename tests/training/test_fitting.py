@@ -18,7 +18,14 @@ from official_selftrain.data import sources
 from official_selftrain.data.sources import digits
 from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
-from official_selftrain.training import Loss, actions, fitting, history, schedules
+from official_selftrain.training import (
+    Loss,
+    Machine,
+    actions,
+    fitting,
+    history,
+    schedules,
+)
 
 
 def test_fit_outputs(tmp_path):
@@ -142,6 +149,11 @@ def test_defaults_are_the_paper_s():
         l2_names=("kernel",),
         classification_weight=1.0,
     )
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision='float64'"):
+        Machine(precision="float64")
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
