@@ -144,7 +144,8 @@ def from_records(records, class_names=(), has_labels=True, skipped=(), notes=())
 
 def _check_path(path):
     try:
-        path.encode() if isinstance(path, str) else path
+        if isinstance(path, str):
+            path.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"Expected file names in UTF-8. Received: {path!a}") from error
 

@@ -104,7 +104,7 @@ def _asserted(batch, trainer):
     """Return a batch of tensors that depends on checks of its labels."""
     checks = []
     for stream, key, count in _labels(batch, trainer):
-        values = tf.convert_to_tensor(batch[stream][key])
+        values = tf.reshape(batch[stream][key], [-1])
         wrong = tf.boolean_mask(values, _is_wrong(values, key, count))
         parts = [_expected(stream, key, count), tf.reduce_sum(wrong[:1])]
         checks.append(tf.debugging.Assert(tf.size(wrong) == 0, parts))
@@ -131,10 +131,11 @@ def _check_array(values, rank, title):
     values = values if hasattr(values, "dtype") else np.asarray(values)
     dtype = tf.as_dtype(values.dtype)
     is_number = dtype.is_integer or dtype.is_floating
-    if len(values.shape) != rank or not is_number or isinstance(values, _RAGGED):
+    shape = tf.TensorShape(values.shape)  # its rank may be unknown
+    if shape.rank not in (rank, None) or not is_number or isinstance(values, _RAGGED):
         raise ValueError(
             f"Expected {title}, numbers {_FORMS[rank]}. Received: {dtype.name}, "
-            f"{type(values).__name__} of shape {tuple(values.shape)}"
+            f"{type(values).__name__} of shape {shape}"
         )
 
 

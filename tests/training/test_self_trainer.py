@@ -426,6 +426,19 @@ def test_classes_of_another_form_are_refused(kind, classes, text):
         list(batch_checks.checked(batches_of(kind, batch), trainer))
 
 
+def test_labels_of_unknown_rank_are_accepted():
+    """Their classes are checked in every batch."""
+    trainer = SelfTrainer(toy_training.tiny_model())
+    known = batches_of("dataset", {"labeled": detector_batch([1, 7])})
+    spec = {**known.element_spec["labeled"], "classes": tf.TensorSpec(None, tf.int32)}
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(known), output_signature={"labeled": spec}
+    )
+    text = "stream labeled. Received: 7$"
+    with pytest.raises(ValueError, match=text), batch_checks.one_line_errors():
+        list(batch_checks.checked(data, trainer))
+
+
 def test_validation_data_is_checked():
     trainer = SelfTrainer(toy_training.tiny_model())
     trainer.compile(optimizer="sgd")

@@ -307,8 +307,8 @@ def label_studio(tasks, path, images):
     """Convert the JSON export of Label Studio.
 
     Of several annotations of a task, the ground truth or else the first that isn't
-    canceled is taken. Rectangles
-    (also turned ones: the box around them), ellipses and polygons have a place.
+    canceled is taken. Rectangles (also turned ones: the box around them), ellipses and
+    polygons have a place.
 
     Args:
         tasks: list of dicts, the file's content.
