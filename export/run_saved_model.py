@@ -11,6 +11,7 @@ import argparse
 import glob
 import os
 import sys
+import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -41,8 +42,11 @@ def run(arguments):
         sys.exit(f"Expected images. Received: images={arguments.images!r}, empty")
     loaded = tf.saved_model.load(arguments.saved_model)
     function = loaded.signatures["serving_default"]
-    outputs = {}
+    outputs, told = {}, time.monotonic()
     for start in range(0, len(paths), arguments.batch_size):
+        if time.monotonic() - told > 30.0:
+            print(f"{start} of {len(paths)} images", file=sys.stderr)
+            told = time.monotonic()
         part = paths[start : start + arguments.batch_size]
         try:
             outputs.update(answers(function, part, start))

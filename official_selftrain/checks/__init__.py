@@ -1,1 +1,1 @@
-"""Argument checks whose messages state the expected and the received value."""
+"""What users are told: mistakes in one line, and the progress of long loops."""

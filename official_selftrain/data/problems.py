@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow as tf
 
-from official_selftrain.checks import messages
+from official_selftrain.checks import messages, progress
 from official_selftrain.data import examples
 
 
@@ -17,7 +17,8 @@ def unreadable_images(source):
     Returns:
         list of str: the file or id, and the reason.
     """
-    checked = ((example, problem(example, source)) for example in source.dataset)
+    every = progress.over(source.dataset, source.num_images, "search", "image")
+    checked = ((example, problem(example, source)) for example in every)
     return [f"{name(example)}: {reason}" for example, reason in checked if reason]
 
 

@@ -11,6 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from official_selftrain.checks import progress
 from official_selftrain.data import images, masks
 from official_selftrain.data.sources import coco_files
 from official_selftrain.files.run_folder import LabelFolder
@@ -77,7 +78,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
         paths = sorted(globbing.glob(labels))
         if not paths:
             raise FileNotFoundError(f"Expected TFRecord files. Received: {labels!r}")
-        for path in paths:
+        for path in progress.over(paths, len(paths), "validate", "file"):
             _check_tfrecord(path, class_names, open_images, findings)
     if not findings.num_images and "file" not in findings.violations:
         findings.add("missing", f"{labels}: any image")
@@ -269,7 +270,8 @@ def _read_coco(path):
 def _check_coco_images(entries, image_dir, findings):
     """Check image entries, and their files unless image_dir is None; return sizes."""
     sizes = {}
-    for index, image in enumerate(entries):
+    every = progress.over(entries, len(entries), "validate", "image")
+    for index, image in enumerate(every):
         place = f"images[{index}]"
         findings.num_images += 1
         missing = {"id", "file_name", "height", "width"} - set(image)

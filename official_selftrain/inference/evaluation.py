@@ -1,7 +1,6 @@
 """Evaluate a model on labeled images."""
 
-from tqdm import tqdm
-
+from official_selftrain.checks import progress
 from official_selftrain.data import pipeline
 from official_selftrain.inference import prediction
 
@@ -22,9 +21,7 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
     """
     predict = prediction.predictor(model)
     metric = model.metric()
-    with tqdm(
-        total=source.num_images, desc=f"evaluation of {name}", unit="image"
-    ) as bar:
+    with progress.bar(source.num_images, f"evaluation of {name}", "image") as bar:
         for batch in pipeline.evaluation_batches(
             source, batch_size, model.image_size, max_boxes
         ):

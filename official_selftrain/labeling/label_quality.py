@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain import metrics
+from official_selftrain.checks import progress
 from official_selftrain.data import examples, masks
 from official_selftrain.geometry import array_boxes
 
@@ -89,7 +90,8 @@ def _box_quality(source, score_threshold, truth):
 def _pairs(source, truth):
     """Yield the examples of a source, each with its ground truth or None."""
     targets = truth.dataset.as_numpy_iterator() if truth else None
-    for example in source.dataset.as_numpy_iterator():
+    every = source.dataset.as_numpy_iterator()
+    for example in progress.over(every, source.num_images, "quality", "image"):
         target = None
         if targets is not None:
             target = next(targets, None)

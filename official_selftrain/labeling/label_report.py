@@ -6,6 +6,7 @@ import html
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from official_selftrain.checks import progress
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.inference import pictures
@@ -119,7 +120,10 @@ def _number(value):
 def _most_doubtful(source, count):
     """Return the most uncertain examples first, in constant memory."""
     heap = []
-    for place, example in enumerate(source.dataset.as_numpy_iterator()):
+    every = progress.over(
+        source.dataset.as_numpy_iterator(), source.num_images, "report", "image"
+    )
+    for place, example in enumerate(every):
         item = (label_quality.doubt(example), -place, example)
         if len(heap) < count:
             heapq.heappush(heap, item)

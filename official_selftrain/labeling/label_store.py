@@ -16,8 +16,8 @@ import sys
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
+from official_selftrain.checks import progress
 from official_selftrain.data import examples, images, masks, problems, sources
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import LabelFolder
@@ -208,7 +208,7 @@ def _progress(total, on_images):
     if on_images is not None:
         yield on_images
         return
-    with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
+    with progress.bar(total, "pseudo_labels", "image") as bar:
         yield bar.update
 
 

@@ -5,8 +5,7 @@ import dataclasses
 import multiprocessing
 import os
 
-from tqdm import tqdm
-
+from official_selftrain.checks import progress
 from official_selftrain.data.sources import pools
 from official_selftrain.labeling import label_store, opening, worker_start
 
@@ -81,7 +80,7 @@ def label_in_processes(job, count):
         count, context, worker_start.start, (done, context.Value("i", 0))
     ) as pool:
         futures = [pool.submit(_label_and_count, part, os.getpid()) for part in parts]
-        with tqdm(total=total, desc="pseudo_labels", unit="image") as bar:
+        with progress.bar(total, "pseudo_labels", "image") as bar:
             while concurrent.futures.wait(futures, 0.5).not_done:
                 bar.update(done.value - bar.n)
                 failed = [f for f in futures if f.done() and f.exception()]

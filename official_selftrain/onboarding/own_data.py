@@ -12,6 +12,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
+from official_selftrain.checks import progress
 from official_selftrain.data import images, inspection, problems, sources, splits
 from official_selftrain.data.sources import coco_files, tool_files
 from official_selftrain.files import hashes
@@ -226,7 +227,8 @@ def _sizes(paths):
         return tuple(pixels.shape[:2]), None
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(size, paths))
+        sizes = pool.map(size, paths)
+        return list(progress.over(sizes, len(paths), "images", "image"))
 
 
 def _usable_boxes(image, annotations, names, findings):

@@ -2,12 +2,11 @@
 
 import csv
 import os
-import sys
 import time
 
 import tensorflow as tf
-from tqdm import tqdm
 
+from official_selftrain.checks import progress
 from official_selftrain.files import atomic
 
 _SCALES = (1e-3, 1e3)  # warn about a loss ratio outside this range
@@ -41,13 +40,8 @@ class History:
     def __enter__(self):
         if self.writes:
             self._writer = tf.summary.create_file_writer(self.folder.tensorboard)
-        self._progress = tqdm(
-            total=self.steps,
-            initial=self.step,
-            desc=self.folder.name,
-            unit="step",
-            mininterval=1.0,
-            disable=not self.writes,
+        self._progress = progress.bar(
+            self.steps, self.folder.name, "step", self.step, disable=not self.writes
         )
         self._begin()
         before = atomic.read_json(self.folder.unfinished_row)
@@ -157,10 +151,7 @@ class History:
         """Print a warning, once per kind."""
         if kind not in self._warned:
             self._warned.add(kind)
-            tqdm.write(
-                f"warning: {self.folder.name}, step {self.step}: {text}",
-                file=sys.stderr,
-            )
+            progress.note(f"warning: {self.folder.name}, step {self.step}: {text}")
 
 
 def append(path, row):

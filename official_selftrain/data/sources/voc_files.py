@@ -5,6 +5,7 @@ import os
 import re
 from xml.etree import ElementTree
 
+from official_selftrain.checks import progress
 from official_selftrain.data import examples, masks
 from official_selftrain.data import images as pictures
 from official_selftrain.data.images import ENDINGS
@@ -116,7 +117,9 @@ def voc(
         return example, ids
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        records, ids = zip(*pool.map(record, range(len(names))))
+        every = pool.map(record, range(len(names)))
+        read = progress.over(every, len(names), "masks", "image")
+        records, ids = zip(*read)
     has_labels, notes = mask_folder is not None, []
     if has_labels:
         place = os.path.join(root, mask_folder)

@@ -1,0 +1,82 @@
+"""Locks: one process at a time in a folder."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+
+
+@contextlib.contextmanager
+def claimed(folder, shared=False, name="lock"):
+    """Hold a folder's lock; another process is refused.
+
+    The operating system releases the lock of a killed process. The lock's file stays;
+    while the lock is held, it names the host and the process.
+
+    Args:
+        folder: str, created if it doesn't exist.
+        shared: bool, whether other processes with `shared` may hold the lock, too.
+        name: str, name of the lock's file.
+
+    Yields:
+        int, the file's descriptor: processes that inherit it hold the lock, too.
+
+    Raises:
+        ValueError: if another process holds the lock; it names host and process id.
+        OSError: if the folder can't be written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                "Expected a folder that no other process is using. Received: "
+                f"{folder}, in use by {_owner(file)}"
+            ) from None
+        except OSError:  # a file system without locks
+            _check_owner(file, folder)
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        file.truncate(0)
+        file.write(json.dumps(owner) + "\n")
+        file.flush()
+        try:
+            yield file.fileno()
+        finally:
+            file.truncate(0)
+
+
+def _read(file):
+    """Return the dict in a lock's file, empty if it is new or damaged."""
+    file.seek(0)
+    try:
+        content = json.loads(file.read() or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _owner(file):
+    owner = _read(file)
+    return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"
+
+
+def _check_owner(file, folder):
+    """Check that the process named in a lock's file has ended, if it can be known."""
+    owner = _read(file)
+    if not owner or owner.get("pid") == os.getpid():
+        return
+    if owner.get("host") == socket.gethostname():
+        try:
+            os.kill(int(owner["pid"]), 0)
+        except (ProcessLookupError, ValueError):
+            return
+        except PermissionError:
+            pass  # a process of another user
+    raise ValueError(
+        "Expected a folder that no other process is using. Received: "
+        f"{folder}, claimed by {_owner(file)}; if that has ended, remove {file.name}"
+    )
