@@ -11,8 +11,6 @@ codes: 0 done, 1 a mistake in the call.
 import json
 import os
 import shutil
-import signal
-import sys
 
 import keras
 import tensorflow as tf
@@ -75,8 +73,6 @@ def main(argv):
 
 
 def _export():
-    # Clean up a partially written version.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     model_dir, stage = os.path.normpath(_MODEL_DIR.value), _STAGE.value
     folder = RunFolder(model_dir).stage(stage)
     model, path = load_model(folder), folder.model

@@ -46,6 +46,7 @@ OWNED_CALLS = {
         "files.atomic": "owner: files that are written whole or not at all",
     },
     "os.rename": {
+        "files.run_folder": "owner: a stage's folder that is moved aside",
         "serving.saved_models": "a version's folder, which must not replace another",
     },
     "hashlib.file_digest": {"files.hashes": "owner: hashes of files"},

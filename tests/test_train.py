@@ -5,13 +5,13 @@ import os
 import pathlib
 import shutil
 
-import bound
 import gin
 import numpy as np
 import processes
 import pytest
 import tensorflow as tf
 
+from official_selftrain import experiment
 from official_selftrain.cli import command_line, gin_files
 from official_selftrain.data import masks
 from official_selftrain.experiment import results as stage_results
@@ -39,12 +39,15 @@ def clean_gin():
     gin.clear_config()
 
 
-def run_tiny(model_dir, *params, stages=STAGES, gin_file=TINY):
+def run_tiny(model_dir, *params, stages=STAGES, gin_file=TINY, **options):
     """Run the tiny experiment in this process, with overrides."""
     gin.clear_config()
     gin_files.load_config([str(gin_file)], list(params))
-    gin_files.claim_model_dir(str(model_dir))
-    return bound.run(str(model_dir), stages=stages)
+    described = experiment.Described(*gin_files.described())
+    settings = gin.get_configurable(experiment.Experiment)()
+    return experiment.run(
+        settings, str(model_dir), stages, described=described, **options
+    )
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ TensorFlow takes seconds to import. Commands import it, and the modules that nee
 inside the functions that run after flags and paths are checked.
 """
 
+import contextlib
 import glob as globbing
 import os
+import signal
 import sys
+import threading
 
 from absl import flags, logging
 
@@ -21,6 +24,27 @@ TRACEBACK = flags.DEFINE_bool(
 )
 
 
+class _Terminated(BaseException):
+    """Raised where SIGTERM arrives, so that files are closed and locks released."""
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Raise `_Terminated` on SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number, frame):
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def exit_code(name, arguments, command):
     """Run a command; print an error as one line.
 
@@ -30,16 +54,23 @@ def exit_code(name, arguments, command):
         command: function (), which may return an exit code.
 
     Returns:
-        The command's return value, or 0; 1 after an error, 130 after an interrupt.
+        The command's return value, or 0; 1 after an error, 130 after SIGINT (Ctrl-C),
+        143 after SIGTERM.
     """
     logging.set_verbosity(logging.WARNING)
     if len(arguments) > 1:
         return _fail(name, f"Expected only flags. Received: {arguments[1]!r}")
     try:
-        return command() or 0
+        with _terminable():
+            return command() or 0
     except KeyboardInterrupt:
         _fail(name, "Interrupted. Run the same command again to continue.")
         return 130
+    except _Terminated:
+        _fail(name, "Terminated. Run the same command again to continue.")
+        return 143
+    except SystemExit as stop:  # a training that saved a checkpoint and said so
+        return stop.code
     except mistakes() as error:
         if TRACEBACK.value:
             raise

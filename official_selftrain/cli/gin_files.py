@@ -9,8 +9,7 @@ import gin
 from absl import flags, logging
 
 from official_selftrain.cli import command_line, gin_folder, quiet
-from official_selftrain.files import atomic
-from official_selftrain.files.run_folder import RunFolder
+from official_selftrain.files import hashes
 
 _ROOT = "experiment.Experiment"
 # Settings that neither the first teacher nor its labels depend on.
@@ -252,52 +251,60 @@ def teacher_settings():
     return "\n".join(f"{name}: {settings[name]!r}" for name in sorted(settings))
 
 
-def _binding_lines(config, model_dir):
-    """Return the lines of a configuration that may no longer change.
+def described():
+    """Return the settings of what an experiment calls, for its records of origin.
 
-    A training may continue on other devices, and a finished one may get more rounds.
-    Until a student has started, its own settings may change, such as a threshold
-    chosen by inspecting the teacher's labels.
+    Returns:
+        `(text, functions)`: the whole configuration; for the experiment's `model`,
+        `teacher` and `student` a dict of setting to text. Files are described by name
+        and hash, so that they may be moved.
     """
-    free = ["STRATEGY =", "TPU_ADDRESS =", "ROUNDS =", "distribution.strategy."]
-    folder = RunFolder(model_dir)
-    started = (folder.stage(name).path for name in ("student", "control"))
-    if not any(map(os.path.exists, started)):
-        free += ["SCORE_THRESHOLD =", "ALPHA =", "STUDENT_", "student/"]
-        free += [f"{_TEACHING}.", *(f"{_ROOT}.{name} =" for name in _AFTER_LABELS)]
-    return [line for line in config.splitlines() if not line.startswith(tuple(free))]
+    config = gin.config._CONFIG
+    root = config.get(("", gin.config._REGISTRY.get_match(_ROOT).selector), {})
+    functions = {}
+    for name in ("model", "teacher", "student"):
+        functions[name] = _described(config, root.get(name))
+    return gin.config_str(), functions
 
 
-def claim_model_dir(model_dir):
-    """Write `operative.gin` to `model_dir`, or check it against an existing one.
+def _described(config, reference):
+    """Return the settings that apply where a function is called, as text."""
+    texts, done, queue = {}, set(), _held(config, {"": reference}, ())
+    while queue:
+        node = stack, selector = queue.pop()
+        if node in done:
+            continue
+        done.add(node)
+        settings = {}
+        for end in range(len(stack) + 1):
+            settings |= config.get(("/".join(stack[:end]), selector), {})
+        # What is logged doesn't bear on what is learned.
+        if not selector.endswith("training.Monitoring"):
+            name = ".".join(selector.split(".")[-2:])
+            for key, value in settings.items():
+                texts[f"{name}.{key}"] = _value_text(config, value)
+        queue += _held(config, settings, stack)
+    return dict(sorted(texts.items()))
 
-    Args:
-        model_dir: str.
 
-    Raises:
-        ValueError: if it is a file or holds another experiment.
-    """
-    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
-        raise ValueError(
-            f"Expected a folder. Received: model_dir={model_dir!r}, a file"
-        )
-    config = gin.config_str()
-    path = RunFolder(model_dir).operative_gin
-    # A run that ended before it wrote anything doesn't constrain the next one.
-    if os.path.exists(path) and os.listdir(model_dir) != [os.path.basename(path)]:
-        with open(path) as file:
-            before = _binding_lines(file.read(), model_dir)
-        now = _binding_lines(config, model_dir)
-        changes = difflib.unified_diff(before, now, lineterm="", n=0)
-        for line in list(changes)[2:]:
-            if line[0] in "+-" and not line[1:].startswith("#") and line[1:].strip():
-                there = "has" if line[0] == "-" else "lacks"
-                raise ValueError(
-                    f"Expected the settings that {model_dir} was made with (it {there} "
-                    f"{line[1:].strip()!r}). Received: others; choose another model_dir"
-                )
-    os.makedirs(model_dir, exist_ok=True)
-    atomic.write_text(path, config)
+def _value_text(config, value):
+    """Return a setting's value as text, macros replaced by theirs."""
+    if isinstance(value, gin.config.ConfigurableReference):
+        selector, scope = value.configurable.selector, "/".join(value.scopes)
+        if selector == "gin.macro":
+            return _value_text(config, config.get((scope, selector), {}).get("value"))
+        name = ".".join(selector.split(".")[-2:])
+        return f"@{name}{'()' * value.evaluate}"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(_value_text(config, item) for item in value)})"
+    if isinstance(value, dict):
+        items = (f"{k!r}: {_value_text(config, v)}" for k, v in value.items())
+        return f"{{{', '.join(items)}}}"
+    if isinstance(value, str) and os.path.isfile(value):
+        return f"{os.path.basename(value)} of hash {hashes.sha256(value)[:12]}"
+    if isinstance(value, str) and os.path.isabs(value):
+        return os.path.basename(value)
+    return repr(value)
 
 
 def _unknown(expected, received, valid):

@@ -25,11 +25,13 @@ box classes start at 1 and mask classes at 0.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import images, masks
+from official_selftrain.data import fingerprints, images, masks
 
 _NO_LABELS = {
     "boxes": np.zeros((0, 4), np.float32),
@@ -53,6 +55,8 @@ class Source:
             instead of boxes.
         skipped: tuple of str, one line per image that could not be used.
         notes: tuple of str, what the reader found in the files and changed.
+        fingerprint: function () → dict, equal for equal images and labels, as described
+            in `fingerprints`.
     """
 
     dataset: tf.data.Dataset
@@ -62,6 +66,14 @@ class Source:
     skipped: tuple = ()
     has_masks: bool = False
     notes: tuple = ()
+    fingerprint: Callable | None = None
+
+    def __post_init__(self):
+        if self.fingerprint is None:
+            object.__setattr__(self, "fingerprint", self._counts)
+
+    def _counts(self):
+        return {"images": self.num_images, "classes": list(self.class_names)}
 
 
 def whole_image(label):
@@ -75,7 +87,15 @@ def whole_image(label):
     }
 
 
-def from_records(records, class_names=(), has_labels=True, skipped=(), notes=()):
+def from_records(
+    records,
+    class_names=(),
+    has_labels=True,
+    skipped=(),
+    notes=(),
+    files=(),
+    folder=None,
+):
     """Create a source from examples in memory (images may be in files).
 
     Args:
@@ -87,6 +107,8 @@ def from_records(records, class_names=(), has_labels=True, skipped=(), notes=())
         has_labels: bool, whether the labels are ground truth.
         skipped: sequence of str.
         notes: sequence of str.
+        files: sequence of str, the annotation files that the records are from.
+        folder: str or None, the images' folder; None: the one that contains all.
 
     Returns:
         `Source`.
@@ -139,7 +161,15 @@ def from_records(records, class_names=(), has_labels=True, skipped=(), notes=())
         tuple(skipped),
         any(record.get("mask") for record in records),
         tuple(notes),
+        functools.partial(
+            _fingerprint, pictures, labels, counts, class_names, files, folder
+        ),
     )
+
+
+def _fingerprint(pictures, labels, counts, *described):
+    arrays = ({k: v.numpy() for k, v in part.items()} for part in (pictures, labels))
+    return fingerprints.of_examples(*arrays, counts.numpy(), *described)
 
 
 def _check_path(path):
@@ -168,13 +198,14 @@ def _with_labels(record):
     return record
 
 
-def from_paths(paths, ids, skipped=()):
+def from_paths(paths, ids, skipped=(), folder=None):
     """Create a source of unlabeled image files.
 
     Args:
         paths: sequence of str.
         ids: sequence of int.
         skipped: sequence of str.
+        folder: str or None, the images' folder; None: the one that contains all.
 
     Returns:
         `Source`.
@@ -187,7 +218,21 @@ def from_paths(paths, ids, skipped=()):
         return {"path": paths[index], "id": ids[index], **empty}
 
     dataset = tf.data.Dataset.range(len(paths)).map(lookup)
-    return Source(dataset, (), len(paths), has_labels=False, skipped=tuple(skipped))
+    blank = tf.fill((len(paths),), "")
+    pictures = {"path": paths, "id": ids}
+    pictures |= {key: blank for key in ("encoded", "mask", "confidence")}
+    labels = {key: tf.constant(value) for key, value in _NO_LABELS.items()}
+    counts = tf.zeros((len(paths),), tf.int64)
+    return Source(
+        dataset,
+        (),
+        len(paths),
+        has_labels=False,
+        skipped=tuple(skipped),
+        fingerprint=functools.partial(
+            _fingerprint, pictures, labels, counts, (), (), folder
+        ),
+    )
 
 
 def serialize(record, height, width):
@@ -650,4 +695,13 @@ def part(source, start, size):
     """Return the examples `start` … `start + size - 1` of a source."""
     dataset = source.dataset.skip(start).take(size)
     size = max(0, min(size, source.num_images - start))
-    return dataclasses.replace(source, dataset=dataset, num_images=size)
+    return dataclasses.replace(
+        source,
+        dataset=dataset,
+        num_images=size,
+        fingerprint=lambda: {
+            **source.fingerprint(),
+            "images": size,
+            "part": [start, size],
+        },
+    )

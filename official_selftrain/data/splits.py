@@ -51,7 +51,17 @@ def fraction(source, share, seed=0, split_file=None):
         default_value=0,
     )
     dataset = source.dataset.filter(lambda example: table[example["id"]] > 0)
-    return dataclasses.replace(source, dataset=dataset, num_images=len(ids))
+    return dataclasses.replace(
+        source,
+        dataset=dataset,
+        num_images=len(ids),
+        fingerprint=lambda: {
+            **source.fingerprint(),
+            "images": len(ids),
+            "fraction": f"{share:g}",
+            "ids": sha256(ids),
+        },
+    )
 
 
 def chosen(ids, share, seed=0):

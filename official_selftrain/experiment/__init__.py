@@ -3,9 +3,10 @@
 from official_selftrain.experiment.loop import STAGES, run
 from official_selftrain.experiment.settings import (
     Data,
+    Described,
     Experiment,
     Labeling,
     Teaching,
 )
 
-__all__ = ["STAGES", "Data", "Experiment", "Labeling", "Teaching", "run"]
+__all__ = ["STAGES", "Data", "Described", "Experiment", "Labeling", "Teaching", "run"]

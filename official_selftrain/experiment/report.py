@@ -38,6 +38,7 @@ def write(path, results, histories, truth, pseudo, class_names):
     """
     body = [
         f"<h1>Self-training report</h1>{_summary(results)}{_results_table(results)}",
+        *(f"<p>{html.escape(line)}</p>" for line in results.get("kept", ())),
         _rounds_table(results),
         _class_table(results, class_names),
         "<h2>Learning curves</h2>",
@@ -71,7 +72,8 @@ def lines(results):
     Returns:
         list of str.
     """
-    return [_line(stage, results[stage]) for stage in STAGES if stage in results]
+    figures = [_line(stage, results[stage]) for stage in STAGES if stage in results]
+    return [*results.get("kept", ()), *figures]
 
 
 def _line(stage, result):

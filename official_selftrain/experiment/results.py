@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from official_selftrain.data import masks, problems
-from official_selftrain.experiment import report
+from official_selftrain.experiment import origins, report
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder, StageFolder
 from official_selftrain.geometry import letterbox
@@ -42,35 +42,46 @@ def load_model(stage):
     Raises:
         FileNotFoundError: if the stage isn't finished.
     """
+    check_finished(stage)
+    return keras.saving.load_model(stage.model)
+
+
+def check_finished(stage):
+    """Check that a `StageFolder` has a model.
+
+    Raises:
+        FileNotFoundError: if the stage isn't finished.
+    """
     if not stage.is_finished:
         raise FileNotFoundError(
             f"Expected {stage.model}. Make it with the stage {stage.name}: "
             f"python -m official_selftrain.train … --stages={stage.name}"
         )
-    return keras.saving.load_model(stage.model)
 
 
 def evaluate(
     model_dir,
     validation,
+    experiment,
     stored=None,
     quality=None,
-    seed=0,
-    batch_size=16,
-    max_boxes=100,
     rounds=(),
+    kept=(),
+    origin_of=lambda stage: None,
 ):
     """Evaluate the finished models of an experiment and write its report.
 
     Args:
         model_dir: str.
         validation: function () → `examples.Source` with labels.
+        experiment: `Experiment`, for the seed, batch size and label slots.
         stored: `examples.Source` of confident pseudo-labels, or None.
         quality: dict, as returned by `label_quality.measure`, or None.
-        seed: int, written to the report.
-        batch_size: int.
-        max_boxes: int, label slots per image.
         rounds: list of dicts, the results of each round's student.
+        kept: list of str, lines about stages that were made from something else.
+        origin_of: function (`StageFolder`) → dict or None, what a model's metrics are
+            measured with; stored ones that were measured with something else are
+            measured again.
 
     Returns:
         dict, as written to `results.json`.
@@ -81,29 +92,34 @@ def evaluate(
     folder = RunFolder(model_dir)
     stages = [s for s in map(folder.stage, _TRAINED) if s.is_finished]
     if not stages:
-        load_model(folder.stage("teacher"))
+        check_finished(folder.stage("teacher"))
     results = atomic.read_json(folder.results) or {}
+    extra = {"rounds": list(rounds), "kept": list(kept)}
+    extra = {key: value for key, value in extra.items() if value}
+    found = {key: results[key] for key in ("rounds", "kept") if key in results}
     if (
         {stage.name for stage in stages} <= set(results)
         and results["pseudo_labels"] == quality
-        and results.get("rounds", []) == list(rounds)
+        and found == extra
         and os.path.exists(folder.report)
+        and not any([_change(stage, origin_of(stage)) for stage in stages])
     ):
         print("evaluation: finished, kept", flush=True)
         return results
-    source = validation()
+    folder.move_aside(folder.results, folder.report)
+    results, source = {}, validation()
+    settings = source, experiment.labeling.batch_size, experiment.data.max_boxes
     samples = pictures.samples(source, _NUM_SAMPLES)
     histories = {}
     for stage in stages:
         network = load_model(stage)
-        results |= _stage_results(stage, network, source, batch_size, max_boxes)
+        results |= _stage_results(stage, network, settings, origin_of(stage))
         histories[stage.name] = read_history(stage.path)
         _add_predictions(samples, stage.name, network)
     results["pseudo_labels"] = quality
-    if rounds:
-        results["rounds"] = list(rounds)
+    results |= extra
     results["config"] = {
-        "seed": seed,
+        "seed": experiment.seed,
         "alpha": results.get("student", {}).get("alpha"),
         "versions": _versions(),
     }
@@ -119,7 +135,14 @@ def evaluate(
     return results
 
 
-def _stage_results(stage, network, source, batch_size, max_boxes):
+def _change(stage, origin):
+    """Return what a stage's stored metrics were measured with otherwise, as text."""
+    if origin is None:
+        return ""
+    return "; ".join(origins.changes(atomic.read_json(stage.metrics_origin), origin))
+
+
+def _stage_results(stage, network, settings, origin):
     """Return metrics and costs of a stage's model and of its average."""
     summary = atomic.read_json(stage.summary)
     if summary is None:
@@ -128,17 +151,18 @@ def _stage_results(stage, network, source, batch_size, max_boxes):
             f"remove {stage.path} and run the stage {stage.name} again"
         )
     by_title = {}
-    settings = source, batch_size, max_boxes
     if os.path.exists(stage.average):
         title = f"{stage.name}_average"
-        metrics = stored_metrics(stage.path, *settings, "average", title)
+        metrics = stored_metrics(stage.path, *settings, "average", title, origin=origin)
         by_title[title] = {**metrics, **summary}
-    metrics = stored_metrics(stage.path, *settings, "model", stage.name, network)
+    metrics = stored_metrics(
+        stage.path, *settings, "model", stage.name, network, origin
+    )
     by_title[stage.name] = {**metrics, **summary}
     return by_title
 
 
-def stored_metrics(
+def stored_metrics(  # noqa: PLR0913 -- which model, on what, described how
     stage_dir,
     source,
     batch_size=16,
@@ -146,8 +170,11 @@ def stored_metrics(
     name="model",
     title="model",
     network=None,
+    origin=None,
 ):
     """Evaluate a stage's model, or read its stored metrics.
+
+    Stored metrics that were measured with something else are measured again.
 
     Args:
         stage_dir: str.
@@ -157,6 +184,8 @@ def stored_metrics(
         name: `"model"`, or `"average"`: the moving average of its weights.
         title: str, shown in the progress bar.
         network: the model, if it is loaded already.
+        origin: dict, what the metrics are measured with, or None to read stored ones
+            whatever they were measured with.
 
     Returns:
         dict, as returned by `evaluate_model`; also stored in the stage's folder.
@@ -166,6 +195,13 @@ def stored_metrics(
         "model": (stage.model, stage.metrics),
         "average": (stage.average, stage.average_metrics),
     }[name]
+    if text := _change(stage, origin):
+        print(f"{title}: evaluated again: {text}", flush=True)
+        for stale in (stage.metrics, stage.average_metrics, stage.metrics_origin):
+            if os.path.exists(stale):
+                os.remove(stale)
+    if origin is not None:
+        atomic.write_json(stage.metrics_origin, origin)
     metrics = atomic.read_json(path)
     if metrics is None:
         if network is None:

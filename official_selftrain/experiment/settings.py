@@ -1,6 +1,7 @@
 """Experiment settings, in groups that validate themselves."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -123,6 +124,56 @@ class Teaching:
         check_choice("student_init", self.student_init, ("teacher", "random"))
         check_choice("control", self.control, (True, False))
         label_quality.check_max_empty_share(self.max_empty_share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """An experiment's functions in words, for records of origin.
+
+    Attributes:
+        text: str, the whole configuration, written to the experiment's folder.
+        functions: dict of `"model"`, `"teacher"` and `"student"` to a dict of setting
+            to text.
+    """
+
+    text: str
+    functions: dict
+
+
+def described(experiment):
+    """Describe the functions of an experiment that was made in Python.
+
+    What a function does can't be seen: it is described by its name and, if it is a
+    `functools.partial`, by its arguments.
+
+    Args:
+        experiment: `Experiment`.
+
+    Returns:
+        `Described`, without text.
+    """
+    functions = {
+        name: dict(_settings(name, getattr(experiment, name)))
+        for name in ("model", "teacher", "student")
+    }
+    return Described("", functions)
+
+
+def _settings(name, value):
+    """Yield the names and texts of what a value consists of."""
+    if isinstance(value, functools.partial):
+        yield from _settings(name, value.func)
+        for key, item in value.keywords.items():
+            yield from _settings(f"{name}.{key}", item)
+        if value.args:
+            yield f"{name}.args", repr(value.args)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _settings(f"{name}.{field.name}", getattr(value, field.name))
+    elif callable(value):
+        yield name, getattr(value, "__qualname__", type(value).__qualname__)
+    else:
+        yield name, repr(value)
 
 
 @dataclasses.dataclass(frozen=True)

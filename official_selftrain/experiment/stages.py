@@ -12,7 +12,7 @@ import time
 import keras
 
 from official_selftrain.data import examples, problems
-from official_selftrain.experiment import results
+from official_selftrain.experiment import origins, results, settings
 from official_selftrain.files import atomic, hashes
 from official_selftrain.files.run_folder import LabelFolder, RunFolder
 from official_selftrain.inference.evaluation import evaluate_model
@@ -29,11 +29,20 @@ class Work:
     Args:
         experiment: `Experiment`.
         model_dir: str.
+        described: `settings.Described`, or None to describe the experiment's objects.
+        keep: bool, whether to keep stages that were made from something else; `kept`
+            lists them.
     """
 
-    def __init__(self, experiment, model_dir):
+    def __init__(self, experiment, model_dir, described=None, keep=False):
         self.experiment = experiment
         self.folder = RunFolder(model_dir)
+        self.described = described or settings.described(experiment)
+        self.keep = keep
+        self.kept = []
+        # The work after the current training, in images that are trained on.
+        self.later = {}
+        self._fingerprints = {}
         self.strategy = experiment.machine.open()
         # Opened once: models are created in its scope.
         self.machine = dataclasses.replace(
@@ -80,6 +89,12 @@ class Work:
             )
         return source
 
+    def fingerprint(self, name):
+        """Return the fingerprint of a source, by the name of its property."""
+        if name not in self._fingerprints:
+            self._fingerprints[name] = getattr(self, name).fingerprint()
+        return self._fingerprints[name]
+
     def _told(self, title, source):
         """Print what a source's reader changed, and return the source."""
         if self.is_first:
@@ -91,6 +106,42 @@ class Work:
     def makes_labels(self):
         """Whether the experiment's teacher makes the labels of the first round."""
         return self.experiment.labeling.labels_dir is None
+
+    def makes(self, number):
+        """Whether the labels of a round are made here, not given."""
+        return number > 1 or self.makes_labels
+
+    def origin_of_labels(self, number):
+        """Return the origin of the labels of a round: its teacher."""
+        labeling, teacher = self.experiment.labeling, self.folder.teacher(number)
+        return {
+            "kind": "keras",
+            "sha256": hashes.sha256(teacher.model) if teacher.is_finished else None,
+            "scales": list(labeling.scales),
+            "flip": labeling.flip,
+        }
+
+    @property
+    def storage(self):
+        """How labels are stored."""
+        # The model applies its own score floor.
+        shard_size = self.experiment.labeling.shard_size
+        return label_store.Storage(shard_size, score_floor=0.0)
+
+    def label_changes(self, number):
+        """Return how the labels of a round differ from what would be made now."""
+        before = atomic.read_json(self.labels(number).settings)
+        now = label_store.settings_of(
+            self.origin_of_labels(number),
+            self.labeled.class_names,
+            self.labeled.has_masks,
+            self.unlabeled,
+            self.storage,
+            self.experiment.labeling.batch_size,
+        )
+        if self.labels(number).is_finished:  # by another version, too
+            now["version"] = before.get("version")
+        return label_store.changes(before, now)
 
     def labels(self, number):
         """Return the `LabelFolder` of a round."""
@@ -130,8 +181,26 @@ class Work:
             self.experiment.labeling.batch_size,
             self.experiment.data.max_boxes,
             title=stage.path,
+            origin=self.origin_of_metrics(stage),
         )
         return metrics[headline(metrics)] or 0.0
+
+    def origin_of_metrics(self, stage):
+        """Return what metrics of a stage are measured with; None keeps stored ones."""
+        return None if self.keep else origins.of_metrics(self, stage)
+
+
+def restart(work, name):
+    """Move a stage and what follows from it aside.
+
+    Raises:
+        ValueError: with several workers, which would find some of it still there.
+    """
+    if distribution.worker(work.strategy)[1] > 1:
+        raise ValueError(f"Expected one worker for restart. Received: restart={name!r}")
+    names, target = origins.restart(work.folder, name)
+    if names:
+        print(f"restart: moved {', '.join(names)} to {target}", flush=True)
 
 
 def train_teacher(work):
@@ -139,7 +208,7 @@ def train_teacher(work):
 
     Needs: the labeled images. Writes: `teacher/`, the class names.
     """
-    _train(work, work.folder.stage("teacher"), work.experiment.teacher)
+    _train(work, work.folder.stage("teacher"))
 
 
 def label(work, number):
@@ -152,13 +221,15 @@ def label(work, number):
     if not work.is_first:
         work.wait_for(folder.manifest)
         return
+    if work.makes(number) and os.path.exists(folder.settings):
+        origins.check(work, "pseudo_labels", work.label_changes(number))
     if folder.is_finished:
         print("pseudo_labels: finished, kept", flush=True)
-    elif number == 1 and not work.makes_labels:
+    elif not work.makes(number):
         label_store.read_manifest(folder.path)  # raises if the labels are missing
     else:
         start = time.monotonic()
-        manifest = _label(work, work.folder.teacher(number), folder)
+        manifest = _label(work, number, folder)
         # Not part of the labels, which don't depend on it; after an interruption, only
         # the time since then.
         atomic.write_json(
@@ -170,28 +241,18 @@ def label(work, number):
     _taught(work, number)
 
 
-def _label(work, teacher, folder):
-    """Label with a teacher's folder; return the manifest."""
-    labeling, model = work.experiment.labeling, work.model(teacher)
-    origin = {
-        "kind": "keras",
-        "sha256": hashes.sha256(teacher.model),
-        "scales": list(labeling.scales),
-        "flip": labeling.flip,
-    }
+def _label(work, number, folder):
+    """Label with the teacher of a round; return the manifest."""
+    labeling, model = work.experiment.labeling, work.model(work.folder.teacher(number))
+    teacher = teachers.keras_teacher(
+        model,
+        work.labeled.class_names,
+        work.origin_of_labels(number),
+        labeling.scales,
+        labeling.flip,
+    )
     return label_store.write(
-        teachers.keras_teacher(
-            model,
-            work.labeled.class_names,
-            origin,
-            labeling.scales,
-            labeling.flip,
-        ),
-        work.unlabeled,
-        folder.path,
-        # The model applies its own score floor.
-        label_store.Storage(labeling.shard_size, score_floor=0.0),
-        labeling.batch_size,
+        teacher, work.unlabeled, folder.path, work.storage, labeling.batch_size
     )
 
 
@@ -201,9 +262,8 @@ def train_student(work, number):
     Needs: the round's labels, and its teacher if the student starts from it. Writes:
     `student/`.
     """
-    stage = work.folder.round(number).stage("student")
-    taught, before = _taught(work, number), work.folder.teacher(number)
-    _train(work, stage, work.experiment.student, before, pseudo=taught)
+    stage, taught = work.folder.round(number).stage("student"), _taught(work, number)
+    _train(work, stage, number, pseudo=taught)
 
 
 def train_control(work):
@@ -211,8 +271,7 @@ def train_control(work):
 
     Needs: the teacher, if the control starts from it. Writes: `control/`.
     """
-    stage, before = work.folder.stage("control"), work.folder.teacher()
-    _train(work, stage, work.experiment.student, before, fill_with_labeled=True)
+    _train(work, work.folder.stage("control"), fill_with_labeled=True)
 
 
 def was_worth_it(work, number):
@@ -242,7 +301,7 @@ def evaluate(work):
     Returns:
         dict, the content of `results.json`.
     """
-    experiment, rounds = work.experiment, work.experiment.teaching.rounds
+    rounds = work.experiment.teaching.rounds
     taught, quality = None, None
     if work.labels(1).is_finished:
         taught, quality = _stored(work, 1)
@@ -255,42 +314,67 @@ def evaluate(work):
     return results.evaluate(
         work.folder.path,
         lambda: work.validation,
+        work.experiment,
         taught,
         quality,
-        experiment.seed,
-        experiment.labeling.batch_size,
-        experiment.data.max_boxes,
         figures,
+        work.kept,
+        work.origin_of_metrics,
     )
 
 
-def _train(work, stage, fit, teacher=None, **streams):
-    """Train a model in a `StageFolder`, starting from a teacher's weights if given."""
+def _train(work, stage, number=1, **streams):
+    """Train a model in a `StageFolder`, from its teacher's weights if it has one."""
+    origins.settle(work, stage, stage.name, number)
     if stage.is_finished:
         print(f"{stage.name}: finished, kept", flush=True)
         return
-    experiment, data = work.experiment, work.experiment.data
-    _check_labeled(work)
+    check_labeled(work)
     if work.is_first:
         os.makedirs(work.folder.path, exist_ok=True)
         _write_names(work.folder.class_names, work.labeled.class_names)
-    keras.utils.set_random_seed(experiment.seed)
-    with work.strategy.scope():
-        network = experiment.model(
-            num_classes=len(work.labeled.class_names),
-            image_size=tuple(data.image_size),
-        )
-    if experiment.teaching.student_init != "teacher":
-        teacher = None
-    if teacher:
+    network = model_of(work)
+    starts = work.experiment.teaching.student_init == "teacher"
+    teacher = None
+    if stage.name != "teacher" and starts:
+        teacher = work.folder.teacher(number)
         network.set_weights(work.model(teacher).get_weights())
     if work.classified:
         streams["classified"] = work.classified
-        streams["classifier"] = _classifier(work, network, teacher)
+        streams["classifier"] = classifier_of(work, network)
+        _settle_classes(work, streams["classifier"], teacher)
+    train(work, stage.name, network, stage.path, **streams)
+
+
+def model_of(work):
+    """Return a new model: the same in every stage."""
+    keras.utils.set_random_seed(work.experiment.seed)
+    with work.strategy.scope():
+        return work.experiment.model(
+            num_classes=len(work.labeled.class_names),
+            image_size=tuple(work.experiment.data.image_size),
+        )
+
+
+def train(work, name, network, output_dir, **streams):
+    """Train a model as a stage does, or check the settings if `output_dir` is None.
+
+    Args:
+        work: `Work`.
+        name: str, the stage.
+        network: the model.
+        output_dir: str or None.
+        **streams: `pseudo`, `classified`, `classifier`, `fill_with_labeled`.
+
+    Returns:
+        as `training.fit`.
+    """
+    experiment, data = work.experiment, work.experiment.data
+    fit = experiment.teacher if name == "teacher" else experiment.student
     with contextlib.ExitStack() as named:
         for source in filter(None, (work.labeled, work.classified)):
             named.enter_context(problems.unreadable_images_named(source))
-        fit(
+        return fit(
             network,
             Streams(
                 work.labeled,
@@ -299,15 +383,16 @@ def _train(work, stage, fit, teacher=None, **streams):
                 max_boxes=data.max_boxes,
                 # Student and control use the same order and augmentation of the
                 # labeled images; the teacher's differ.
-                seed=2 * experiment.seed + (stage.name != "teacher"),
+                seed=2 * experiment.seed + (name != "teacher"),
+                later=work.later.get(name, 0.0),
                 **streams,
             ),
-            stage.path,
+            output_dir,
             machine=work.machine,
         )
 
 
-def _check_labeled(work):
+def check_labeled(work):
     """Check that the labeled images have labels that suit the labeling settings."""
     if not work.labeled.has_labels:
         raise ValueError(
@@ -321,9 +406,12 @@ def _check_labeled(work):
         )
 
 
-def _classifier(work, network, teacher):
-    """Return a classifier on a model's backbone, with a teacher's weights if given."""
-    source = work.classified
+def classifier_of(work, network):
+    """Return a classifier on a model's backbone.
+
+    Raises:
+        TypeError: for a model without a backbone.
+    """
     if not hasattr(network, "backbone"):
         raise TypeError(
             "Expected a model with a backbone to share with a classifier. "
@@ -331,8 +419,13 @@ def _classifier(work, network, teacher):
         )
     with work.strategy.scope():
         # `Streams` rejects images without classes.
-        count = max(len(source.class_names), 2)
-        classifier = ImageClassifier(count, network.image_size, network.backbone)
+        count = max(len(work.classified.class_names), 2)
+        return ImageClassifier(count, network.image_size, network.backbone)
+
+
+def _settle_classes(work, classifier, teacher):
+    """Store the classified images' classes; give a classifier a teacher's weights."""
+    source = work.classified
     if work.is_first:
         for line in source.skipped:
             print(f"skipped {line}", flush=True)
@@ -352,7 +445,6 @@ def _classifier(work, network, teacher):
         classifier.set_weights(
             keras.saving.load_model(teacher.classifier).get_weights()
         )
-    return classifier
 
 
 def _write_names(path, names):

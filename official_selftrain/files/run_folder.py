@@ -23,12 +23,16 @@ class StageFolder:
     average = _in_folder("average.keras")
     best = _in_folder("best.keras")
     classifier = _in_folder("classifier.keras")
+    # What the training was made from.
+    origin = _in_folder("origin.json")
     summary = _in_folder("fit.json")
     history = _in_folder("history.csv")
     validation = _in_folder("validation.csv")
     unfinished_row = _in_folder("stretch.json")
     metrics = _in_folder("metrics.json")
     average_metrics = _in_folder("average_metrics.json")
+    # What the metrics were measured with.
+    metrics_origin = _in_folder("metrics_origin.json")
     checkpoints = _in_folder("checkpoints")
     tensorboard = _in_folder("tensorboard")
 
@@ -45,6 +49,11 @@ class StageFolder:
         """Whether the training has ended."""
         return os.path.exists(self.model)
 
+    @property
+    def is_started(self):
+        """Whether there is anything of the training."""
+        return os.path.exists(self.origin) or os.path.exists(self.checkpoints)
+
 
 class LabelFolder:
     """A folder of pseudo-labels, such as `RUN/pseudo_labels`.
@@ -53,6 +62,7 @@ class LabelFolder:
         path: str.
     """
 
+    # What the labels were made from.
     settings = _in_folder("settings.json")
     # Written last: it marks the labels as complete.
     manifest = _in_folder("manifest.json")
@@ -82,6 +92,8 @@ class RunFolder:
     labeling_time = _in_folder("labelling.json")
     results = _in_folder("results.json")
     report = _in_folder("report.html")
+    # There until a restart is complete.
+    restart = _in_folder("restart.json")
     # Of a cell of a study.
     outcome = _in_folder("outcome.json")
     log = _in_folder("log.txt")
@@ -109,3 +121,30 @@ class RunFolder:
         if number == 1:
             return self.stage("teacher")
         return self.round(number - 1).stage("student")
+
+    def rounds(self):
+        """Return the numbers of the rounds that there are, the first included."""
+        numbers = [1]
+        while os.path.exists(self.round(numbers[-1] + 1).path):
+            numbers.append(numbers[-1] + 1)
+        return numbers
+
+    def move_aside(self, *paths):
+        """Move what is to be made again to a new folder, `replaced_1` and so on.
+
+        Args:
+            paths: strs; those that don't exist are left out.
+
+        Returns:
+            `(names, target)`: the names of what was moved; the folder, or None.
+        """
+        paths = [path for path in paths if os.path.lexists(path)]
+        if not paths:
+            return [], None
+        number = 1
+        while os.path.exists(target := os.path.join(self.path, f"replaced_{number}")):
+            number += 1
+        os.makedirs(target)
+        for path in paths:
+            os.rename(path, os.path.join(target, os.path.basename(path)))
+        return [os.path.basename(path) for path in paths], target

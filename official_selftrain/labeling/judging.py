@@ -37,7 +37,7 @@ def report(output_dir, pool):
         pool: the arguments of `pools.open_pool`; its labels, if any, are the ground
             truth.
     """
-    truth, _ = pools.open_pool(*pool)
+    truth = pools.open_pool(*pool)
     print(f"report: {label_report.write(output_dir, truth)}")
     sweep = atomic.read_json(LabelFolder(output_dir).report_json)["sweep"]
     if sweep and sweep["classes"]["all"]["suggested"] is not None:

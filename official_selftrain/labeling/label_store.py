@@ -18,8 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
-from official_selftrain.data import examples, images, masks, problems, sources
-from official_selftrain.files import atomic
+from official_selftrain.data import (
+    examples,
+    fingerprints,
+    images,
+    masks,
+    problems,
+    sources,
+)
+from official_selftrain.files import atomic, locks
 from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.serving import signatures
 
@@ -101,7 +108,7 @@ def write(
         storage: `Storage`.
         batch_size: int.
         worker: `Worker` whose shards are written.
-        settings: dict, additional settings to record, such as the origin of the images.
+        settings: dict, what else to record, such as the place of the images.
         on_images: function (count), called when images are done, instead of showing a
             progress bar.
 
@@ -114,22 +121,35 @@ def write(
         `skipped` (a line for each skipped image) and `settings`.
 
     Raises:
-        ValueError: if `output_dir` holds labels made with other settings, or if
-            the teacher refuses every image of a batch.
+        ValueError: if `output_dir` holds labels made from something else or is in use
+            by another process, or if the teacher refuses every image of a batch.
 
     Source: own; file and feature names of the TF Model Garden.
     """
-    settings = {
-        "version": sys.modules["official_selftrain"].__version__,
-        "teacher": teacher.origin,
-        "class_names": teacher.class_names,
-        "has_masks": teacher.has_masks,
-        "num_images": source.num_images,
-        "batch_size": batch_size,
-        **dataclasses.asdict(storage),
-        **(settings or {}),
-    }
-    _claim(output_dir, json.loads(json.dumps(settings)))
+    names = teacher.class_names
+    described = teacher.origin, names, teacher.has_masks, source, storage, batch_size
+    settings = {**settings_of(*described), **(settings or {})}
+    with _alone(output_dir, worker):
+        _claim(output_dir, settings)
+        _write(teacher, source, output_dir, storage, batch_size, worker, on_images)
+        num_shards = math.ceil(source.num_images / storage.shard_size)
+        return _finish(output_dir, source, num_shards, settings)
+
+
+@contextlib.contextmanager
+def _alone(output_dir, worker):
+    """Lock the folder; several workers share it, but not a worker's index."""
+    is_shared = worker.count > 1
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locks.claimed(output_dir, is_shared))
+        if is_shared:
+            name = f"lock-{worker.index}-of-{worker.count}"
+            stack.enter_context(locks.claimed(output_dir, name=name))
+        yield
+
+
+def _write(teacher, source, output_dir, storage, batch_size, worker, on_images):
+    """Write a worker's missing shards."""
     num_shards = math.ceil(source.num_images / storage.shard_size)
     own = range(worker.index, num_shards, worker.count)
     counts = {
@@ -145,7 +165,66 @@ def write(
         shards = _labeled(teacher, source, pending, storage.shard_size, batch_size)
         for shard, labels in shards:
             _write_shard(bases[shard], teacher, labels, storage, advance)
-    return _finish(output_dir, source, num_shards, settings)
+
+
+def settings_of(origin, class_names, has_masks, source, storage, batch_size):
+    """Return what a folder of labels is made from.
+
+    Args:
+        origin: dict, as in `teachers.Teacher`.
+        class_names: sequence of str.
+        has_masks: bool.
+        source: `examples.Source`.
+        storage: `Storage`.
+        batch_size: int.
+
+    Returns:
+        dict for JSON.
+    """
+    settings = {
+        "version": sys.modules["official_selftrain"].__version__,
+        "teacher": origin,
+        "class_names": class_names,
+        "has_masks": has_masks,
+        "source": source.fingerprint(),
+        "batch_size": batch_size,
+        **dataclasses.asdict(storage),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def changes(before, now):
+    """Say how the settings of a folder of labels differ; places don't count.
+
+    Args:
+        before: dict, as returned by `settings_of`.
+        now: dict, as returned by `settings_of`.
+
+    Returns:
+        list of str, empty if they are equal.
+    """
+    texts = []
+    if text := "source" in before and fingerprints.change(
+        before["source"], now["source"]
+    ):
+        title = now["source"].get("title")
+        texts.append(f"unlabeled{f' ({title})' if title else ''}: {text}")
+    flat = [_flat(settings) for settings in (before, now)]
+    for name in sorted({*flat[0], *flat[1]}):
+        was, value = (settings.get(name) for settings in flat)
+        if was != value:
+            texts.append(f"{name}={value!r}, was {was!r}")
+    return texts
+
+
+def _flat(settings):
+    """Return the settings that count, those of the teacher as `teacher.NAME`."""
+    ignored = ("source", "images", "image_dir", "num_images", "teacher")
+    flat = {key: value for key, value in settings.items() if key not in ignored}
+    for key, value in settings["teacher"].items():
+        if key != "path":
+            flat[f"teacher.{key}"] = value
+    return flat
 
 
 def read(output_dir, class_names=None):
@@ -399,7 +478,7 @@ def _finish(output_dir, source, num_shards, settings):
         "boxes_per_image_histogram": dict(sorted(boxes.items())),
         "shards": num_shards,
         "skipped": [*source.skipped, *skipped],
-        "settings": settings,
+        "settings": {**settings, "source": _without_items(settings["source"])},
     }
     manifest = json.loads(json.dumps(manifest))
     if labeled == 0:
@@ -414,21 +493,22 @@ def _finish(output_dir, source, num_shards, settings):
     return manifest
 
 
+def _without_items(fingerprint):
+    return {key: value for key, value in fingerprint.items() if key != "items"}
+
+
 def _claim(output_dir, settings):
     """Record the settings, or check that they match those of an earlier run."""
     os.makedirs(output_dir, exist_ok=True)
     path = LabelFolder(output_dir).settings
     if not os.path.exists(path):
         atomic.write_json(path, settings, shared=True)
-    with open(path) as file:
-        recorded = json.load(file)
-    for key in sorted({*recorded, *settings}):
-        if recorded.get(key) != settings.get(key):
-            raise ValueError(
-                f"Expected the settings that {output_dir} was made with, "
-                f"{key}={recorded.get(key)!r}. Received: {key}={settings.get(key)!r}; "
-                "choose another output_dir"
-            )
+    texts = changes(atomic.read_json(path), settings)
+    if texts:
+        raise ValueError(
+            f"Expected what {output_dir} was made from. Received: {'; '.join(texts)}; "
+            "choose another output_dir"
+        )
 
 
 def _base(output_dir, shard, num_shards):

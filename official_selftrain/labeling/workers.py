@@ -40,7 +40,7 @@ def label(job, on_images=None):
         job: `Job`.
         on_images: as in `label_store.write`.
     """
-    source, described = pools.open_pool(*job.pool)
+    source = pools.open_pool(*job.pool)
     if job.worker.index == 0:
         for note in source.notes:
             print(f"images: {note}", flush=True)
@@ -51,7 +51,7 @@ def label(job, on_images=None):
         job.storage,
         job.batch_size,
         job.worker,
-        settings=described,
+        settings={"images": job.pool[0], "image_dir": job.pool[1]},
         on_images=on_images,
     )
 
@@ -63,7 +63,7 @@ def label_in_processes(job, count):
         job: `Job`.
         count: int, number of processes.
     """
-    source, _ = pools.open_pool(*job.pool)
+    source = pools.open_pool(*job.pool)
     parts = [
         dataclasses.replace(
             job,
@@ -76,24 +76,37 @@ def label_in_processes(job, count):
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     total = source.num_images // job.worker.count
+    shared = done, context.Value("i", 0), context.Event()
     with concurrent.futures.ProcessPoolExecutor(
-        count, context, worker_start.start, (done, context.Value("i", 0))
+        count, context, worker_start.start, shared
     ) as pool:
         futures = [pool.submit(_label_and_count, part, os.getpid()) for part in parts]
-        with progress.bar(total, "pseudo_labels", "image") as bar:
-            while concurrent.futures.wait(futures, 0.5).not_done:
-                bar.update(done.value - bar.n)
-                failed = [f for f in futures if f.done() and f.exception()]
-                if failed:
-                    pool.shutdown(cancel_futures=True)
+        try:
+            _wait(futures, done, total)
+        except BaseException:
+            shared[-1].set()  # every process ends at its next image
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _wait(futures, done, total):
+    """Show the progress of processes until all have ended, or one has failed."""
+    with progress.bar(total, "pseudo_labels", "image") as bar:
+        while concurrent.futures.wait(futures, 0.5).not_done:
             bar.update(done.value - bar.n)
-        for future in futures:
-            future.result()
+            for future in futures:
+                if future.done():
+                    future.result()
+        bar.update(done.value - bar.n)
+    for future in futures:
+        future.result()
 
 
 def _label_and_count(job, parent):
     def on_images(count):
         worker_start.count(count)
+        if worker_start.is_stopped():
+            raise RuntimeError("Expected to continue. Received: a stop")
         if os.getppid() != parent:  # the parent is gone
             os._exit(1)
 

@@ -16,8 +16,8 @@ import tensorflow as tf
 from official_selftrain.inference import pictures, prediction
 from official_selftrain.training import checkpoints, distribution, history
 
-# Exit code of a process stopped by SIGTERM: run it again to continue.
-PREEMPTED = 143
+# Exit codes of a process that is stopped by a signal and continues when run again.
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 _MAX_OVERFLOWS = 20  # consecutive steps that float16 may skip
 
@@ -238,42 +238,47 @@ class Saving:
 
 
 class Preemption:
-    """Stop all workers after the current step once one receives SIGTERM.
+    """Stop all workers after the current step once one receives SIGTERM or SIGINT.
+
+    A second SIGINT (Ctrl-C) stops at once.
 
     Args:
         log: `history.History`.
     """
 
     def __init__(self, log):
-        self.is_asked = False
+        self.code = None
         self._log = log
         # Python handles signals only in its main thread.
         self._listens = threading.current_thread() is threading.main_thread()
 
     def __enter__(self):
         if self._listens:
-            self._before = signal.signal(signal.SIGTERM, self._ask)
+            self._before = {n: signal.signal(n, self._ask) for n in EXIT_CODES}
         return self
 
     def _ask(self, number, frame):
-        self.is_asked = True
+        if number == signal.SIGINT and self.code == EXIT_CODES[number]:
+            raise KeyboardInterrupt
+        self.code = EXIT_CODES[number]
 
     def __exit__(self, *exception):
         if self._listens:
-            signal.signal(signal.SIGTERM, self._before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def wish(self):
         """Return 1.0 if this worker must stop; the step sums it over all workers."""
-        return tf.constant(float(self.is_asked))
+        return tf.constant(float(self.code is not None))
 
     def __call__(self, step):
         """End the process if a worker was asked to stop.
 
         Raises:
-            SystemExit: `PREEMPTED`, unless this was the last step.
+            SystemExit: a code of `EXIT_CODES`, unless this was the last step.
         """
         if step.is_stopped:
-            self.is_asked = True
+            self.code = self.code or EXIT_CODES[signal.SIGTERM]
             if not step.is_last:
                 self._log.suspend()
-                raise SystemExit(PREEMPTED)
+                raise SystemExit(self.code)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from official_selftrain.files import atomic
 
-_KEPT = 5
+KEPT = 5
 
 
 class Checkpoints:
@@ -31,7 +31,7 @@ class Checkpoints:
             state["average"] = average
         self._checkpoint = tf.train.Checkpoint(**state)
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, folder.checkpoints, max_to_keep=_KEPT
+            self._checkpoint, folder.checkpoints, max_to_keep=KEPT
         )
 
     def restore(self):

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 
+import keras
 import tensorflow as tf
 
 from official_selftrain.data import pipeline
@@ -11,7 +13,7 @@ from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.training import actions, distribution, history
-from official_selftrain.training.actions import PREEMPTED, Step
+from official_selftrain.training.actions import Step
 from official_selftrain.training.checkpoints import Checkpoints, save_model
 from official_selftrain.training.history import History
 from official_selftrain.training.self_trainer import SelfTrainer
@@ -33,8 +35,11 @@ def fit(
 
     After an interruption, call it again to continue from the last checkpoint. The
     final weights are the same, bit for bit, on the same CPU, or on the same GPUs
-    without non-deterministic operations. On SIGTERM it saves a checkpoint before the
-    process exits.
+    without non-deterministic operations. On SIGTERM or SIGINT (Ctrl-C) it saves a
+    checkpoint before the process exits.
+
+    Without an `output_dir` it takes no step and writes nothing: it checks the settings
+    and prepares a batch of every stream.
 
     `output_dir` is a `StageFolder`. It holds the model, the history, TensorBoard's
     files and the last five checkpoints; also the classifier (with classified images),
@@ -45,7 +50,7 @@ def fit(
         model: model that obeys the contract of `official_selftrain.models`, created
             in the scope of the machine's strategy.
         streams: `Streams`, the images to train on.
-        output_dir: str.
+        output_dir: str, or None to check the settings only.
         optimization: `Optimization`.
         loss: `Loss`.
         augment: as described in `data.augmentation.augment`, for all streams.
@@ -53,15 +58,18 @@ def fit(
         machine: `Machine`.
 
     Returns:
-        The trained model.
+        The trained model; without `output_dir` an `Outline` of the training.
 
     Raises:
         ValueError: if settings don't fit together, or the loss isn't finite; the
             message then holds the step, the terms and the image ids.
-        SystemExit: `PREEMPTED`, after SIGTERM.
+        SystemExit: 143 after SIGTERM, 130 after SIGINT.
 
     Source: paper sections 3 and 4.
     """
+    if output_dir is None:
+        settings = optimization, loss, augment, monitoring, machine
+        return _outline(model, streams, *settings)
     folder, strategy = StageFolder(output_dir), machine.open()
     steps, batch_size, rate = optimization.scaled(folder.name)
     distribution.per_replica_batch_size(batch_size, strategy, optimization.accumulation)
@@ -75,7 +83,9 @@ def fit(
 
     is_first = distribution.worker(strategy)[0] == 0
     images_per_step = streams.images_per_step(batch_size)
-    log = History(folder, steps, done, images_per_step, trainer.optimizer, is_first)
+    log = History(
+        folder, steps, done, images_per_step, trainer.optimizer, is_first, streams.later
+    )
     names, count = streams.labeled.class_names, monitoring.num_pictures
     preemption = actions.Preemption(log)
     beside = (
@@ -107,9 +117,78 @@ def fit(
     if is_first:
         alpha = loss.alpha if streams.pseudo else None
         _finish(folder, trainer, average, steps, images_per_step, alpha)
-    if preemption.is_asked:
-        raise SystemExit(PREEMPTED)
+    if preemption.code:
+        raise SystemExit(preemption.code)
     return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a training will do.
+
+    Attributes:
+        steps: int.
+        images_per_step: int, over all streams.
+        weights: int, number of the weights that are trained and kept.
+        state: int, bytes of a checkpoint: weights, their average, optimizer.
+        batch: int, bytes of a batch of all streams.
+    """
+
+    steps: int
+    images_per_step: int
+    weights: int
+    state: int
+    batch: int
+
+
+def _outline(model, streams, optimization, loss, augment, monitoring, machine):
+    """Check the settings of a training, prepare a batch; return its `Outline`."""
+    strategy = machine.open()
+    steps, batch_size, rate = optimization.scaled(None)
+    distribution.per_replica_batch_size(batch_size, strategy, optimization.accumulation)
+    _check(model, streams, monitoring, machine)
+    _check_rates(rate, steps)
+    if loss.classification_weight == 0.0:
+        streams = streams.without_classified()
+    with strategy.scope():
+        trainer, average = _trainer(
+            model, streams.classifier, loss, optimization, rate, builds=False
+        )
+        slots = _slots(optimization.optimizer(learning_rate=rate))
+    number, count = distribution.worker(strategy)
+    replicas = strategy.num_replicas_in_sync
+    share = pipeline.Share(replicas, count, number)
+    batches = streams.batches(batch_size, model.image_size, augment, 0, share)
+    parts = tf.nest.flatten(next(iter(batches.take(1))))
+    trained = sum(v.shape.num_elements() for v in trainer.trainable_variables)
+    kept = sum(v.shape.num_elements() for v in trainer.non_trainable_variables)
+    averaged = 0 if average is None else trained + kept
+    return Outline(
+        steps,
+        streams.images_per_step(batch_size),
+        trained + kept,
+        4 * (kept + averaged + round((1 + slots) * trained)),
+        replicas * sum(t.dtype.size * t.shape.num_elements() for t in parts),
+    )
+
+
+def _check_rates(rate, steps):
+    """Check learning rates at the start, in the middle and at the end."""
+    for step in sorted({0, steps // 2, steps - 1}):
+        value = float(rate(step) if callable(rate) else rate)
+        if not 0.0 <= value < math.inf:
+            raise ValueError(
+                "Expected learning rates of at least 0. Received: learning_rate="
+                f"{value:g} at step {step}"
+            )
+
+
+def _slots(optimizer):
+    """Return an optimizer's number of variables per weight."""
+    weight = keras.Variable(tf.zeros(1000))
+    optimizer.build([weight])
+    sizes = (variable.shape.num_elements() for variable in optimizer.variables)
+    return sum(size for size in sizes if size >= 1000) / 1000
 
 
 def _check(model, streams, monitoring, machine):
@@ -129,8 +208,11 @@ def _check(model, streams, monitoring, machine):
         )
 
 
-def _trainer(model, classifier, loss, optimization, learning_rate):
-    """Return a compiled `SelfTrainer`, and a `WeightAverage` or None."""
+def _trainer(model, classifier, loss, optimization, learning_rate, builds=True):
+    """Return a compiled `SelfTrainer`, and a `WeightAverage` or None.
+
+    Without `builds` the optimizer has no variables.
+    """
     trainer = SelfTrainer(
         model,
         **dataclasses.asdict(loss),
@@ -140,7 +222,8 @@ def _trainer(model, classifier, loss, optimization, learning_rate):
     )
     optimizer = optimization.optimizer(learning_rate=learning_rate)
     trainer.compile(optimizer=optimizer, jit_compile=False)
-    trainer.optimizer.build(trainer.trainable_variables)
+    if builds:
+        trainer.optimizer.build(trainer.trainable_variables)
     decay = optimization.ema_decay
     return trainer, None if decay is None else WeightAverage(model, decay)
 

@@ -5,12 +5,15 @@ import os
 import time
 
 import tensorflow as tf
+from tqdm import tqdm
 
 from official_selftrain.checks import progress
 from official_selftrain.files import atomic
 
 _SCALES = (1e-3, 1e3)  # warn about a loss ratio outside this range
 _MOSTLY = 0.5
+# The time left is estimated at step 20, without the first five, and every 20 steps.
+_SKIPPED, _MEASURED, _ESTIMATED = 5, 20, 20
 
 
 class History:
@@ -25,16 +28,22 @@ class History:
         images_per_step: int.
         optimizer: `keras.optimizers.Optimizer`, whose learning rate is logged.
         writes: bool; False disables all output.
+        later: float, the work of the experiment after this training, in images that
+            are trained on.
     """
 
-    def __init__(self, folder, steps, step, images_per_step, optimizer, writes=True):
+    def __init__(  # noqa: PLR0913 -- the facts of a training, each shown
+        self, folder, steps, step, images_per_step, optimizer, writes=True, later=0
+    ):
         self.folder = folder
         self.steps = steps
         self.step = step
         self.images_per_step = images_per_step
         self.optimizer = optimizer
         self.writes = writes
+        self.later = later
         self._warned = set()
+        self._shown = {}
         self._writer = None
 
     def __enter__(self):
@@ -60,8 +69,11 @@ class History:
 
     def suspend(self):
         """Save the sums of an unfinished row, so that the next run continues it."""
-        self.warn("stop", "terminated, saved; run it again to continue")
         if self.writes:
+            progress.note(
+                f"{self.folder.name}: stopped at step {self.step} of {self.steps}, "
+                "saved. Run the same command again to continue."
+            )
             unfinished = {
                 "step": self.step,
                 "sums": self._sums,
@@ -83,6 +95,7 @@ class History:
         """
         self.step = step.number
         self._progress.update()
+        self._estimate()
         if step.is_finite:
             self._count += 1
             for name, value in step.terms.items():
@@ -91,6 +104,22 @@ class History:
             self.warn("overflow", "float16 overflowed; such steps are left out")
         if step.ends_row and self._count:
             self._end_row()
+
+    def _estimate(self):
+        """Show the time left for the whole experiment, from a few steps on."""
+        steps = self._progress.n - self._progress.initial
+        if steps == _SKIPPED:  # the first ones take longer
+            self._measured_from = time.monotonic()
+        elif steps >= _MEASURED and (steps == _MEASURED or steps % _ESTIMATED == 0):
+            seconds = (time.monotonic() - self._measured_from) / (steps - _SKIPPED)
+            left = self.steps - self.step + self.later / self.images_per_step
+            clock = tqdm.format_interval(seconds * left)
+            self._shown["experiment"] = f"{clock} left"
+            self._progress.set_postfix(self._shown)
+            if steps == _MEASURED and self.later:
+                progress.note(
+                    f"{self.folder.name}: about {clock} for the whole experiment"
+                )
 
     def _end_row(self):
         """Write the means over the steps since the previous row."""
@@ -103,9 +132,8 @@ class History:
             **means,
         }
         speed = self._count * self.images_per_step / max(seconds, 1e-9)
-        self._progress.set_postfix(
-            {"loss": f"{means['loss']:.3f}", "images/s": f"{speed:.0f}"}
-        )
+        self._shown |= {"loss": f"{means['loss']:.3f}", "images/s": f"{speed:.0f}"}
+        self._progress.set_postfix(self._shown)
         self._check(means)
         if self.writes:
             append(self.folder.history, row)

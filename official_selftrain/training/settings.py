@@ -60,7 +60,7 @@ class Optimization:
         """Return the steps, batch size and learning rate to train with.
 
         Args:
-            title: str, prefix of the line printed when they are scaled.
+            title: str, prefix of the line printed when they are scaled, or None.
 
         Returns:
             `(steps, batch_size, learning_rate)`: int, int, float or schedule.
@@ -72,11 +72,12 @@ class Optimization:
             return self.steps, self.batch_size, rate
         factor = self.scaled_batch_size / self.batch_size
         steps = math.ceil(self.steps / factor)
-        print(
-            f"{title}: batch size {self.batch_size} → {self.scaled_batch_size}, "
-            f"{self.steps} → {steps} steps, learning rate × {factor:g}",
-            flush=True,
-        )
+        if title is not None:
+            print(
+                f"{title}: batch size {self.batch_size} → {self.scaled_batch_size}, "
+                f"{self.steps} → {steps} steps, learning rate × {factor:g}",
+                flush=True,
+            )
         return steps, self.scaled_batch_size, schedules.linear_scaling(rate, factor)
 
 

@@ -27,6 +27,8 @@ class Streams:
             `Monitoring.log_every`; None: at every row of the history.
         max_boxes: int, label slots per image.
         seed: int, of order and augmentation.
+        later: float, the work that follows the training, in images that are trained
+            on; the progress bar shows the time left for both.
 
     Raises:
         ValueError: for counts below 1, `validate_every` without a `validate`, or
@@ -42,6 +44,7 @@ class Streams:
     validate_every: int | None = None
     max_boxes: int = 100
     seed: int = 0
+    later: float = 0.0
 
     def __post_init__(self):
         check_counts(max_boxes=self.max_boxes)

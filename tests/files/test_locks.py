@@ -79,7 +79,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     lock = tmp_path / "lock"
-    for ended in ("", "not JSON", '{"host": "%s", "pid": 999999999}' % HOST):
+    for ended in ("", "no JSON", json.dumps({"host": HOST, "pid": 999999999})):
         lock.write_text(ended)
         with locks.claimed(str(tmp_path)):
             assert json.loads(lock.read_text())["pid"] == os.getpid()

@@ -64,8 +64,8 @@ def coco(annotations, images, class_names=None):
     Source: format of cocodataset.org.
     """
     content, findings = read(annotations, images)
-    if isinstance(annotations, (list, tuple)):
-        annotations = ", ".join(map(str, annotations))
+    files = annotations if isinstance(annotations, (list, tuple)) else [annotations]
+    annotations = ", ".join(map(str, files))
     images = root(images)
     if findings.get("wrong"):
         raise ValueError(findings["wrong"][0])
@@ -91,7 +91,12 @@ def coco(annotations, images, class_names=None):
         used = {class_of.get(a["category_id"]) for a in objects}
         findings["unused"] = [n for k, n in enumerate(names) if k not in used]
     return examples.from_records(
-        records, names, has_labels, notes=inspection.summary(findings, _TOLD)
+        records,
+        names,
+        has_labels,
+        notes=inspection.summary(findings, _TOLD),
+        files=files,
+        folder=images,
     )
 
 

@@ -28,7 +28,8 @@ def folder(images):
     Source: own.
     """
     ids, paths, skipped = image_paths(images)
-    return examples.from_paths(paths, ids, skipped)
+    root = images if os.path.isdir(images) else None
+    return examples.from_paths(paths, ids, skipped, root)
 
 
 def image_paths(images):
@@ -100,7 +101,7 @@ def class_folders(folder):
         for path in paths:
             whole = examples.whole_image(label)
             records.append({"path": path, "id": len(records), **whole})
-    return examples.from_records(records, names, skipped=skipped)
+    return examples.from_records(records, names, skipped=skipped, folder=folder)
 
 
 def _walk(folder):

@@ -78,7 +78,20 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
     dataset = _encoded(builder, name, split, data_dir).enumerate().map(convert)
     dataset = dataset.map(examples.with_places)
     num_images = int(dataset.cardinality())
-    return examples.Source(dataset, tuple(class_names), num_images, has_labels)
+    described = {
+        "title": split,
+        "data set": builder.info.full_name,
+        "split": split,
+        "images": num_images,
+        "classes": list(class_names),
+    }
+    return examples.Source(
+        dataset,
+        tuple(class_names),
+        num_images,
+        has_labels,
+        fingerprint=lambda: described,
+    )
 
 
 def _builder(name, data_dir):

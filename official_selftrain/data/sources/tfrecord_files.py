@@ -1,6 +1,7 @@
 """TFRecord files with the feature names of the TF Model Garden."""
 
 import glob as globbing
+import hashlib
 import os
 import struct
 
@@ -58,7 +59,8 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
             "Expected as many class_ids as class_names. Received: "
             f"{len(class_ids)} ids, {len(class_names)} names"
         )
-    num_images = sum(_count_records(path) for path in paths)
+    checksums = {path: _checksums(path) for path in paths}
+    num_images = sum(map(len, checksums.values()))
     if num_images == 0:
         raise ValueError(f"Expected at least one example. Received: 0 in {paths[0]}")
     dataset = tf.data.TFRecordDataset(paths, buffer_size=_READ_BUFFER)
@@ -78,7 +80,23 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
         has_labels and len(class_names) > 0,
         has_masks=has_masks,
         notes=tuple(notes),
+        fingerprint=lambda: {
+            "title": os.path.basename(pattern),
+            "images": num_images,
+            "classes": list(class_names),
+            "class_ids": class_ids,
+            "sha256": _sha256(checksums),
+        },
     )
+
+
+def _sha256(checksums):
+    """Return a hash of the files' names and records."""
+    digest = hashlib.sha256()
+    for path, values in checksums.items():
+        digest.update(f"{os.path.basename(path)} {len(values)}\n".encode())
+        digest.update(b"".join(values))
+    return digest.hexdigest()
 
 
 def _form(records, class_ids, class_names, path):
@@ -179,20 +197,22 @@ def _values(features, key):
     return list(getattr(features[key], kind).value) if kind else []
 
 
-def _count_records(path):
-    """Count the records of a TFRecord file by their headers."""
-    count, size = 0, os.path.getsize(path)
-    with open(path, "rb") as file:
-        position = 0
+def _checksums(path):
+    """Return the checksum of every record of a TFRecord file; read no record."""
+    checksums, size = [], os.path.getsize(path)
+    with open(path, "rb", buffering=0) as file:
+        # A record is its length, a checksum, the data, and another checksum.
+        position, header = 0, file.read(12)
         while position < size:
-            file.seek(position)
-            header = file.read(8)
-            # A record is its length, a checksum, the data, and another checksum.
-            position += 16 + (struct.unpack("<Q", header)[0] if len(header) == 8 else 0)
-            if len(header) < 8 or position > size:
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else 0
+            position += 16 + length
+            if len(header) < 12 or position > size:
                 raise ValueError(
                     f"Expected complete TFRecord entries. Received: {path}, truncated "
-                    f"or not a TFRecord at entry {count}"
+                    f"or not a TFRecord at entry {len(checksums)}"
                 )
-            count += 1
-    return count
+            file.seek(position - 4)
+            ending = file.read(16)
+            checksums.append(ending[:4])
+            header = ending[4:]
+    return checksums

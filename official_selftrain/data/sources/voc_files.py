@@ -124,7 +124,14 @@ def voc(
     if has_labels:
         place = os.path.join(root, mask_folder)
         notes = _unused(set().union(*ids), class_names, place)
-    return examples.from_records(records, class_names, has_labels, notes=notes)
+    return examples.from_records(
+        records,
+        class_names,
+        has_labels,
+        notes=notes,
+        files=[list_path],
+        folder=folder,
+    )
 
 
 def _stem_of(line, images):

@@ -1,0 +1,244 @@
+"""Records of origin: what each stage was made from, and what has changed since.
+
+A stage's record holds the settings that bear on it, a fingerprint of each source, and
+the hash of the teacher's weights. Places don't count: a folder of data or of an
+experiment may be moved. A stage whose record differs is refused, unless it is to be
+made again (`restart`), with all that follows from it, or kept (`keep`).
+"""
+
+import os
+
+from official_selftrain.checks.arguments import check_choice
+from official_selftrain.data import fingerprints
+from official_selftrain.files import atomic, hashes
+from official_selftrain.labeling import label_store
+
+# What follows from a stage, and is made again with it.
+FOLLOWING = {
+    "teacher": ("teacher", "pseudo_labels", "student", "control"),
+    "pseudo_labels": ("pseudo_labels", "student"),
+    "student": ("student",),
+    "control": ("control",),
+}
+# What a stage needs to be there.
+NEEDED = {
+    "teacher": ("teacher",),
+    "pseudo_labels": ("teacher", "pseudo_labels"),
+    "student": ("teacher", "pseudo_labels", "student"),
+    "control": ("teacher", "control"),
+    "evaluation": ("teacher", "pseudo_labels", "student", "control"),
+}
+_TITLES = {
+    "teacher": "the teacher was trained",
+    "pseudo_labels": "the pseudo-labels were made",
+    "student": "the student was trained",
+    "control": "the control was trained",
+}
+_NOT_THERE = "to be made"
+# A control has no pseudo-labels to weigh.
+_OF_PSEUDO_LABELS = ("Loss.alpha", "Loss.normalize", "Loss.decay")
+
+
+def of_training(work, name, number=1):
+    """Return the record of a training.
+
+    Args:
+        work: `stages.Work`.
+        name: `"teacher"`, `"student"` or `"control"`.
+        number: int, the round.
+
+    Returns:
+        dict for JSON: `settings`, `sources`, `weights`.
+    """
+    experiment, data = work.experiment, work.experiment.data
+    teaching, functions = experiment.teaching, work.described.functions
+    settings = {
+        "seed": experiment.seed,
+        "image_size": list(data.image_size),
+        "max_boxes": data.max_boxes,
+        "precision": experiment.machine.precision or "float32",
+        **functions["model"],
+        **functions["teacher" if name == "teacher" else "student"],
+    }
+    sources = {"labeled": work.fingerprint("labeled")}
+    if work.classified:
+        sources["classified"] = work.fingerprint("classified")
+    weights = {}
+    if name != "teacher":
+        settings["student_init"] = teaching.student_init
+        if teaching.student_init == "teacher":
+            teacher = work.folder.teacher(number)
+            weights["teacher"] = _hash(teacher)
+    if name == "student":
+        settings["score_threshold"] = teaching.score_threshold
+        settings["ignore_threshold"] = teaching.ignore_threshold
+        labels = work.labels(number)
+        sources["pseudo_labels"] = (
+            label_store.read(labels.path).fingerprint()
+            if labels.is_finished
+            else _NOT_THERE
+        )
+    if name == "control":
+        settings = {
+            k: v for k, v in settings.items() if not k.endswith(_OF_PSEUDO_LABELS)
+        }
+    return {"settings": settings, "sources": sources, "weights": weights}
+
+
+def of_metrics(work, stage):
+    """Return the record of a model's metrics."""
+    return {
+        "settings": {
+            "batch_size": work.experiment.labeling.batch_size,
+            "max_boxes": work.experiment.data.max_boxes,
+        },
+        "sources": {"validation": work.fingerprint("validation")},
+        "weights": {stage.name: _hash(stage)},
+    }
+
+
+def _hash(stage):
+    return hashes.sha256(stage.model) if stage.is_finished else _NOT_THERE
+
+
+def changes(before, now):
+    """Say how a record differs from a stored one.
+
+    Args:
+        before: dict, a record, or None.
+        now: dict, a record.
+
+    Returns:
+        list of str, empty for equal records, or if there is none before.
+    """
+    if before is None:
+        return []
+    texts = []
+    was, is_now = before["settings"], now["settings"]
+    for name in sorted({*was, *is_now}):
+        if was.get(name) != is_now.get(name):
+            texts.append(f"{name}={_shown(is_now, name)}, was {_shown(was, name)}")
+    for source, fingerprint in now["sources"].items():
+        was = before["sources"].get(source)
+        if was is None or _NOT_THERE in (was, fingerprint):
+            if was != fingerprint:
+                texts.append(f"{source}: others")
+        elif text := fingerprints.change(was, fingerprint):
+            title = fingerprint.get("title")
+            texts.append(f"{source}{f' ({title})' if title else ''}: {text}")
+    for name, value in now["weights"].items():
+        if before["weights"].get(name) != value:
+            texts.append(f"{name}: other weights")
+    return texts
+
+
+def _shown(settings, name):
+    return settings.get(name, "the default")
+
+
+def settle(work, stage, name, number=1):
+    """Check a training's record against the stored one; store that of a new training.
+
+    Args:
+        work: `stages.Work`.
+        stage: `StageFolder`.
+        name: str, the stage.
+        number: int, the round.
+
+    Raises:
+        ValueError: if it was made from something else.
+    """
+    record, before = of_training(work, name, number), atomic.read_json(stage.origin)
+    check(work, name, changes(before, record))
+    if work.is_first and before is None and (stage.is_started or stage.is_finished):
+        print(f"{name}: kept, without a record of what it was made from", flush=True)
+    elif work.is_first and before is None:
+        os.makedirs(stage.path, exist_ok=True)
+        atomic.write_json(stage.origin, record)
+
+
+def check(work, name, texts):
+    """Refuse a stage that was made from something else, or tell that it is kept."""
+    if not texts:
+        return
+    text = "; ".join(texts)
+    if not work.keep:
+        raise ValueError(
+            f"Expected the data and settings of when {_TITLES[name]}. Received: "
+            f"{text}; --restart={name} makes it again and moves the old one aside, "
+            "--keep keeps it"
+        )
+    line = f"{name}: kept, although changed since {_TITLES[name]}: {text}"
+    if work.is_first and line not in work.kept:
+        work.kept.append(line)
+        print(line, flush=True)
+
+
+def check_all(work, stages):
+    """Check the records of all that stages need and that is there.
+
+    Args:
+        work: `stages.Work`.
+        stages: names of the stages to run.
+
+    Raises:
+        ValueError: as `settle`.
+    """
+    needed = {name for stage in stages for name in NEEDED[stage]}
+    for number in work.folder.rounds():
+        for name in ("teacher", "pseudo_labels", "student", "control"):
+            is_first_only = name in ("teacher", "control") and number > 1
+            if name in needed and not is_first_only:
+                _check_stage(work, name, number)
+
+
+def _check_stage(work, name, number):
+    if name == "pseudo_labels":
+        labels = work.labels(number)
+        if os.path.exists(labels.settings) and work.makes(number):
+            check(work, name, work.label_changes(number))
+        return
+    stage = work.folder.round(number).stage(name)
+    if stage.is_started or stage.is_finished:
+        record = of_training(work, name, number)
+        check(work, name, changes(atomic.read_json(stage.origin), record))
+
+
+def restart(folder, name):
+    """Move a stage and what follows from it aside, to be made again.
+
+    A restart that was interrupted is continued, not begun again.
+
+    Args:
+        folder: `RunFolder`.
+        name: str, the stage.
+
+    Returns:
+        as `RunFolder.move_aside`.
+    """
+    check_choice("restart", name, tuple(FOLLOWING))
+    before = atomic.read_json(folder.restart) or {}
+    if before.get("stage") == name:
+        return [], None
+    moved = folder.move_aside(*_replaced_paths(folder, name))
+    atomic.write_json(folder.restart, {"stage": name})
+    return moved
+
+
+def _replaced_paths(folder, name):
+    """Return the paths of a stage, of what follows from it and of the results."""
+    following = FOLLOWING[name]
+    paths = [os.path.join(folder.path, stage) for stage in following]
+    if "student" in following:
+        paths += [folder.round(number).path for number in folder.rounds()[1:]]
+    if "pseudo_labels" in following:
+        paths += [folder.quality, folder.labeling_time]
+    if "teacher" in following:
+        paths += [folder.class_names, folder.classified_class_names]
+    return [*paths, folder.results, folder.report]
+
+
+def complete_restart(folder):
+    """Forget a restart: all stages are made."""
+    if os.path.exists(folder.restart):
+        os.remove(folder.restart)
