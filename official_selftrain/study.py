@@ -13,7 +13,6 @@ thereby their teachers. Exit codes: 0 done, 1 a mistake in the call or a cell th
 failed, 130 interrupted.
 """
 
-import fcntl
 import os
 
 from absl import app, flags
@@ -25,10 +24,20 @@ from official_selftrain.cli import (
     quiet,
     study_plan,
 )
+from official_selftrain.files import locks
+from official_selftrain.files.run_folder import STAGES
 
 flags.adopt_module_key_flags(gin_files)
 
 _MODEL_DIR = flags.DEFINE_string("model_dir", None, "The output folder.", required=True)
+_RESTART = flags.DEFINE_enum(
+    "restart",
+    None,
+    STAGES[:-1],
+    "Make this stage again, and what follows from it, where its data has changed; the "
+    "old ones are moved to replaced_1 and so on in the folder of each cell.",
+)
+_KEEP = flags.DEFINE_bool("keep", False, "Keep stages although their data has changed.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Number of parallel processes.", lower_bound=1)
 
 
@@ -54,17 +63,10 @@ def _study():
     first = study_plan.pretraining(plan["pretraining"], folder, model_dir)
     others = [line for line in params if line not in of_grid]
     cells = study_plan.cells(plan, folder, model_dir, first, others)
-    os.makedirs(model_dir, exist_ok=True)
-    with open(os.path.join(model_dir, "lock"), "w") as lock:
-        # The cells' processes inherit the lock: after a killed study none runs twice.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"Expected a model_dir that no other study is using. Received: "
-                f"{model_dir!r}"
-            ) from None
-        studies.run(cells, _JOBS.value, lock.fileno(), first)
+    # The cells' processes inherit the lock: after a killed study none runs twice.
+    with locks.claimed(model_dir) as lock:
+        options = _RESTART.value, _KEEP.value
+        studies.run(cells, _JOBS.value, lock, first, *options)
     name = os.path.join(model_dir, os.path.splitext(os.path.basename(path))[0])
     failed = studies.report(name, plan, cells, first)
     with open(name + ".md") as file:

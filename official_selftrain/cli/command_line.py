@@ -109,8 +109,8 @@ def _first_line(error):
     """Return an error's message without the locations gin appends."""
     # TensorFlow's errors keep theirs in an attribute.
     text = str(getattr(error, "message", "") or error)
-    if "Summarized data:" in text or "assertion failed:" in text:
-        text = messages.readable(text)
+    if hasattr(error, "message"):
+        text = messages.readable(text) or text
     return text.strip().split("\n")[0] or type(error).__name__
 
 

@@ -267,8 +267,23 @@ def described():
     return gin.config_str(), functions
 
 
-def _described(config, reference):
-    """Return the settings that apply where a function is called, as text."""
+def data_settings():
+    """Return the settings of an experiment's data: equal ones read equal data."""
+    config = gin.config._CONFIG
+    root = config.get(("", gin.config._REGISTRY.get_match(_ROOT).selector), {})
+    return repr(_described(config, root.get("data"), repr))
+
+
+def _described(config, reference, text_of=None):
+    """Return the settings that apply where a function is called, as text.
+
+    Args:
+        config: dict, gin's bindings.
+        reference: gin's reference of the function.
+        text_of: function (value) → str for values that aren't references or
+            collections; by default files by name and hash.
+    """
+    text_of = text_of or _text_of
     texts, done, queue = {}, set(), _held(config, {"": reference}, ())
     while queue:
         node = stack, selector = queue.pop()
@@ -282,24 +297,32 @@ def _described(config, reference):
         if not selector.endswith("training.Monitoring"):
             name = ".".join(selector.split(".")[-2:])
             for key, value in settings.items():
-                texts[f"{name}.{key}"] = _value_text(config, value)
+                place = "/".join(stack[1:]) + "/" * (len(stack) > 1)
+                texts[f"{place}{name}.{key}"] = _value_text(config, value, text_of)
         queue += _held(config, settings, stack)
     return dict(sorted(texts.items()))
 
 
-def _value_text(config, value):
+def _value_text(config, value, text_of):
     """Return a setting's value as text, macros replaced by theirs."""
     if isinstance(value, gin.config.ConfigurableReference):
         selector, scope = value.configurable.selector, "/".join(value.scopes)
         if selector == "gin.macro":
-            return _value_text(config, config.get((scope, selector), {}).get("value"))
+            value = config.get((scope, selector), {}).get("value")
+            return _value_text(config, value, text_of)
         name = ".".join(selector.split(".")[-2:])
         return f"@{name}{'()' * value.evaluate}"
     if isinstance(value, (list, tuple)):
-        return f"({', '.join(_value_text(config, item) for item in value)})"
+        items = (_value_text(config, item, text_of) for item in value)
+        return f"({', '.join(items)})"
     if isinstance(value, dict):
-        items = (f"{k!r}: {_value_text(config, v)}" for k, v in value.items())
+        items = (f"{k!r}: {_value_text(config, v, text_of)}" for k, v in value.items())
         return f"{{{', '.join(items)}}}"
+    return text_of(value)
+
+
+def _text_of(value):
+    """Return a value as text; files by name and hash, other places by name."""
     if isinstance(value, str) and os.path.isfile(value):
         return f"{os.path.basename(value)} of hash {hashes.sha256(value)[:12]}"
     if isinstance(value, str) and os.path.isabs(value):

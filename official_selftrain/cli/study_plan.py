@@ -4,6 +4,7 @@ A folder is named by the hash of the settings that affect it. Cells with equal s
 share it, and a changed gin file never reuses the results of another one.
 """
 
+import functools
 import hashlib
 import os
 
@@ -43,14 +44,17 @@ def pretraining(path, folder, model_dir):
     if path is None:
         return None
     file = os.path.normpath(os.path.join(folder, path))
-    run_dir, _ = _hashes([file], [])
+    name, _, sources = _hashes([file], [])
+    run_dir = os.path.join(model_dir, "pretraining", name)
     return {
         "row": "pre-training",
         "column": os.path.basename(file),
         "seed": 0,
+        "stage": "teacher",
         "command": [f"--gin_file={file}"],
-        "run_dir": os.path.join(model_dir, "pretraining", run_dir),
+        "run_dir": run_dir,
         "is_pretrained": False,
+        "sources": sources,
     }
 
 
@@ -85,7 +89,7 @@ def _cell(plan, folder, model_dir, first, params, row, column, seed):
     # Identified by its settings, not its path, so that a study can be moved.
     name = first and os.path.basename(first["run_dir"])
     model = first and RunFolder(first["run_dir"]).teacher().model
-    whole, teacher = _hashes(files, _filled(lines, name))
+    whole, teacher, sources = _hashes(files, _filled(lines, name))
     teacher_dir = run_dir = os.path.join(model_dir, "teachers", teacher)
     if stage != "teacher":
         run_dir = os.path.join(model_dir, "runs", teacher, whole)
@@ -101,16 +105,41 @@ def _cell(plan, folder, model_dir, first, params, row, column, seed):
         ],
         "teacher_dir": teacher_dir,
         "run_dir": run_dir,
+        "sources": sources,
     }
 
 
 def _hashes(files, params):
-    """Return the hashes of an experiment's settings and of its teacher's settings."""
+    """Return the hashes of an experiment's and its teacher's settings, and its data.
+
+    The data is a function () → dict of a source's name to its fingerprint.
+    """
     gin.clear_config()
     gin_files.load_config(files, params)
     texts = gin.config_str(), gin_files.teacher_settings()
+    key = gin_files.data_settings()
     gin.clear_config()
-    return [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
+    sources = functools.partial(_fingerprints, files, params, key)
+    names = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts]
+    return *names, sources
+
+
+# The fingerprints of an experiment's sources, by the settings of its data.
+_found = {}
+
+
+def _fingerprints(files, params, key):
+    """Return the fingerprints of an experiment's sources, read once per settings."""
+    if key not in _found:
+        gin.clear_config()
+        gin_files.load_config(files, params)
+        data = gin.get_bindings("experiment.Data")
+        sources = ("labeled", "unlabeled", "validation", "classified")
+        _found[key] = {
+            name: data[name]().fingerprint() for name in sources if data.get(name)
+        }
+        gin.clear_config()
+    return _found[key]
 
 
 def _filled(lines, pretraining):

@@ -80,7 +80,8 @@ def _base(path):
 
 def _bytes_of_rows(values):
     values = np.ascontiguousarray(values)
-    return values.view(np.uint8).reshape(len(values), -1)
+    width = values.itemsize * int(np.prod(values.shape[1:]))
+    return values.view(np.uint8).reshape(len(values), width)
 
 
 def _names_and_sizes(pictures, folder):

@@ -119,17 +119,50 @@ def changes(before, now):
         if was.get(name) != is_now.get(name):
             texts.append(f"{name}={_shown(is_now, name)}, was {_shown(was, name)}")
     for source, fingerprint in now["sources"].items():
-        was = before["sources"].get(source)
-        if was is None or _NOT_THERE in (was, fingerprint):
-            if was != fingerprint:
-                texts.append(f"{source}: others")
-        elif text := fingerprints.change(was, fingerprint):
-            title = fingerprint.get("title")
-            texts.append(f"{source}{f' ({title})' if title else ''}: {text}")
+        texts += _of_source(source, before["sources"].get(source), fingerprint)
     for name, value in now["weights"].items():
         if before["weights"].get(name) != value:
             texts.append(f"{name}: other weights")
     return texts
+
+
+def _of_source(name, before, now):
+    if before is None or _NOT_THERE in (before, now):
+        return [] if before == now else [f"{name}: others"]
+    text, title = fingerprints.change(before, now), now.get("title")
+    return [f"{name}{f' ({title})' if title else ''}: {text}"] if text else []
+
+
+def of_data(folder, name, sources):
+    """Say how the data of a finished stage differs, whatever its settings are.
+
+    Args:
+        folder: `RunFolder`.
+        name: str, the stage.
+        sources: dict of name to fingerprint.
+
+    Returns:
+        `(texts, measured)`: lists of str, about what the stage was made from and about
+        what its metrics were measured with.
+    """
+    if name == "pseudo_labels":
+        settings = atomic.read_json(folder.labels.settings) or {}
+        before, measured = {"unlabeled": settings.get("source")}, {}
+    else:
+        stage = folder.stage(name)
+        before, measured = (
+            (atomic.read_json(path) or {"sources": {}})["sources"]
+            for path in (stage.origin, stage.metrics_origin)
+        )
+    return [
+        [
+            text
+            for source, was in stored.items()
+            if was and source in sources
+            for text in _of_source(source, was, sources[source])
+        ]
+        for stored in (before, measured)
+    ]
 
 
 def _shown(settings, name):
@@ -220,14 +253,23 @@ def restart(folder, name):
     before = atomic.read_json(folder.restart) or {}
     if before.get("stage") == name:
         return [], None
-    moved = folder.move_aside(*_replaced_paths(folder, name))
+    moved = folder.move_aside(*replaced_paths(folder, name))
     atomic.write_json(folder.restart, {"stage": name})
     return moved
 
 
-def _replaced_paths(folder, name):
-    """Return the paths of a stage, of what follows from it and of the results."""
-    following = FOLLOWING[name]
+def replaced_paths(folder, name, alone=False):
+    """Return the paths to move aside for a stage that is made again.
+
+    Args:
+        folder: `RunFolder`.
+        name: str, the stage.
+        alone: bool, whether to leave out what follows from it, except for the results.
+
+    Returns:
+        list of str.
+    """
+    following = (name,) if alone else FOLLOWING[name]
     paths = [os.path.join(folder.path, stage) for stage in following]
     if "student" in following:
         paths += [folder.round(number).path for number in folder.rounds()[1:]]

@@ -201,17 +201,24 @@ def _later(work, names, outlines):
 def _disk(work, outlines, labels):
     """Return the bytes that the stages will write, estimated."""
     total = 0.0
-    for outline in outlines.values():
+    for name, outline in outlines.items():
         models = 2 + (work.experiment.data.validate_every is not None)
-        total += (KEPT + 1) * outline.state + models * 4 * outline.weights
-        total += _PICTURES
+        stage = (KEPT + 1) * outline.state + models * 4 * outline.weights + _PICTURES
+        total += max(stage - _size(work.folder.stage(name).path), 0.0)
     if labels and work.makes_labels:
         pool, size = work.unlabeled, work.experiment.data.image_size
         per_image = _PER_PIXEL * size[0] * size[1] if work.labeled.has_masks else _BOXES
         example = next(iter(pool.dataset.take(1)))
         per_image += len(example["encoded"].numpy())
         total += pool.num_images * per_image
+        total = max(total - _size(work.labels(1).path), 0.0)
     return total
+
+
+def _size(folder):
+    """Return the bytes that a folder holds."""
+    files = (os.path.join(p, n) for p, _, names in os.walk(folder) for n in names)
+    return sum(os.path.getsize(path) for path in files)
 
 
 def _check_disk(work, needed):

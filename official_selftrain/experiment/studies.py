@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from official_selftrain.checks import arguments
+from official_selftrain.experiment import origins
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder
 from official_selftrain.metrics import headline
@@ -35,6 +36,8 @@ _RUN = {
     "student": "pseudo_labels,student,evaluation",
     "control": "control,evaluation",
 }
+# The names of a study's stages in an experiment, where they differ.
+_NAMES = {"labels": "pseudo_labels"}
 _PARAMS = {
     "labels": ("experiment.Teaching.max_empty_share = 1.0",),
     "control": ("experiment.Teaching.control = True",),
@@ -105,7 +108,7 @@ def grid(
     }
 
 
-def run(cells, jobs, lock, first=None):
+def run(cells, jobs, lock, first=None, restart=None, keep=False):
     """Run the unfinished pre-training, teachers, labels, students and controls.
 
     Each of them is a process of `official_selftrain.train`. A folder is named by the
@@ -115,12 +118,19 @@ def run(cells, jobs, lock, first=None):
     Args:
         cells: list of dicts: `row`, `column`, `seed`, `stage`; `command`, the flags of
             `official_selftrain.train`; `teacher_dir` and `run_dir`, equal for a cell
-            that measures the teacher; `is_pretrained`, whether it starts from `first`.
+            that measures the teacher; `is_pretrained`, whether it starts from `first`;
+            `sources`, function () → dict of a source's name to its fingerprint.
         jobs: int, number of parallel processes, which share the cores evenly.
         lock: int, descriptor of the lock file, inherited by the processes.
         first: the pre-training, a cell whose teacher is trained before all others, or
             None.
+        restart: as in `experiment.run`, for all stages whose data has changed.
+        keep: bool, whether to keep stages whose data has changed.
+
+    Raises:
+        ValueError: if data has changed, without `restart` or `keep`.
     """
+    _settle([*([first] if first else []), *cells], restart, keep)
     trainings = _Trainings(jobs, lock)
     teachers, students = _work(cells)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -133,6 +143,61 @@ def run(cells, jobs, lock, first=None):
             pool.shutdown(wait=False, cancel_futures=True)
             trainings.stop()
             raise
+
+
+def _settle(cells, restart, keep):
+    """Compare finished stages with today's data; move those to be made again aside."""
+    done, moved = set(), set()
+    for cell in cells:
+        teacher = cell.get("teacher_dir", cell["run_dir"])
+        for folder, stage in _chain(cell, teacher):
+            key = folder, stage
+            if key not in done and os.path.exists(_path(*key)):
+                _settle_stage(cell, key, teacher, moved, restart, keep)
+            done.add(key)
+
+
+def _chain(cell, teacher):
+    """Yield the folders and stages that a cell consists of."""
+    yield teacher, "teacher"
+    if cell["stage"] == "student":
+        yield teacher, "labels"
+    if cell["stage"] != "teacher":
+        yield cell["run_dir"], cell["stage"]
+
+
+def _path(folder, stage):
+    return os.path.join(folder, _NAMES.get(stage, stage))
+
+
+def _settle_stage(cell, key, teacher, moved, restart, keep):
+    folder, stage = key
+    name = _NAMES.get(stage, stage)
+    texts, measured = origins.of_data(RunFolder(folder), name, cell["sources"]())
+    # What a stage is made from is made again.
+    follows = any(
+        name in origins.FOLLOWING[other] and name != other
+        for where, other in moved
+        if where == teacher
+    )
+    title = f"{cell['row']}, {cell['column']}, seed {cell['seed']}: {name}"
+    if texts and not keep and name not in origins.FOLLOWING.get(restart, ()):
+        raise ValueError(
+            f"Expected the data of when {title} was made. Received: "
+            f"{'; '.join(texts)}; --restart={name} makes it again and moves the old "
+            "one aside, --keep keeps it"
+        )
+    if follows or (texts and not keep):
+        names, target = RunFolder(folder).move_aside(
+            *origins.replaced_paths(RunFolder(folder), name, alone=True)
+        )
+        print(f"study: {title}: moved {', '.join(names)} to {target}", flush=True)
+        moved.add((teacher, name))
+    elif not (measured and not keep):
+        return
+    outcomes = read_outcomes(folder)
+    outcomes.pop(stage, None)
+    atomic.write_json(RunFolder(folder).outcome, outcomes)
 
 
 def _work(cells):
@@ -183,12 +248,15 @@ class _Trainings:
         self._environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
         self._lock = lock
         self._processes = set()
+        self._is_stopped = False
 
     def end(self, cell, folder, stage):
         """Run a stage of a cell unless it has ended; return whether it succeeded."""
         outcomes = read_outcomes(folder)
         if outcomes.get(stage, {}).get("status", "failed") != "failed":
             return _is_done(folder, stage)
+        if self._is_stopped:
+            return False
         os.makedirs(folder, exist_ok=True)
         # The folder's name identifies the settings that matter here. Others, such as a
         # student's in its teacher's folder, may differ from the last call.
@@ -221,6 +289,7 @@ class _Trainings:
 
     def stop(self):
         """Terminate all processes; each training saves a checkpoint."""
+        self._is_stopped = True
         for process in list(self._processes):
             process.terminate()
 

@@ -32,8 +32,12 @@ def replacing(path, ending="", shared=False):
             if not (shared and os.path.exists(path)):
                 raise
     except OSError as error:
-        if error.filename != partial:
+        if error.filename not in (partial, None):
             raise
+        if error.errno is None:  # from a library that writes by itself
+            reason = str(error).strip().splitlines()[0]
+            text = f"Expected to write {path}. Received: {reason}"
+            raise OSError(text) from error
         raise OSError(error.errno, error.strerror, path) from error
     finally:
         with contextlib.suppress(OSError):

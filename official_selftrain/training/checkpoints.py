@@ -1,5 +1,9 @@
 """Checkpoints from which an interrupted training continues."""
 
+import glob
+import os
+import shutil
+
 import tensorflow as tf
 
 from official_selftrain.files import atomic
@@ -36,6 +40,7 @@ class Checkpoints:
 
     def restore(self):
         """Restore the latest readable checkpoint; return its step, or 0."""
+        self._remove_partial()
         paths = self._manager.checkpoints[::-1]
         for path in paths:
             try:
@@ -56,7 +61,17 @@ class Checkpoints:
         Args:
             step: int.
         """
-        self._manager.save(checkpoint_number=step)
+        try:
+            self._manager.save(checkpoint_number=step)
+        except BaseException:
+            self._remove_partial()
+            raise
+
+    def _remove_partial(self):
+        """Remove what a save that didn't succeed has left."""
+        folder = glob.escape(self._manager.directory)
+        for path in glob.glob(os.path.join(folder, "ckpt-*_temp")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(model, path):
