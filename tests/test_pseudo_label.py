@@ -16,7 +16,7 @@ from PIL import Image
 
 from official_selftrain import RetinaNet, backbones, digits
 from official_selftrain.data import sources
-from official_selftrain.labeling import label_store, served
+from official_selftrain.labeling import answers, label_store
 
 pytestmark = pytest.mark.process
 
@@ -283,6 +283,6 @@ def test_box_units_are_those_of_a_served_teacher():
     """The command has its own list, as it checks flags before importing TensorFlow."""
     result = call("--box_units=feet")
     assert result.returncode == 1
-    choices = "|".join(served.BOX_UNITS)
+    choices = "|".join(answers.BOX_UNITS)
     text = f"flag --box_units=feet: value should be one of <{choices}>"
     assert text in result.stderr

@@ -2,7 +2,8 @@
 
 The signature has one input, images or image files. It returns `detection_boxes`,
 `detection_scores` and `detection_classes` (optionally `num_detections` and
-`image_info`), or `mask` and `confidence` of the image's size.
+`image_info`), or `mask` and `confidence` of the image's size, or the arrays of another
+convention of `answers`.
 """
 
 import functools
@@ -10,16 +11,17 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import examples, images, masks
+from official_selftrain.data import examples, images
 from official_selftrain.geometry import letterbox
-from official_selftrain.labeling import teachers
+from official_selftrain.labeling import answers, teachers
 
-BOX_UNITS = ("auto", "pixels", "normalized")
+# Their values aren't checked: boxes may reach beyond the image, where they are clipped.
+_UNCHECKED = (answers.DETECTION, answers.MASKS)
 
-_DETECTION = ("detection_boxes", "detection_scores", "detection_classes")
 
-
-def signature_teacher(signature, class_names, class_ids, origin, box_units="auto"):
+def signature_teacher(
+    signature, class_names, class_ids, origin, box_units="auto", box_format="auto"
+):
     """Create a teacher from a signature.
 
     Args:
@@ -31,19 +33,15 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
             `"auto"` decides for each image: normalized if no coordinate exceeds 2.
             Boxes in pixels of a resized frame are mapped back with `image_info`:
             (box + offset) / scale.
+        box_format: str, as in `answers.stated_format`.
 
     Returns:
         `teachers.Teacher`.
 
     Raises:
-        ValueError: for unsupported inputs or outputs.
+        ValueError: for unsupported inputs or outputs, or an unknown format of boxes.
     """
-    is_detector = set(_DETECTION) <= set(signature.outputs)
-    if not is_detector and not {"mask", "confidence"} <= set(signature.outputs):
-        raise ValueError(
-            f"Expected outputs {', '.join(_DETECTION)}, or mask and confidence. "
-            f"Received: {', '.join(sorted(signature.outputs))}"
-        )
+    convention = answers.convention_of(signature.outputs)
     shape = signature.shape
     is_files, is_images = len(shape) == 1, len(shape) == 4 and shape[3] == 3
     if not (is_files if _takes_files(signature) else is_images):
@@ -51,21 +49,21 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
             "Expected an input of image files [B] or images [B, H, W, 3]. Received: "
             f"{signature.input_name} of shape {list(shape)}"
         )
-    decode = _mask_labels
-    if is_detector:
-        decode = functools.partial(
-            _box_labels,
-            frame=_frame(signature),
-            class_names=class_names,
-            class_ids=class_ids,
-            box_units=box_units,
-        )
+    reading = answers.Reading(
+        "of a SavedModel or server",
+        convention,
+        tuple(class_names),
+        class_ids,
+        answers.stated_format(convention, box_format, box_units),
+        convention not in _UNCHECKED,
+    )
+    decode = functools.partial(answers.read, reading=reading, frame=_frame(signature))
     return teachers.Teacher(
         functools.partial(_prepare, signature),
         functools.partial(_label, signature, decode),
         tuple(class_names),
-        not is_detector,
-        {**origin},
+        convention is answers.MASKS,
+        origin if box_format == "auto" else {**origin, "box_format": box_format},
     )
 
 
@@ -126,47 +124,3 @@ def _call(signature, batch):
     batch = [image.numpy() for image in batch]
     batch += batch[-1:] * ((signature.shape[0] or 0) - len(batch))
     return signature.call(batch if _takes_files(signature) else np.stack(batch))
-
-
-def _box_labels(outputs, size, frame, class_names, class_ids, box_units):
-    boxes = np.asarray(outputs["detection_boxes"], np.float32).reshape(-1, 4)
-    scores = np.asarray(outputs["detection_scores"], np.float32).ravel()
-    count = len(boxes)
-    if "num_detections" in outputs:
-        count = min(count, int(np.ravel(outputs["num_detections"])[0]))
-    boxes, scores = boxes[:count], scores[:count]
-    kept = scores > 0.0
-    boxes, scores = boxes[kept], scores[kept]
-    ids = np.ravel(outputs["detection_classes"])[:count][kept].astype(int).tolist()
-    for class_id in ids:
-        teachers.check_class_id(class_id, class_ids, class_names)
-    input_size = np.float32(frame if frame else size)
-    if box_units == "auto":
-        is_normalized = bool(len(boxes)) and float(boxes.max()) <= 2.0
-        box_units = "normalized" if is_normalized else "pixels"
-    if box_units == "normalized":
-        boxes = boxes * np.tile(input_size, 2)
-    elif "image_info" in outputs:
-        info = np.asarray(outputs["image_info"], np.float32).reshape(4, 2)
-        boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
-    if frame:
-        scale = letterbox.letterbox_scale(size[None], frame).numpy()[0]
-        boxes = boxes / np.tile(scale, 2)
-    classes = np.array([class_ids[class_id] for class_id in ids], np.int32)
-    return {"boxes": boxes, "scores": scores, "classes": classes}
-
-
-def _mask_labels(outputs, size):
-    mask = np.asarray(outputs["mask"])
-    confidence = np.asarray(outputs["confidence"])
-    # Masks of images of different sizes are padded to one array.
-    mask = mask.reshape(mask.shape[:2])[: size[0], : size[1]]
-    confidence = confidence.reshape(confidence.shape[:2])[: size[0], : size[1]]
-    if mask.shape != tuple(size):
-        raise ValueError(
-            f"Expected a mask of the image's size, {tuple(size)}. "
-            f"Received: {mask.shape}"
-        )
-    if confidence.dtype.kind == "f":
-        confidence = np.round(255.0 * np.clip(confidence, 0.0, 1.0))
-    return {"mask": masks.encode(mask), "confidence": masks.encode(confidence)}

@@ -261,8 +261,8 @@ def boxes(*rows):
     }
 
 
-def labels_of(signature, sizes=((40, 80),), **settings):
-    teacher = served.signature_teacher(signature, NAMES, IDS, {}, **settings)
+def labels_of(signature, sizes=((40, 80),), ids=IDS, **settings):
+    teacher = served.signature_teacher(signature, NAMES, ids, {}, **settings)
     examples = [
         {
             "encoded": tf.io.encode_png(np.zeros((*size, 3), np.uint8)),
@@ -293,6 +293,27 @@ def test_units_of_boxes():
     # Small boxes of a model that returns pixels.
     (found,) = labels_of(detector(boxes([0, 0, 1, 1]))[0], box_units="pixels")
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
+
+
+def test_outputs_of_other_tools():
+    """Their formats must be stated; they are checked, and kept in the settings."""
+    outputs = {"boxes": [[20, 10, 40, 20]], "confidence": [0.5], "classes": [1]}
+    with pytest.raises(ValueError, match="Expected --box_format, .*as of KerasCV"):
+        labels_of(detector(outputs)[0])
+    (found,) = labels_of(detector(outputs)[0], box_format="xywh", ids={0: 0, 1: 1})
+    assert found["boxes"].tolist() == [[10, 20, 30, 60]]
+    assert found["classes"].tolist() == [1]
+    outputs["confidence"] = [50.0]
+    with pytest.raises(ValueError, match="confidence of 0 to 1. Received: 50.0; an im"):
+        labels_of(detector(outputs)[0], box_format="xywh")
+    signature, _ = detector(boxes([20, 10, 60, 30]))
+    (found,) = labels_of(signature, box_format="xyxy")
+    assert found["boxes"].tolist() == [[10, 20, 30, 60]]
+    for box_format, origin in (("auto", {}), ("xyxy", {"box_format": "xyxy"})):
+        teacher = served.signature_teacher(
+            signature, NAMES, IDS, {}, box_format=box_format
+        )
+        assert teacher.origin == origin
 
 
 def test_images_of_equal_size_are_batched():
