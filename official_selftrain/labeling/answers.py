@@ -242,6 +242,42 @@ def classes_of_file(path, first_class_id=None):
     return Classes(tuple(names), tuple(ids), kind, first_class_id)
 
 
+def agreed_classes(named, convention):
+    """Return a teacher's classes, if everything that names them agrees.
+
+    Args:
+        named: dict of the place that names them, for messages, to `Classes`.
+        convention: `Convention` of the answers.
+
+    Returns:
+        tuple of str, and dict of class id to class index.
+
+    Raises:
+        ValueError: for other names or ids in another place, or without ids.
+    """
+    ids, errors = {}, []
+    for place, classes in named.items():
+        try:
+            ids[place] = classes.ids(convention)
+        except ValueError as error:  # another list may tell
+            errors.append(error)
+    if not ids:
+        raise errors[0]
+    place, class_ids = next(iter(ids.items()))
+    names = named[place].names
+    for other, classes in named.items():
+        if classes.names != names or ids.get(other, class_ids) != class_ids:
+            first, second = (
+                dict(zip(ids.get(key, class_ids), named[key].names))
+                for key in (place, other)
+            )
+            raise ValueError(
+                f"Expected the same classes in the same order in {place} and {other}. "
+                f"Received: {first} and {second}"
+            )
+    return names, class_ids
+
+
 def stated_format(convention, box_format="auto", box_units="auto"):
     """Return the format of a teacher's boxes.
 

@@ -53,7 +53,7 @@ def function_teacher(
     (answer,) = _answers(reference, function, file, [gray])
     convention = answers.convention_of(answer)
     named = _named_classes(reference, function, answer, classes, first_class_id)
-    class_names, class_ids = _agreed_classes(named, convention)
+    class_names, class_ids = answers.agreed_classes(named, convention)
     stated = _agreed_format(function, box_format, reference)
     reading = answers.Reading(
         reference,
@@ -194,31 +194,6 @@ def _named_classes(reference, function, answer, stated, first_class_id):
             "Received: neither"
         )
     return found
-
-
-def _agreed_classes(named, convention):
-    """Return class names and ids, in which all lists of classes must agree."""
-    ids, errors = {}, []
-    for place, classes in named.items():
-        try:
-            ids[place] = classes.ids(convention)
-        except ValueError as error:  # another list may tell
-            errors.append(error)
-    if not ids:
-        raise errors[0]
-    place, class_ids = next(iter(ids.items()))
-    names = named[place].names
-    for other, classes in named.items():
-        if classes.names != names or ids.get(other, class_ids) != class_ids:
-            first, second = (
-                dict(zip(ids.get(key, class_ids), named[key].names))
-                for key in (place, other)
-            )
-            raise ValueError(
-                f"Expected the same classes in the same order in {place} and {other}. "
-                f"Received: {first} and {second}"
-            )
-    return names, class_ids
 
 
 def _agreed_format(function, box_format, reference):

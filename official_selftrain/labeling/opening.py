@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 import keras
+import yaml
 
 from official_selftrain import models, training  # noqa: F401  # registers what Keras loads
 from official_selftrain.files import hashes
@@ -114,11 +115,34 @@ def _server(settings):
 
 def _saved_model(settings):
     path = settings.path
+    metadata = _ultralytics_metadata(path)
+    if metadata:
+        return _ultralytics(settings, metadata)
     labels = settings.labels or os.path.join(path, "assets/labels.txt")
     classes = _classes(labels, settings.first_class_id)
     origin = {"kind": "saved_model", "path": path, "sha256": hashes.sha256(path)}
     signature = signatures.saved_model(path, settings.signature)
     return _signature(settings, signature, classes, origin)
+
+
+def _ultralytics_metadata(path):
+    """Return what Ultralytics wrote next to a SavedModel, or None."""
+    file = os.path.join(path, "metadata.yaml")
+    if not os.path.isfile(file):
+        return None
+    with open(file, encoding="utf-8") as text:
+        content = yaml.safe_load(text)
+    is_theirs = isinstance(content, dict) and content.get("author") == "Ultralytics"
+    return content if is_theirs else None
+
+
+def _ultralytics(settings, metadata):
+    first, path = settings.first_class_id, settings.path
+    answers.stated_format(answers.ULTRALYTICS, settings.box_format, settings.box_units)
+    stated = _classes(settings.labels, first) if settings.labels else None
+    signature = signatures.saved_model(path, settings.signature)
+    origin = {"kind": "ultralytics", "path": path, "sha256": hashes.sha256(path)}
+    return served.ultralytics_teacher(signature, metadata, stated, origin)
 
 
 def _signature(settings, signature, classes, origin):

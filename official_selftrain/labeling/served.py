@@ -7,6 +7,7 @@ convention of `answers`.
 """
 
 import functools
+import types
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,11 @@ from official_selftrain.labeling import answers, teachers
 
 # Their values aren't checked: boxes may reach beyond the image, where they are clipped.
 _UNCHECKED = (answers.DETECTION, answers.MASKS)
+
+# As `predict` of Ultralytics suppresses boxes, but for a lower minimum score.
+_ULTRALYTICS_FLOOR = 0.01
+_ULTRALYTICS_IOU = 0.7
+_ULTRALYTICS_BOXES = 300
 
 
 def signature_teacher(
@@ -65,6 +71,96 @@ def signature_teacher(
         convention is answers.MASKS,
         origin if box_format == "auto" else {**origin, "box_format": box_format},
     )
+
+
+def ultralytics_teacher(signature, metadata, stated, origin):
+    """Create a teacher from a detector that Ultralytics exported as SavedModel.
+
+    Its input is RGB of 0…1 in the middle of a gray frame. It returns one array: for
+    every anchor center, size and class scores, `[B, 4 + K, N]`; or, after suppression,
+    corners, score and class, `[B, N, 6]`. Coordinates are pixels of the frame; in an
+    export to TFLite, fractions of it.
+
+    Args:
+        signature: `signatures.Signature`.
+        metadata: dict, the content of the export's `metadata.yaml`.
+        stated: `answers.Classes` as stated, or None for those of the metadata.
+        origin: dict, as in `Teacher`.
+
+    Returns:
+        `teachers.Teacher`.
+
+    Raises:
+        ValueError: for another task, input or output, or other classes.
+
+    Source: `nn/modules/head.py`, `nn/backends/tensorflow.py`, `engine/exporter.py` and
+    `utils/nms.py` of ultralytics.
+    """
+    frame = _frame(signature)
+    task = metadata.get("task")
+    is_image = len(signature.shape) == 4 and signature.shape[3] == 3 and frame
+    if task != "detect" or len(signature.outputs) != 1 or not is_image:
+        raise ValueError(
+            "Expected an export of Ultralytics with task: detect, images [B, H, W, 3] "
+            f"of a fixed size and one output. Received: task: {task}, images of "
+            f"{list(signature.shape)}, {len(signature.outputs)} outputs; label with a "
+            "function that calls the model, --teacher=python:my_module:my_teacher"
+        )
+    named = {
+        "metadata.yaml": answers.classes_of(metadata.get("names"), "metadata.yaml")
+    }
+    named |= {"--labels": stated} if stated else {}
+    names, class_ids = answers.agreed_classes(named, answers.ULTRALYTICS)
+    reading = answers.Reading(
+        "of Ultralytics", answers.ULTRALYTICS, names, class_ids, "xyxy"
+    )
+
+    def prepare(example, image):
+        return {"image": letterbox.fit_centered(image, frame, 114.0) / 255.0}
+
+    def decode(outputs, size):
+        (rows,) = outputs.values()
+        boxes, scores, classes = _ultralytics_rows(rows, len(class_ids), frame)
+        boxes = letterbox.from_centered(boxes[:, [1, 0, 3, 2]], size, frame)
+        found = types.SimpleNamespace(
+            xyxy=boxes[:, [1, 0, 3, 2]], conf=scores, cls=classes
+        )
+        result = types.SimpleNamespace(boxes=found, names=names)
+        return answers.read(result, size, reading)
+
+    label = functools.partial(_label, signature, decode)
+    return teachers.Teacher(prepare, label, names, False, {**origin})
+
+
+def _ultralytics_rows(rows, num_classes, frame):
+    """Return boxes (x1, y1, x2, y2 in pixels of the frame), scores and classes."""
+    is_final = rows.shape[-1] == 6
+    if not is_final and rows.shape[0] != 4 + num_classes:
+        raise ValueError(
+            f"Expected an output of [{4 + num_classes}, N] or [N, 6] for "
+            f"{num_classes} classes. Received: {list(rows.shape)}"
+        )
+    rows = rows if is_final else rows.T
+    boxes, scores = rows[:, :4], rows[:, 4] if is_final else rows[:, 4:].max(axis=1)
+    classes = rows[:, 5] if is_final else rows[:, 4:].argmax(axis=1)
+    # Anchors cover the whole frame, so that fractions can't be mistaken for pixels.
+    if np.abs(boxes).max(initial=0.0) <= 2.0:
+        boxes = boxes * np.float32([*frame[::-1], *frame[::-1]])
+    kept = scores >= _ULTRALYTICS_FLOOR
+    boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+    if is_final:
+        return boxes, scores, classes
+    centers, halves = boxes[:, :2], boxes[:, 2:] / 2.0
+    boxes = np.concatenate([centers - halves, centers + halves], axis=1)
+    chosen = []
+    for label in np.unique(classes):
+        (own,) = np.nonzero(classes == label)
+        places = tf.image.non_max_suppression(
+            boxes[own], scores[own], _ULTRALYTICS_BOXES, _ULTRALYTICS_IOU
+        )
+        chosen += own[places.numpy()].tolist()
+    best = sorted(chosen, key=lambda place: -scores[place])[:_ULTRALYTICS_BOXES]
+    return boxes[best], scores[best], classes[best]
 
 
 def _takes_files(signature):
