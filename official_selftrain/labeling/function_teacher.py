@@ -193,6 +193,13 @@ def _named_classes(reference, function, answer, stated, first_class_id):
             f"Expected class names: {reference}.class_names, or --labels=FILE. "
             "Received: neither"
         )
+    for place, classes in found.items():
+        has_ids = classes.kind == "ids" and first_class_id is not None
+        if has_ids and classes.numbers[0] != first_class_id:
+            raise ValueError(
+                f"Expected no --first_class_id, as {place} has the ids "
+                f"{classes.numbers}. Received: {first_class_id}"
+            )
     return found
 
 

@@ -94,7 +94,7 @@ def ultralytics_teacher(signature, metadata, stated, origin):
         ValueError: for another task, input or output, or other classes.
 
     Source: `nn/modules/head.py`, `nn/backends/tensorflow.py`, `engine/exporter.py` and
-    `utils/nms.py` of ultralytics.
+    `cfg/default.yaml` (IoU 0.7, 300 boxes) of ultralytics.
     """
     frame = _frame(signature)
     task = metadata.get("task")

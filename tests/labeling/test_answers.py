@@ -2,6 +2,7 @@
 
 import types
 
+import keras_cv
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -89,6 +90,18 @@ def test_formats_of_keras(box_format):
     box = BOXES[box_format]
     assert_is_the_dog(read(keras(box, num_detections=np.int32(1)), box_format))
     assert_is_the_dog(read(keras(box, ("boxes", "confidence", "labels")), box_format))
+
+
+def test_suppression_of_keras():
+    """What KerasCV's own layer returns: two boxes of which one is suppressed."""
+    suppress = keras_cv.layers.NonMaxSuppression("xywh", False, max_detections=5)
+    boxes = tf.constant([[BOXES["xywh"], BOXES["xywh"], [0, 0, 9, 9]]], tf.float32)
+    found = suppress(boxes, tf.constant([[[0.25, 0.75], [0.6, 0.1], [0.1, 0.2]]]))
+    assert set(found) == {"boxes", "confidence", "classes", "num_detections"}
+    answer = {name: value[0] for name, value in found.items()}
+    assert answer["confidence"].numpy().tolist() == [0.75, -1, -1, -1, -1]
+    assert_is_the_dog(read(answer, "xywh"))
+    assert_is_the_dog(read({**answer, "num_detections": 5}, "xywh"))
 
 
 def test_own_names():

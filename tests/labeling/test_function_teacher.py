@@ -168,6 +168,15 @@ def test_first_class_id(module):
         function_teacher.function_teacher(reference, first_class_id=1)
 
 
+def test_first_class_id_of_known_ids(module):
+    for text, place in ((HALVES, "class_names"), (ULTRALYTICS, "names")):
+        reference = f"{module(text)}:teacher"
+        message = rf"no --first_class_id, as {place} has the ids \(0, 1\). Received: 1"
+        with pytest.raises(ValueError, match=message):
+            function_teacher.function_teacher(reference, first_class_id=1)
+        function_teacher.function_teacher(reference, first_class_id=0)
+
+
 def test_formats(module):
     classes = HALVES.replace("labels", "classes")
     reference = f"{module(classes)}:teacher"
