@@ -127,10 +127,10 @@ def fit_centered(image, image_size, value):
 
     Source: `LetterBox` of ultralytics.
     """
-    size, (top, left) = _centered(tf.shape(image)[:2], image_size)
+    size, start = _centered(tf.shape(image)[:2], image_size)
     resized = tf.round(tf.image.resize(tf.cast(image, tf.float32), size))
-    rows, columns = (image_size[axis] - size[axis] for axis in range(2))
-    borders = [[top, rows - top], [left, columns - left], [0, 0]]
+    end = tf.constant(image_size) - size - start
+    borders = tf.pad(tf.stack([start, end], axis=1), [[0, 1], [0, 0]])
     frame = tf.pad(resized, borders, constant_values=value)
     return tf.ensure_shape(frame, (*image_size, 3))
 

@@ -81,7 +81,9 @@ def test_pixels_do_not_need_keras(monkeypatch):
 )
 def test_a_frame_with_the_image_in_the_middle(size, fitted, start):
     """As Ultralytics fits images: round(31 / 2 - 0.1) = 15."""
-    frame = letterbox.fit_centered(np.full((*size, 3), 7), (64, 64), 114.0).numpy()
+    images = tf.data.Dataset.from_tensors(np.full((*size, 3), 7))
+    frames = images.map(lambda image: letterbox.fit_centered(image, (64, 64), 114.0))
+    (frame,) = frames.as_numpy_iterator()
     inside = np.zeros((64, 64), bool)
     inside[start[0] : start[0] + fitted[0], start[1] : start[1] + fitted[1]] = True
     assert (frame[inside] == 7).all() and (frame[~inside] == 114).all()

@@ -365,7 +365,8 @@ def test_exports_of_ultralytics(output, count, tmp_path):
     assert teacher.class_names == ("cat", "dog") and not teacher.has_masks
     example = {"path": tf.constant(""), "id": tf.constant(1)}
     image = tf.fill((40, 80, 3), tf.constant(255, tf.uint8))
-    prepared = {**teacher.prepare(example, image), "size": tf.constant([40, 80])}
+    inputs = tf.data.Dataset.from_tensors((example, image)).map(teacher.prepare)
+    prepared = {**next(iter(inputs)), "size": tf.constant([40, 80])}
     frame = prepared["image"].numpy()
     assert (frame[16:48] == 1.0).all() and frame.shape == (64, 64, 3)
     np.testing.assert_array_equal(frame[:16], np.float32(114) / 255)
