@@ -4,10 +4,10 @@
         --teacher=runs/quickstart --images=photos --output_dir=labels
 
 The teacher is a model_dir or .keras file of this package, a SavedModel folder, a model
-on a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`) or a
-JSON file of COCO results. Run the same command again to continue after an
-interruption. Exit codes: 0 done, 1 a mistake in the call or the data, 3 too many
-images without a label, 130 interrupted.
+on a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`), a
+JSON file of COCO results, or a function of your own (`python:my_module:my_teacher`).
+Run the same command again to continue after an interruption. Exit codes: 0 done, 1 a
+mistake in the call or the data, 3 too many images without a label, 130 interrupted.
 """
 
 import sys
@@ -23,7 +23,8 @@ _FLAGS = flags.FLAGS
 
 _REQUIRED = {
     "teacher": "A model_dir or .keras file, a SavedModel folder, a TF Serving URL "
-    "(http://… or grpc://…), or a COCO results .json.",
+    "(http://… or grpc://…), a COCO results .json, or a function of images, "
+    "python:my_module:my_teacher.",
     "images": "A folder or glob of images, a COCO .json, .tfrecord files, or "
     "tfds:NAME:SPLIT.",
     "output_dir": "The folder to write the labels to.",
@@ -62,12 +63,29 @@ for _name, (_default, _help) in _NUMBERS.items():
 for _name, (_default, _help) in _FRACTIONS.items():
     flags.DEFINE_float(_name, _default, _help, lower_bound=0.0, upper_bound=1.0)
 flags.DEFINE_integer("worker_index", 0, "Index of this machine.", lower_bound=0)
-flags.DEFINE_integer("first_class_id", 1, "The id of the first line of --labels.")
+flags.DEFINE_integer(
+    "first_class_id",
+    None,
+    "The id of the first line of --labels; by default 1, or 0 for outputs named as "
+    "those of KerasCV, KerasHub and Ultralytics.",
+)
 flags.DEFINE_enum(
     "box_units",
     "auto",
     ["auto", "pixels", "normalized"],
     "Units of a SavedModel's boxes.",
+)
+flags.DEFINE_enum(
+    "box_format",
+    "auto",
+    [
+        *("auto", "yxyx", "xyxy", "xywh", "center_xywh"),
+        *("rel_yxyx", "rel_xyxy", "rel_xywh"),
+    ],
+    "Order and units of a SavedModel's or function's boxes, named as KerasCV's "
+    "bounding_box_format: pixels, or with rel_ fractions of the image. auto: as the "
+    "names of the outputs tell; needed for boxes with confidence, or with scores and "
+    "classes.",
 )
 flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
@@ -112,6 +130,7 @@ def _label(beam_flags):
             flip=_FLAGS.flip,
             classes=_FLAGS.classes,
             drop_others=_FLAGS.drop_others,
+            box_format=_FLAGS.box_format,
         ),
         (_FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir),
         _FLAGS.output_dir,

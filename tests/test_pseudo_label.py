@@ -16,7 +16,7 @@ from PIL import Image
 
 from official_selftrain import RetinaNet, backbones, digits
 from official_selftrain.data import sources
-from official_selftrain.labeling import label_store, served
+from official_selftrain.labeling import answers, label_store
 
 pytestmark = pytest.mark.process
 
@@ -279,10 +279,117 @@ def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
         np.testing.assert_allclose(example["scores"], 0.97)
 
 
-def test_box_units_are_those_of_a_served_teacher():
+@pytest.mark.parametrize("flag", ["box_units", "box_format"])
+def test_choices_are_those_of_answers(flag):
     """The command has its own list, as it checks flags before importing TensorFlow."""
-    result = call("--box_units=feet")
+    result = call(f"--{flag}=feet")
     assert result.returncode == 1
-    choices = "|".join(served.BOX_UNITS)
-    text = f"flag --box_units=feet: value should be one of <{choices}>"
+    choices = "|".join(getattr(answers, flag.upper().rstrip("S") + "S"))
+    text = f"flag --{flag}=feet: value should be one of <{choices}>"
     assert text in result.stderr
+
+
+# Finds the painted objects of `tiny_coco`: bright in red, green or blue.
+PAINTED = """
+import numpy as np
+
+class Result:
+    names = {0: "square", 1: "bar", 2: "post"}
+
+    def __init__(self, image):
+        found = []
+        for k in range(3):
+            y, x = np.nonzero(image[..., k] > 165)
+            found.append((x.min(), y.min(), x.max() + 1, y.max() + 1) if len(x) else ())
+        rows = [(*box, 0.9, k) for k, box in enumerate(found) if box]
+        rows = np.array(rows, np.float32).reshape(-1, 6)
+        self.boxes, self.orig_shape = self, image.shape[:2]
+        self.xyxy, self.conf, self.cls = rows[:, :4], rows[:, 4], rows[:, 5]
+
+def painted(images):
+    return [Result(image) for image in images]
+
+def broken(images):
+    if images[0].shape == (96, 128, 3):  # the first call
+        return painted(images)
+    return [image.absent for image in images]
+"""
+
+
+def test_a_function_as_teacher(tiny_coco, tmp_path):
+    """From the current folder, in one process and two, on one machine and two."""
+    (tmp_path / "my_module.py").write_text(PAINTED)
+    settings = [
+        "--teacher=python:my_module:painted",
+        f"--images={tiny_coco.annotations}",
+        f"--image_dir={tiny_coco.images}",
+        "--shard_size=2",
+        "--classes=post,square,bar",
+        "--report",
+        f"--coco_json={tmp_path / 'labels.json'}",
+    ]
+    for name, more in (
+        ("one", [[]]),
+        ("two", [["--num_workers=2"]]),
+        ("machines", [["--worker_count=2", f"--worker_index={k}"] for k in range(2)]),
+    ):
+        for flags in more:
+            place = f"--output_dir={tmp_path / name}"
+            result = call(*settings, place, *flags, cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+        one, other = (
+            # The report names its folder.
+            {
+                name: file
+                for name, file in files.items()
+                if name.endswith((".tfrecord", ".json"))
+            }
+            for files in (contents(tmp_path / "one"), contents(tmp_path / name))
+        )
+        assert one == other and len(one) == 3 * 2 + 3  # shards, summaries, others
+        found = sources.coco(str(tmp_path / "labels.json"), "/")
+        truth = sources.coco(str(tiny_coco.annotations), str(tiny_coco.images))
+        assert set(found.class_names) == {"post", "square", "bar"}
+        for example, target in zip(found.dataset, truth.dataset, strict=True):
+            boxes, wanted = (
+                {source.class_names[k]: box for k, box in zip(e["classes"], e["boxes"])}
+                for source, e in ((found, example), (truth, target))
+            )
+            assert set(boxes) == set(wanted)
+            for class_name, box in wanted.items():  # JPEG blurs colors
+                np.testing.assert_allclose(boxes[class_name], box, atol=0.04)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            ["--teacher=python:my_module:broken"],
+            "teacher my_module:broken raised AttributeError: 'numpy.ndarray' object "
+            "has no attribute 'absent' at my_module.py, line 23\n",
+        ),
+        (
+            ["--teacher=python:my_module:broken", "--num_workers=2"],
+            "has no attribute 'absent' at my_module.py, line 23\n",
+        ),
+        (["--teacher=python:absent:painted"], "Expected a module absent, in the curre"),
+        (
+            ["--teacher=python:my_module:painted", "--box_format=yxyx"],
+            "Expected box_format=xyxy, that of results of Ultralytics. Received: ",
+        ),
+        (
+            ["--teacher=python:my_module:painted", "--classes=tree"],
+            "missing: ['tree'], others: ['square', 'bar', 'post']",
+        ),
+    ],
+)
+def test_mistakes_in_a_function(flags, text, tiny_coco, tmp_path):
+    (tmp_path / "my_module.py").write_text(PAINTED)
+    place = f"--output_dir={tmp_path / 'labels'}"
+    result = call(*flags, f"--images={tiny_coco.unlabeled}", place, cwd=tmp_path)
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if "pseudo_label:" in line]
+    assert len(lines) == 1 and text in f"{lines[0]}\n"
+    assert "Traceback" not in result.stderr
+    result = call(*flags, f"--images={tiny_coco.unlabeled}", place, "--traceback")
+    assert "Traceback" in result.stderr

@@ -82,13 +82,13 @@ def check_paths(**paths):
 
     Args:
         paths: str or None for every flag; None, and addresses such as `gs://…` and
-            `tfds:…`, aren't checked.
+            `tfds:…`, and names of functions (`python:…`), aren't checked.
 
     Raises:
         FileNotFoundError: for the first one that doesn't exist.
     """
     for flag, path in paths.items():
-        if not path or "://" in path or path.startswith("tfds:"):
+        if not path or "://" in path or path.startswith(("tfds:", "python:")):
             continue
         # A name with brackets isn't a glob.
         options = {"recursive": True, "include_hidden": True}

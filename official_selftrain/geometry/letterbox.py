@@ -1,10 +1,12 @@
 """The letterbox: fitting images into a frame while keeping their aspect ratio.
 
-An image is placed in the frame's top left corner. Functions used in models are written
+An image is placed in the frame's top left corner; models of others that expect it in
+the middle get `fit_centered`. Functions used in models are written
 with `keras.ops`; pixels are resized by TensorFlow on any backend, because the input
 pipeline is TensorFlow's.
 """
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -110,3 +112,53 @@ def pad(images, image_size, value=PAD_PIXEL):
     # TFLite doesn't support tf.ensure_shape.
     frames.set_shape((*images.shape[:-3], *image_size, channels))
     return frames
+
+
+def fit_centered(image, image_size, value):
+    """Fit an image into the middle of a frame, as other tools do.
+
+    Args:
+        image: `[h, w, 3]`, 0…255.
+        image_size: (height, width) of the frame.
+        value: float, the color of the border.
+
+    Returns:
+        float32 `[H, W, 3]`, rounded to whole numbers.
+
+    Source: `LetterBox` of ultralytics.
+    """
+    size, start = _centered(tf.shape(image)[:2], image_size)
+    resized = tf.round(tf.image.resize(tf.cast(image, tf.float32), size))
+    end = tf.constant(image_size) - size - start
+    borders = tf.pad(tf.stack([start, end], axis=1), [[0, 1], [0, 0]])
+    frame = tf.pad(resized, borders, constant_values=value)
+    return tf.ensure_shape(frame, (*image_size, 3))
+
+
+def from_centered(boxes, size, image_size):
+    """Map boxes from the frame of `fit_centered` to the image.
+
+    Args:
+        boxes: float array `[n, 4]` (ymin, xmin, ymax, xmax), pixels of the frame.
+        size: (height, width) of the image.
+        image_size: (height, width) of the frame.
+
+    Returns:
+        float32 array `[n, 4]`, pixels of the image, clipped to it.
+
+    Source: `scale_boxes` of ultralytics.
+    """
+    _, start = _centered(tf.constant(size, tf.int32), image_size)
+    height, width = (float(side) for side in size)
+    scale = min(image_size[0] / height, image_size[1] / width)
+    boxes = (boxes - np.tile(start.numpy(), 2)) / scale
+    return np.clip(boxes, 0.0, [height, width] * 2).astype(np.float32)
+
+
+def _centered(size, image_size):
+    """Return the size in the frame, and top and left, int32 `[2]`."""
+    size = tf.cast(size, tf.float64)
+    frame = tf.constant(image_size, tf.float64)
+    fitted = tf.maximum(tf.round(size * tf.reduce_min(frame / size)), 1.0)
+    start = tf.round((frame - fitted) / 2.0 - 0.1)  # half a pixel goes below, right
+    return tf.cast(fitted, tf.int32), tf.cast(start, tf.int32)

@@ -4,11 +4,12 @@ import dataclasses
 import os
 
 import keras
+import yaml
 
 from official_selftrain import models, training  # noqa: F401  # registers what Keras loads
 from official_selftrain.files import hashes
 from official_selftrain.files.run_folder import RunFolder, StageFolder
-from official_selftrain.labeling import served, teachers
+from official_selftrain.labeling import answers, function_teacher, served, teachers
 from official_selftrain.serving import signatures
 
 
@@ -18,29 +19,33 @@ class TeacherSettings:
 
     Attributes:
         path: str, a model_dir or `.keras` file of this package, a SavedModel folder, a
-            model on a TF Serving server (`http://…`, `grpc://…`), or a JSON file of
-            COCO results.
+            model on a TF Serving server (`http://…`, `grpc://…`), a JSON file of COCO
+            results, or a function (`python:my_module:my_teacher`).
         labels: str or None, a file of the teacher's classes (see
             `teachers.read_classes`); None: the one next to the teacher.
-        first_class_id: int, the id of the first line of `labels`.
+        first_class_id: int or None, the id of the first line of `labels`; None: it
+            follows from the names of the teacher's outputs (see `answers`); 1 for COCO
+            results.
         signature: str, signature of a SavedModel or server.
-        box_units: str, as in `served.signature_teacher`.
+        box_units: str, as in `answers.stated_format`.
         scales: floats, as in `teachers.keras_teacher`.
         flip: bool, as in `teachers.keras_teacher`.
         classes: str or None, the student's classes: a file like `labels`, or
             comma-separated names; None: the teacher's.
         drop_others: bool, as in `teachers.for_classes`.
+        box_format: str, as in `answers.stated_format`.
     """
 
     path: str
     labels: str | None = None
-    first_class_id: int = 1
+    first_class_id: int | None = None
     signature: str = "serving_default"
     box_units: str = "auto"
     scales: tuple = (1.0,)
     flip: bool = False
     classes: str | None = None
     drop_others: bool = False
+    box_format: str = "auto"
 
 
 def open_teacher(settings, images=""):
@@ -62,6 +67,8 @@ def open_teacher(settings, images=""):
     model_path = _model_path(path)
     if model_path:
         teacher = _keras(settings, model_path)
+    elif path.startswith(function_teacher.PREFIX):
+        teacher = _function(settings)
     elif "://" in path:
         teacher = _server(settings)
     elif os.path.isfile(os.path.join(path, "saved_model.pb")):
@@ -71,12 +78,13 @@ def open_teacher(settings, images=""):
     else:
         raise FileNotFoundError(
             "Expected a model_dir with teacher/model.keras, a .keras file, a "
-            "SavedModel folder, http://…, grpc://… or a COCO results .json. "
+            "SavedModel folder, http://…, grpc://…, a COCO results .json or "
+            f"{function_teacher.PREFIX}my_module:my_function. "
             f"Received: teacher={path!r}"
         )
     if settings.classes:
         text = settings.classes
-        wanted = _classes(text)[0] if os.path.isfile(text) else text.split(",")
+        wanted = _classes(text).names if os.path.isfile(text) else text.split(",")
         teacher = teachers.for_classes(teacher, wanted, settings.drop_others)
     return teacher
 
@@ -90,7 +98,7 @@ def _model_path(path):
 
 def _keras(settings, path):
     near = RunFolder(os.path.dirname(os.path.dirname(path))).class_names
-    names, _ = _classes(settings.labels or near, settings.first_class_id)
+    names = _classes(settings.labels or near).names
     scales, flip = settings.scales, settings.flip
     origin = {"kind": "keras", "path": path, "sha256": hashes.sha256(path)}
     origin |= {"scales": scales, "flip": flip}
@@ -102,16 +110,56 @@ def _server(settings):
     classes = _classes(settings.labels, settings.first_class_id)
     signature, version = signatures.server(settings.path, settings.signature)
     origin = {"kind": "server", "url": settings.path, "version": version}
-    return served.signature_teacher(signature, *classes, origin, settings.box_units)
+    return _signature(settings, signature, classes, origin)
 
 
 def _saved_model(settings):
     path = settings.path
+    metadata = _ultralytics_metadata(path)
+    if metadata:
+        return _ultralytics(settings, metadata)
     labels = settings.labels or os.path.join(path, "assets/labels.txt")
     classes = _classes(labels, settings.first_class_id)
     origin = {"kind": "saved_model", "path": path, "sha256": hashes.sha256(path)}
     signature = signatures.saved_model(path, settings.signature)
-    return served.signature_teacher(signature, *classes, origin, settings.box_units)
+    return _signature(settings, signature, classes, origin)
+
+
+def _ultralytics_metadata(path):
+    """Return what Ultralytics wrote next to a SavedModel, or None."""
+    file = os.path.join(path, "metadata.yaml")
+    if not os.path.isfile(file):
+        return None
+    with open(file, encoding="utf-8") as text:
+        content = yaml.safe_load(text)
+    is_theirs = isinstance(content, dict) and content.get("author") == "Ultralytics"
+    return content if is_theirs else None
+
+
+def _ultralytics(settings, metadata):
+    first, path = settings.first_class_id, settings.path
+    answers.stated_format(answers.ULTRALYTICS, settings.box_format, settings.box_units)
+    stated = _classes(settings.labels, first) if settings.labels else None
+    signature = signatures.saved_model(path, settings.signature)
+    origin = {"kind": "ultralytics", "path": path, "sha256": hashes.sha256(path)}
+    return served.ultralytics_teacher(signature, metadata, stated, origin)
+
+
+def _signature(settings, signature, classes, origin):
+    class_ids = classes.ids(answers.convention_of(signature.outputs))
+    return served.signature_teacher(
+        signature,
+        *(classes.names, class_ids, origin),
+        *(settings.box_units, settings.box_format),
+    )
+
+
+def _function(settings):
+    first = settings.first_class_id
+    classes = _classes(settings.labels, first) if settings.labels else None
+    return function_teacher.function_teacher(
+        settings.path, classes, settings.box_format, settings.box_units, first
+    )
 
 
 def _results(settings, images):
@@ -123,13 +171,14 @@ def _results(settings, images):
         )
     labels = settings.labels or (images if is_coco else settings.path)
     classes = _classes(labels, settings.first_class_id)
-    return teachers.results_teacher(settings.path, *classes)
+    class_ids = classes.ids(answers.DETECTION)  # from 1, as COCO's
+    return teachers.results_teacher(settings.path, classes.names, class_ids)
 
 
-def _classes(path, first=1):
+def _classes(path, first=None):
     if path is None or not os.path.isfile(path):
         raise FileNotFoundError(
             "Expected the teacher's class names, --labels=FILE. "
             f"Received: labels={path!r}"
         )
-    return teachers.read_classes(path, first)
+    return answers.classes_of_file(path, first)

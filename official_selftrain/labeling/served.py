@@ -2,24 +2,32 @@
 
 The signature has one input, images or image files. It returns `detection_boxes`,
 `detection_scores` and `detection_classes` (optionally `num_detections` and
-`image_info`), or `mask` and `confidence` of the image's size.
+`image_info`), or `mask` and `confidence` of the image's size, or the arrays of another
+convention of `answers`.
 """
 
 import functools
+import types
 
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import examples, images, masks
+from official_selftrain.data import examples, images
 from official_selftrain.geometry import letterbox
-from official_selftrain.labeling import teachers
+from official_selftrain.labeling import answers, teachers
 
-BOX_UNITS = ("auto", "pixels", "normalized")
+# Their values aren't checked: boxes may reach beyond the image, where they are clipped.
+_UNCHECKED = (answers.DETECTION, answers.MASKS)
 
-_DETECTION = ("detection_boxes", "detection_scores", "detection_classes")
+# As `predict` of Ultralytics suppresses boxes, but for a lower minimum score.
+_ULTRALYTICS_FLOOR = 0.01
+_ULTRALYTICS_IOU = 0.7
+_ULTRALYTICS_BOXES = 300
 
 
-def signature_teacher(signature, class_names, class_ids, origin, box_units="auto"):
+def signature_teacher(
+    signature, class_names, class_ids, origin, box_units="auto", box_format="auto"
+):
     """Create a teacher from a signature.
 
     Args:
@@ -31,19 +39,15 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
             `"auto"` decides for each image: normalized if no coordinate exceeds 2.
             Boxes in pixels of a resized frame are mapped back with `image_info`:
             (box + offset) / scale.
+        box_format: str, as in `answers.stated_format`.
 
     Returns:
         `teachers.Teacher`.
 
     Raises:
-        ValueError: for unsupported inputs or outputs.
+        ValueError: for unsupported inputs or outputs, or an unknown format of boxes.
     """
-    is_detector = set(_DETECTION) <= set(signature.outputs)
-    if not is_detector and not {"mask", "confidence"} <= set(signature.outputs):
-        raise ValueError(
-            f"Expected outputs {', '.join(_DETECTION)}, or mask and confidence. "
-            f"Received: {', '.join(sorted(signature.outputs))}"
-        )
+    convention = answers.convention_of(signature.outputs)
     shape = signature.shape
     is_files, is_images = len(shape) == 1, len(shape) == 4 and shape[3] == 3
     if not (is_files if _takes_files(signature) else is_images):
@@ -51,22 +55,112 @@ def signature_teacher(signature, class_names, class_ids, origin, box_units="auto
             "Expected an input of image files [B] or images [B, H, W, 3]. Received: "
             f"{signature.input_name} of shape {list(shape)}"
         )
-    decode = _mask_labels
-    if is_detector:
-        decode = functools.partial(
-            _box_labels,
-            frame=_frame(signature),
-            class_names=class_names,
-            class_ids=class_ids,
-            box_units=box_units,
-        )
+    reading = answers.Reading(
+        "of a SavedModel or server",
+        convention,
+        tuple(class_names),
+        class_ids,
+        answers.stated_format(convention, box_format, box_units),
+        convention not in _UNCHECKED,
+    )
+    decode = functools.partial(answers.read, reading=reading, frame=_frame(signature))
     return teachers.Teacher(
         functools.partial(_prepare, signature),
         functools.partial(_label, signature, decode),
         tuple(class_names),
-        not is_detector,
-        {**origin},
+        convention is answers.MASKS,
+        origin if box_format == "auto" else {**origin, "box_format": box_format},
     )
+
+
+def ultralytics_teacher(signature, metadata, stated, origin):
+    """Create a teacher from a detector that Ultralytics exported as SavedModel.
+
+    Its input is RGB of 0…1 in the middle of a gray frame. It returns one array: for
+    every anchor center, size and class scores, `[B, 4 + K, N]`; or, after suppression,
+    corners, score and class, `[B, N, 6]`. Coordinates are pixels of the frame; in an
+    export to TFLite, fractions of it.
+
+    Args:
+        signature: `signatures.Signature`.
+        metadata: dict, the content of the export's `metadata.yaml`.
+        stated: `answers.Classes` as stated, or None for those of the metadata.
+        origin: dict, as in `Teacher`.
+
+    Returns:
+        `teachers.Teacher`.
+
+    Raises:
+        ValueError: for another task, input or output, or other classes.
+
+    Source: `nn/modules/head.py`, `nn/backends/tensorflow.py`, `engine/exporter.py` and
+    `cfg/default.yaml` (IoU 0.7, 300 boxes) of ultralytics.
+    """
+    frame = _frame(signature)
+    task = metadata.get("task")
+    is_image = len(signature.shape) == 4 and signature.shape[3] == 3 and frame
+    if task != "detect" or len(signature.outputs) != 1 or not is_image:
+        raise ValueError(
+            "Expected an export of Ultralytics with task: detect, images [B, H, W, 3] "
+            f"of a fixed size and one output. Received: task: {task}, images of "
+            f"{list(signature.shape)}, {len(signature.outputs)} outputs; label with a "
+            "function that calls the model, --teacher=python:my_module:my_teacher"
+        )
+    named = {
+        "metadata.yaml": answers.classes_of(metadata.get("names"), "metadata.yaml")
+    }
+    named |= {"--labels": stated} if stated else {}
+    names, class_ids = answers.agreed_classes(named, answers.ULTRALYTICS)
+    reading = answers.Reading(
+        "of Ultralytics", answers.ULTRALYTICS, names, class_ids, "xyxy"
+    )
+
+    def prepare(example, image):
+        return {"image": letterbox.fit_centered(image, frame, 114.0) / 255.0}
+
+    def decode(outputs, size):
+        (rows,) = outputs.values()
+        boxes, scores, classes = _ultralytics_rows(rows, len(class_ids), frame)
+        boxes = letterbox.from_centered(boxes[:, [1, 0, 3, 2]], size, frame)
+        found = types.SimpleNamespace(
+            xyxy=boxes[:, [1, 0, 3, 2]], conf=scores, cls=classes
+        )
+        result = types.SimpleNamespace(boxes=found, names=names)
+        return answers.read(result, size, reading)
+
+    label = functools.partial(_label, signature, decode)
+    return teachers.Teacher(prepare, label, names, False, {**origin})
+
+
+def _ultralytics_rows(rows, num_classes, frame):
+    """Return boxes (x1, y1, x2, y2 in pixels of the frame), scores and classes."""
+    is_final = rows.shape[-1] == 6
+    if not is_final and rows.shape[0] != 4 + num_classes:
+        raise ValueError(
+            f"Expected an output of [{4 + num_classes}, N] or [N, 6] for "
+            f"{num_classes} classes. Received: {list(rows.shape)}"
+        )
+    rows = rows if is_final else rows.T
+    boxes, scores = rows[:, :4], rows[:, 4] if is_final else rows[:, 4:].max(axis=1)
+    classes = rows[:, 5] if is_final else rows[:, 4:].argmax(axis=1)
+    # Anchors cover the whole frame, so that fractions can't be mistaken for pixels.
+    if np.abs(boxes).max(initial=0.0) <= 2.0:
+        boxes = boxes * np.float32([*frame[::-1], *frame[::-1]])
+    kept = scores >= _ULTRALYTICS_FLOOR
+    boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+    if is_final:
+        return boxes, scores, classes
+    centers, halves = boxes[:, :2], boxes[:, 2:] / 2.0
+    boxes = np.concatenate([centers - halves, centers + halves], axis=1)
+    chosen = []
+    for label in np.unique(classes):
+        (own,) = np.nonzero(classes == label)
+        places = tf.image.non_max_suppression(
+            boxes[own], scores[own], _ULTRALYTICS_BOXES, _ULTRALYTICS_IOU
+        )
+        chosen += own[places.numpy()].tolist()
+    best = sorted(chosen, key=lambda place: -scores[place])[:_ULTRALYTICS_BOXES]
+    return boxes[best], scores[best], classes[best]
 
 
 def _takes_files(signature):
@@ -126,47 +220,3 @@ def _call(signature, batch):
     batch = [image.numpy() for image in batch]
     batch += batch[-1:] * ((signature.shape[0] or 0) - len(batch))
     return signature.call(batch if _takes_files(signature) else np.stack(batch))
-
-
-def _box_labels(outputs, size, frame, class_names, class_ids, box_units):
-    boxes = np.asarray(outputs["detection_boxes"], np.float32).reshape(-1, 4)
-    scores = np.asarray(outputs["detection_scores"], np.float32).ravel()
-    count = len(boxes)
-    if "num_detections" in outputs:
-        count = min(count, int(np.ravel(outputs["num_detections"])[0]))
-    boxes, scores = boxes[:count], scores[:count]
-    kept = scores > 0.0
-    boxes, scores = boxes[kept], scores[kept]
-    ids = np.ravel(outputs["detection_classes"])[:count][kept].astype(int).tolist()
-    for class_id in ids:
-        teachers.check_class_id(class_id, class_ids, class_names)
-    input_size = np.float32(frame if frame else size)
-    if box_units == "auto":
-        is_normalized = bool(len(boxes)) and float(boxes.max()) <= 2.0
-        box_units = "normalized" if is_normalized else "pixels"
-    if box_units == "normalized":
-        boxes = boxes * np.tile(input_size, 2)
-    elif "image_info" in outputs:
-        info = np.asarray(outputs["image_info"], np.float32).reshape(4, 2)
-        boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
-    if frame:
-        scale = letterbox.letterbox_scale(size[None], frame).numpy()[0]
-        boxes = boxes / np.tile(scale, 2)
-    classes = np.array([class_ids[class_id] for class_id in ids], np.int32)
-    return {"boxes": boxes, "scores": scores, "classes": classes}
-
-
-def _mask_labels(outputs, size):
-    mask = np.asarray(outputs["mask"])
-    confidence = np.asarray(outputs["confidence"])
-    # Masks of images of different sizes are padded to one array.
-    mask = mask.reshape(mask.shape[:2])[: size[0], : size[1]]
-    confidence = confidence.reshape(confidence.shape[:2])[: size[0], : size[1]]
-    if mask.shape != tuple(size):
-        raise ValueError(
-            f"Expected a mask of the image's size, {tuple(size)}. "
-            f"Received: {mask.shape}"
-        )
-    if confidence.dtype.kind == "f":
-        confidence = np.round(255.0 * np.clip(confidence, 0.0, 1.0))
-    return {"mask": masks.encode(mask), "confidence": masks.encode(confidence)}

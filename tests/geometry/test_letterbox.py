@@ -68,3 +68,28 @@ def test_pixels_do_not_need_keras(monkeypatch):
     expected = letterbox.fit(noise(20, 30, 3), (16, 24))
     monkeypatch.setattr(letterbox, "ops", None)
     np.testing.assert_array_equal(letterbox.fit(noise(20, 30, 3), (16, 24)), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "fitted", "start"),
+    [
+        ((40, 80), (32, 64), (16, 0)),
+        ((41, 80), (33, 64), (15, 0)),  # of 31 rows, the larger half is below
+        ((80, 39), (64, 31), (0, 16)),
+        ((64, 64), (64, 64), (0, 0)),
+    ],
+)
+def test_a_frame_with_the_image_in_the_middle(size, fitted, start):
+    """As Ultralytics fits images: round(31 / 2 - 0.1) = 15."""
+    images = tf.data.Dataset.from_tensors(np.full((*size, 3), 7))
+    frames = images.map(lambda image: letterbox.fit_centered(image, (64, 64), 114.0))
+    (frame,) = frames.as_numpy_iterator()
+    inside = np.zeros((64, 64), bool)
+    inside[start[0] : start[0] + fitted[0], start[1] : start[1] + fitted[1]] = True
+    assert (frame[inside] == 7).all() and (frame[~inside] == 114).all()
+    scale = 64 / max(size)
+    boxes = np.array([[10, 20, 30, 30], [-9, 3, 900, 9]])
+    moved = boxes * scale + np.tile(start, 2)
+    found = letterbox.from_centered(moved, size, (64, 64))
+    expected = np.clip(boxes, 0, [*size, *size])
+    np.testing.assert_allclose(found, expected, atol=1e-4)

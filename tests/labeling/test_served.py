@@ -18,7 +18,7 @@ from official_selftrain import RetinaNet, backbones
 from official_selftrain.data import images
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
-from official_selftrain.labeling import served, teachers
+from official_selftrain.labeling import opening, served, teachers
 from official_selftrain.serving import signatures
 
 NAMES, IDS = ["0", "1"], {1: 0, 2: 1}
@@ -261,8 +261,8 @@ def boxes(*rows):
     }
 
 
-def labels_of(signature, sizes=((40, 80),), **settings):
-    teacher = served.signature_teacher(signature, NAMES, IDS, {}, **settings)
+def labels_of(signature, sizes=((40, 80),), ids=IDS, **settings):
+    teacher = served.signature_teacher(signature, NAMES, ids, {}, **settings)
     examples = [
         {
             "encoded": tf.io.encode_png(np.zeros((*size, 3), np.uint8)),
@@ -293,6 +293,115 @@ def test_units_of_boxes():
     # Small boxes of a model that returns pixels.
     (found,) = labels_of(detector(boxes([0, 0, 1, 1]))[0], box_units="pixels")
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
+
+
+def test_outputs_of_other_tools():
+    """Their formats must be stated; they are checked, and kept in the settings."""
+    outputs = {"boxes": [[20, 10, 40, 20]], "confidence": [0.5], "classes": [1]}
+    with pytest.raises(ValueError, match="Expected --box_format, .*as of KerasCV"):
+        labels_of(detector(outputs)[0])
+    (found,) = labels_of(detector(outputs)[0], box_format="xywh", ids={0: 0, 1: 1})
+    assert found["boxes"].tolist() == [[10, 20, 30, 60]]
+    assert found["classes"].tolist() == [1]
+    outputs["confidence"] = [50.0]
+    with pytest.raises(ValueError, match="confidence of 0 to 1. Received: 50.0; an im"):
+        labels_of(detector(outputs)[0], box_format="xywh")
+    signature, _ = detector(boxes([20, 10, 60, 30]))
+    (found,) = labels_of(signature, box_format="xyxy")
+    assert found["boxes"].tolist() == [[10, 20, 30, 60]]
+    for box_format, origin in (("auto", {}), ("xyxy", {"box_format": "xyxy"})):
+        teacher = served.signature_teacher(
+            signature, NAMES, IDS, {}, box_format=box_format
+        )
+        assert teacher.origin == origin
+
+
+def exported(folder, output, task="detect", names=("cat", "dog")):
+    """An export of Ultralytics whose scores are the frame's largest value."""
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1, 64, 64, 3], tf.float32)])
+        def serve(self, images):
+            return {"output_0": tf.constant(output, tf.float32) * tf.reduce_max(images)}
+
+    module = Module()
+    tf.saved_model.save(module, str(folder), module.serve)
+    text = f"author: Ultralytics\ntask: {task}\nnames:\n"
+    text += "".join(f"  {index}: {name}\n" for index, name in enumerate(names))
+    (folder / "metadata.yaml").write_text(text)
+    return str(folder)
+
+
+def raw_output():
+    """A dog twice, a cat in the same place and another dog, as [1, 4 + 2, 84]."""
+    output = np.zeros((1, 6, 84), np.float32)
+    output[0, :, 7] = [32, 32, 32, 16, 0.25, 0.75]
+    output[0, :, 8] = [32, 32, 32, 17, 0.1, 0.5]  # an IoU of 16 / 17
+    output[0, :, 9] = [32, 32, 32, 16, 0.625, 0.1]
+    output[0, :, 83] = [60, 44, 8, 8, 0.0, 0.25]
+    return output
+
+
+def fractions(output):
+    return output / np.float32([64, 64, 64, 64, 1, 1])[:, None]
+
+
+FINAL = [[[16, 24, 48, 40, 0.75, 1], [16, 24, 48, 40, 0.625, 0], [0] * 6]]
+
+
+@pytest.mark.parametrize(
+    ("output", "count"),
+    [
+        (raw_output(), 3),
+        (fractions(raw_output()), 3),
+        (np.float32(FINAL), 2),
+        (np.float32(FINAL) / np.float32([64, 64, 64, 64, 1, 1]), 2),
+    ],
+)
+def test_exports_of_ultralytics(output, count, tmp_path):
+    """40 x 80 fits with scale 0.8, between borders of 16 rows."""
+    path = exported(tmp_path, output)
+    teacher = opening.open_teacher(opening.TeacherSettings(path))
+    assert teacher.class_names == ("cat", "dog") and not teacher.has_masks
+    example = {"path": tf.constant(""), "id": tf.constant(1)}
+    image = tf.fill((40, 80, 3), tf.constant(255, tf.uint8))
+    inputs = tf.data.Dataset.from_tensors((example, image)).map(teacher.prepare)
+    prepared = {**next(iter(inputs)), "size": tf.constant([40, 80])}
+    frame = prepared["image"].numpy()
+    assert (frame[16:48] == 1.0).all() and frame.shape == (64, 64, 3)
+    np.testing.assert_array_equal(frame[:16], np.float32(114) / 255)
+    np.testing.assert_array_equal(frame[48:], np.float32(114) / 255)
+    for found in teacher.label([prepared, prepared]):
+        assert found["scores"].tolist() == [0.75, 0.625, 0.25][:count]
+        assert found["classes"].tolist() == [1, 0, 1][:count]
+        boxes = [[10, 20, 30, 60], [10, 20, 30, 60], [30, 70, 40, 80]][:count]
+        np.testing.assert_allclose(found["boxes"], boxes, atol=1e-4)
+
+
+def test_other_exports_of_ultralytics(tmp_path):
+    def opened(name, *args, **settings):
+        path = exported(tmp_path / name, *args)
+        return opening.open_teacher(opening.TeacherSettings(path, **settings))
+
+    with pytest.raises(
+        ValueError, match="task: detect, .* Received: task: segment, im"
+    ):
+        opened("segment", raw_output(), "segment")
+    with pytest.raises(
+        ValueError, match="Expected box_format=xyxy, that of results of"
+    ):
+        opened("format", raw_output(), box_format="yxyx")
+    (tmp_path / "labels.txt").write_text("dog\ncat\n")
+    with pytest.raises(
+        ValueError, match="same classes .* in metadata.yaml and --labels"
+    ):
+        opened("labels", raw_output(), labels=str(tmp_path / "labels.txt"))
+    teacher = opened("more", raw_output(), "detect", ("a", "b", "c"))
+    example = {"path": tf.constant(""), "id": tf.constant(1)}
+    image = tf.fill((40, 80, 3), tf.constant(255, tf.uint8))
+    prepared = {**teacher.prepare(example, image), "size": tf.constant([40, 80])}
+    with pytest.raises(ValueError, match=r"\[7, N\] or \[N, 6\] .*: \[6, 84\]"):
+        teacher.label([prepared])
 
 
 def test_images_of_equal_size_are_batched():
