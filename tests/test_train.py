@@ -5,13 +5,13 @@ import os
 import pathlib
 import shutil
 
+import bound
 import gin
 import numpy as np
 import processes
 import pytest
 import tensorflow as tf
 
-from official_selftrain import experiment
 from official_selftrain.cli import command_line, gin_files
 from official_selftrain.data import masks
 from official_selftrain.experiment import results as stage_results
@@ -39,21 +39,10 @@ def clean_gin():
     gin.clear_config()
 
 
-def run_tiny(model_dir, *params, stages=STAGES, gin_file=TINY, **options):
-    """Run the tiny experiment in this process, with overrides."""
-    gin.clear_config()
-    gin_files.load_config([str(gin_file)], list(params))
-    described = experiment.Described(*gin_files.described())
-    settings = gin.get_configurable(experiment.Experiment)()
-    return experiment.run(
-        settings, str(model_dir), stages, described=described, **options
-    )
-
-
 @pytest.fixture
 def run(tmp_path):
     def run(*params, model_dir=tmp_path / "run", **kwargs):
-        return run_tiny(model_dir, *params, **kwargs)
+        return bound.run_tiny(model_dir, *params, **kwargs)
 
     return run
 
@@ -62,8 +51,7 @@ def run(tmp_path):
 def taught(tmp_path_factory):
     """Return a folder whose teacher took two steps, and its results."""
     model_dir = tmp_path_factory.mktemp("taught") / "run"
-    results = run_tiny(model_dir, *SHORT, stages=["teacher"])
-    gin.clear_config()
+    results = bound.run_tiny(model_dir, *SHORT, stages=["teacher"])
     return model_dir, results
 
 
@@ -72,8 +60,7 @@ def labeled(taught, tmp_path_factory):
     """Return a folder with the teacher of `taught` and its labels."""
     model_dir = tmp_path_factory.mktemp("labeled") / "run"
     shutil.copytree(taught[0], model_dir)
-    run_tiny(model_dir, *SHORT, stages=["pseudo_labels"])
-    gin.clear_config()
+    bound.run_tiny(model_dir, *SHORT, stages=["pseudo_labels"])
     return model_dir
 
 
@@ -249,54 +236,12 @@ def test_malformed_gin_files(tmp_path, content, text):
         gin_files.load_config([str(tmp_path / "nowhere.gin")], [])
 
 
+@pytest.mark.process
 def test_model_dir_that_is_a_file(tmp_path):
-    gin_files.load_config([TINY], [])
     (tmp_path / "run").write_text("")
-    with pytest.raises(ValueError, match="model_dir='.*/run', a file"):
-        gin_files.claim_model_dir(str(tmp_path / "run"))
-
-
-def test_model_dir_of_another_experiment(tmp_path):
-    gin_files.load_config([TINY], [])
-    gin_files.claim_model_dir(str(tmp_path))
-    # No outputs yet: different settings are accepted.
-    gin.clear_config()
-    gin_files.load_config([TINY], ["SEED = 5"])
-    gin_files.claim_model_dir(str(tmp_path))
-    assert "SEED = 5" in (tmp_path / "operative.gin").read_text()
-    gin.clear_config()
-    gin_files.load_config([TINY], [])
-    gin_files.claim_model_dir(str(tmp_path))
-    (tmp_path / "teacher").mkdir()
-    gin_files.claim_model_dir(str(tmp_path))
-    gin.clear_config()
-    gin_files.load_config([TINY], ["SEED = 7"])
-    with pytest.raises(ValueError, match=r"made with \(it has 'SEED = 0'\).*model_dir"):
-        gin_files.claim_model_dir(str(tmp_path))
-
-
-def test_student_settings_may_change_before_it_starts(tmp_path):
-    """This allows choosing a threshold by inspecting the teacher's labels."""
-
-    def claim(*params):
-        gin.clear_config()
-        gin_files.load_config([TINY], list(params))
-        gin_files.claim_model_dir(str(tmp_path))
-
-    claim()
-    (tmp_path / "teacher").mkdir()
-    (tmp_path / "pseudo_labels").mkdir()
-    claim("SCORE_THRESHOLD = 0.35", "ALPHA = 2.0", "STUDENT_STEPS = 7")
-    claim("SCORE_THRESHOLD = 0.4", "experiment.Teaching.ignore_threshold = 0.1")
-    assert "SCORE_THRESHOLD = 0.4" in (tmp_path / "operative.gin").read_text()
-    with pytest.raises(ValueError, match="'TEACHER_STEPS = "):
-        claim("SCORE_THRESHOLD = 0.4", "TEACHER_STEPS = 7")
-    claim("SCORE_THRESHOLD = 0.4")
-    for stage in ("student", "control"):
-        (tmp_path / stage).mkdir()
-        with pytest.raises(ValueError, match="it has 'SCORE_THRESHOLD = 0.4'"):
-            claim("SCORE_THRESHOLD = 0.5")
-        (tmp_path / stage).rmdir()
+    done = processes.call("train", *flags(tmp_path / "run"))
+    assert done.returncode == 1
+    assert f"model_dir='{tmp_path / 'run'}', a file" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -563,10 +508,11 @@ def test_weight_averages_and_validation(run, tmp_path):
 
 
 def test_settings_that_may_change_between_runs(run, taught, tmp_path):
-    """Devices and the number of rounds; nothing else."""
+    """Devices, the number of rounds and what is logged."""
     shutil.copytree(taught[0], tmp_path / "run")
-    run(*SHORT, 'TPU_ADDRESS = "x"', "ROUNDS = 2", stages=["teacher"])
-    with pytest.raises(ValueError, match="it has 'TEACHER_STEPS = 2'"):
+    free = ('TPU_ADDRESS = "x"', "ROUNDS = 2", "training.Monitoring.log_every = 1")
+    run(*SHORT, *free, stages=["teacher"])
+    with pytest.raises(ValueError, match=r"training.Optimization.steps=3, was 2; --re"):
         run("TEACHER_STEPS = 3", stages=["teacher"])
 
 

@@ -159,4 +159,5 @@ def _of_items(before, now):
         )
         if names
     ]
-    return texts or ["the images in another order"]
+    is_ordered = list(before) == list(now)
+    return texts if texts or is_ordered else ["the images in another order"]

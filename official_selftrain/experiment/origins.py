@@ -121,14 +121,18 @@ def changes(before, now):
     for source, fingerprint in now["sources"].items():
         texts += _of_source(source, before["sources"].get(source), fingerprint)
     for name, value in now["weights"].items():
-        if before["weights"].get(name) != value:
+        if value == _NOT_THERE:
+            texts.append(f"{name}: to be trained again")
+        elif before["weights"].get(name) != value:
             texts.append(f"{name}: other weights")
     return texts
 
 
 def _of_source(name, before, now):
-    if before is None or _NOT_THERE in (before, now):
-        return [] if before == now else [f"{name}: others"]
+    if now == _NOT_THERE:
+        return [f"{name}: to be made again"]
+    if before in (None, _NOT_THERE):
+        return [f"{name}: not there before"]
     text, title = fingerprints.change(before, now), now.get("title")
     return [f"{name}{f' ({title})' if title else ''}: {text}"] if text else []
 

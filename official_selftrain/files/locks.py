@@ -11,8 +11,8 @@ import socket
 def claimed(folder, shared=False, name="lock"):
     """Hold a folder's lock; another process is refused.
 
-    The operating system releases the lock of a killed process. The lock's file stays;
-    while the lock is held, it names the host and the process.
+    The lock's file names the host and the process while the lock is held. The operating
+    system releases the lock of a killed process, whose file stays and is taken over.
 
     Args:
         folder: str, created if it doesn't exist.
@@ -28,25 +28,53 @@ def claimed(folder, shared=False, name="lock"):
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                "Expected a folder that no other process is using. Received: "
-                f"{folder}, in use by {_owner(file)}"
-            ) from None
-        except OSError:  # a file system without locks
-            _check_owner(file, folder)
-        owner = {"host": socket.gethostname(), "pid": os.getpid()}
-        file.truncate(0)
-        file.write(json.dumps(owner) + "\n")
-        file.flush()
-        try:
-            yield file.fileno()
-        finally:
+    while True:
+        with open(path, "a+", encoding="utf-8") as file:
+            _lock(file, folder, shared)
+            if not _is_current(file):  # its last owner has just removed it
+                continue
+            owner = {"host": socket.gethostname(), "pid": os.getpid()}
             file.truncate(0)
+            file.write(json.dumps(owner) + "\n")
+            file.flush()
+            try:
+                yield file.fileno()
+            finally:
+                _release(file)
+            return
+
+
+def _lock(file, folder, shared):
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            "Expected a folder that no other process is using. Received: "
+            f"{folder}, in use by {_owner(file)}"
+        ) from None
+    except OSError:  # a file system without locks
+        _check_owner(file, folder)
+
+
+def _is_current(file):
+    """Return whether an open file is still the one of its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
+
+
+def _release(file):
+    """Remove a lock's file, unless another process shares the lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    except OSError:  # a file system without locks
+        pass
+    with contextlib.suppress(OSError):
+        os.remove(file.name)
 
 
 def _read(file):

@@ -4,6 +4,8 @@ Letters in shapes: B batch, H W pixels, A anchors, K classes, M label slots,
 D detections.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -143,6 +145,19 @@ class RetinaNet(keras.Model):
                 f"unmatched_threshold={unmatched_threshold!r}, "
                 f"match_threshold={match_threshold!r}"
             )
+        _check_numbers(
+            {
+                "focal_alpha": focal_alpha,
+                "score_threshold": score_threshold,
+                "nms_threshold": nms_threshold,
+            },
+            {
+                "focal_gamma": focal_gamma,
+                "huber_delta": huber_delta,
+                "box_weight": box_weight,
+                "soft_nms_sigma": soft_nms_sigma,
+            },
+        )
         inputs = keras.Input((*image_size, 3), name="images")
         bn = BatchNorm(bn_momentum, bn_epsilon, bn_sync)
         features = _decode_features(
@@ -395,6 +410,16 @@ class RetinaNet(keras.Model):
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
         return from_config(cls, config)
+
+
+def _check_numbers(fractions, others):
+    """Check dicts of numbers: fractions in 0…1, and others of at least 0."""
+    for name, value in {**fractions, **others}.items():
+        highest = 1.0 if name in fractions else math.inf
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0.0 <= value <= highest:
+            within = "in 0…1" if name in fractions else "of at least 0"
+            raise ValueError(f"Expected {name} {within}. Received: {name}={value!r}")
 
 
 def _decode_features(

@@ -44,6 +44,7 @@ class History:
         self.later = later
         self._warned = set()
         self._shown = {}
+        self._first = step
         self._writer = None
 
     def __enter__(self):
@@ -107,7 +108,7 @@ class History:
 
     def _estimate(self):
         """Show the time left for the whole experiment, from a few steps on."""
-        steps = self._progress.n - self._progress.initial
+        steps = self.step - self._first
         if steps == _SKIPPED:  # the first ones take longer
             self._measured_from = time.monotonic()
         elif steps >= _MEASURED and (steps == _MEASURED or steps % _ESTIMATED == 0):

@@ -37,14 +37,17 @@ def test_a_second_claim_is_refused_and_names_the_first(tmp_path):
                 pass
         # The refusal doesn't erase the owner.
         assert json.loads((folder / "lock").read_text())["pid"] == os.getpid()
-    assert (folder / "lock").read_text() == ""
+    assert os.listdir(folder) == []
     with locks.claimed(str(folder)):
         pass
 
 
 def test_shared_claims(tmp_path):
     folder = str(tmp_path)
-    with locks.claimed(folder, shared=True), locks.claimed(folder, shared=True):
+    with locks.claimed(folder, shared=True):
+        with locks.claimed(folder, shared=True):
+            pass
+        # The one that has ended leaves the other's lock alone.
         with pytest.raises(ValueError, match="in use by process"):
             with locks.claimed(folder):
                 pass
@@ -69,6 +72,25 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert json.loads((tmp_path / "lock").read_text())["pid"] == holder.pid
     with locks.claimed(str(tmp_path)):
         assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_its_owner_removes_meanwhile(tmp_path, monkeypatch):
+    """The file was opened before it was removed: the lock is that of a new one."""
+    flock, calls = fcntl.flock, []
+
+    def remove_first(file, kind):
+        if not calls:
+            os.remove(tmp_path / "lock")
+        calls.append(kind)
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with locks.claimed(str(tmp_path)):
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+        with pytest.raises(ValueError, match="in use by process"):
+            with locks.claimed(str(tmp_path)):
+                pass
+    assert len(calls) == 4 and os.listdir(tmp_path) == []
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):

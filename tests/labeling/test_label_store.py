@@ -279,11 +279,25 @@ def test_classes_of_read_labels_are_matched(tiny_coco, tmp_path):
         label_store.read(str(tmp_path), ("a", "c"))
 
 
+def test_a_folder_in_use_is_refused(tiny_coco, tmp_path):
+    """Several workers share it, but not the index of one."""
+    pool, teacher = sources.folder(str(tiny_coco.unlabeled)), boxes_teacher(("a",))
+    place = str(tmp_path)
+    two = [label_store.Worker(index, 2) for index in (0, 1)]
+    with label_store._alone(place, two[0]):
+        for worker in (label_store.Worker(), two[0]):
+            with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+                label_store.write(teacher, pool, place, worker=worker)
+        label_store.write(teacher, pool, place, worker=two[1])
+    assert label_store.write(teacher, pool, place)["labeled"] == 4
+    assert not [name for name in os.listdir(place) if "lock" in name]
+
+
 def test_different_settings_raise(tiny_coco, tmp_path):
     pool = sources.folder(str(tiny_coco.unlabeled))
     label_store.write(boxes_teacher(("a", "b")), pool, str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"made with, class_names=\['a', 'b'\]. Received"
+        ValueError, match=r"class_names=\['a', 'c'\], was \['a', 'b'\]; choose"
     ):
         label_store.write(boxes_teacher(("a", "c")), pool, str(tmp_path))
     with pytest.raises(ValueError, match="score_floor in 0…1. Received: score_floor=2"):

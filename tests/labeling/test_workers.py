@@ -76,13 +76,21 @@ def test_the_first_worker_tells_what_was_changed(job, tiny_coco, capsys, index):
     assert (text in capsys.readouterr().out) == (index == 0)
 
 
-def test_a_process_whose_parent_is_gone_ends(monkeypatch):
+def test_a_process_ends_when_asked_to_or_without_a_parent(monkeypatch):
     codes = []
     monkeypatch.setattr(workers, "label", lambda job, on_images: on_images(3))
     monkeypatch.setattr(worker_start, "count", lambda count: codes.append(-count))
     monkeypatch.setattr(os, "_exit", codes.append)
+    stopped = []
+    is_set = types.SimpleNamespace(is_set=lambda: bool(stopped))
+    monkeypatch.setattr(worker_start, "_stopped", is_set, raising=False)
     workers._label_and_count(None, os.getppid())
     assert codes == [-3]
+    stopped.append(True)
+    with pytest.raises(RuntimeError, match="Received: a stop"):
+        workers._label_and_count(None, os.getppid())
+    codes.pop()
+    stopped.clear()
     workers._label_and_count(None, os.getppid() + 1)
     assert codes == [-3, -3, 1]
 

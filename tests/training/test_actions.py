@@ -130,22 +130,33 @@ def test_checkpoints_at_rows_and_before_a_stop(tmp_path, writes, expected):
     assert saved == expected
 
 
-def test_sigterm_is_heard_and_ends_after_a_step_that_tells_all(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_heard_and_ends_after_a_step_that_tells_all(tmp_path, number, code):
+    number = getattr(signal, number)
+    before = signal.getsignal(number)
     log = log_of(tmp_path)
     with actions.Preemption(log) as preemption:
         assert float(preemption.wish()) == 0.0
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert float(preemption.wish()) == 1.0
         preemption(step(1))  # the workers haven't agreed yet
         with pytest.raises(SystemExit) as ended:
             preemption(step(2, is_stopped=True))
-    assert ended.value.code == actions.PREEMPTED == 143
+    assert ended.value.code == code
     assert log.told.suspended == 1
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    with actions.Preemption(log_of(tmp_path)) as preemption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert preemption.code == 130
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_stop_at_the_last_step_lets_the_training_finish(tmp_path):
     preemption = actions.Preemption(log_of(tmp_path))
     preemption(step(20, is_stopped=True))
-    assert preemption.is_asked
+    assert preemption.code == 143

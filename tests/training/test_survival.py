@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -82,14 +83,18 @@ def test_result_is_the_same_after_random_kills(kills, uninterrupted, tmp_path):
     assert_bit_identical(tmp_path, uninterrupted)
 
 
-def test_sigterm_saves_and_a_rerun_continues(uninterrupted, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_saves_and_a_rerun_continues(uninterrupted, tmp_path, number, code):
     process = start(tmp_path)
     while last_step(tmp_path) < 3 and process.is_running:
         time.sleep(0.01)
-    process.send(signal.SIGTERM)
+    process.send(getattr(signal, number))
     done = process.finish(120)
-    assert done.returncode == 143
-    assert "terminated, saved; run it again to continue" in done.stderr
+    assert done.returncode == code
+    line = (
+        r"\w+: stopped at step \d+ of 24, saved. Run the same command again to .*\.\n"
+    )
+    assert re.fullmatch(line, done.stderr)
     assert 3 <= last_step(tmp_path) < 24
     assert not (tmp_path / "model.keras").exists()
     finish(tmp_path)

@@ -1,0 +1,166 @@
+"""The plan: mistakes are refused before the first step; what it says is true."""
+
+import json
+import os
+import shutil
+
+import bound
+import pytest
+
+from official_selftrain.experiment import plan
+
+MISTAKES = [
+    # The student.
+    ("ALPHA = -1", r"alpha=-1 \(settings of student\)"),
+    ("STUDENT_STEPS = 0", r"steps=0"),
+    (
+        "student/schedules.cosine.warmup_steps = 30",
+        r"warmup_steps=30, steps=20 \(settings of student\)",
+    ),
+    ("student/schedules.cosine.learning_rate = -0.1", "learning_rate=-0.1 at step 0"),
+    ("student/training.Optimization.batch_size = 0", "batch_size=0"),
+    (
+        "student/training.Optimization.accumulation = 3",
+        r"a multiple of 3 .* batch_size=4 \(settings of student\)",
+    ),
+    ("student/training.Optimization.ema_decay = 1.0", "ema_decay=1.0"),
+    ("student/training.Optimization.optimizer = None", "optimizer=None"),
+    (
+        "student/training.Optimization.schedule = @keras.optimizers.SGD",
+        r"not recognized: {'steps': 20} \(settings of student\)",
+    ),
+    (
+        "student/training.Optimization.optimizer = @augment.flip_and_jitter",
+        r"unexpected keyword argument 'learning_rate' \(settings of student\)",
+    ),
+    (
+        "student/keras.optimizers.SGD.momentum = 2.0",
+        r"momentum.* between \[0, 1\]. \(settings of student\)",
+    ),
+    ("student/training.Loss.decay = 1.0", "decay=1.0"),
+    ("student/training.Loss.l2 = -1", "l2=-1"),
+    ("student/training.Monitoring.log_every = 0", "log_every=0"),
+    ("student/augment.flip_and_jitter.scale_range = (2.0, 1.0)", r"\(2.0, 1.0\)"),
+    # Its labels.
+    ("SCORE_THRESHOLD = 1.5", "score_threshold=1.5"),
+    ("experiment.Teaching.ignore_threshold = 0.5", "ignore_threshold=0.5"),
+    ('experiment.Teaching.student_init = "scratch"', "'scratch'"),
+    ("experiment.Teaching.max_empty_share = 2", "max_empty_share=2"),
+    ("experiment.Labeling.shard_size = 0", "shard_size=0"),
+    ("experiment.Labeling.scales = (1.0, 2.0)", r"scales=\(1.0, 2.0\)"),
+    ('experiment.Labeling.labels_dir = "none"', "none/manifest.json"),
+    ("ROUNDS = 0", "rounds=0"),
+    # The control.
+    ("experiment.Teaching.control = 3", "control=3"),
+    # The evaluation.
+    ("validation/digits.scenes.num_classes = 3", r"Received: \['0', '1', '2'\]"),
+    ("validation/digits.scenes.has_masks = True", r"\['background', '0', '1'\]"),
+    ("VALIDATE_EVERY = 3", "validate_every=3, log_every=2"),
+    ("experiment.Data.max_boxes = 0", "max_boxes=0"),
+    # What is exported.
+    ("retinanet.RetinaNet.max_detections = 0", "max_detections=0"),
+    ("retinanet.RetinaNet.score_threshold = -0.1", "score_threshold=-0.1"),
+    ("retinanet.RetinaNet.nms_threshold = 2.0", "nms_threshold=2.0"),
+    ("retinanet.RetinaNet.soft_nms_sigma = -1.0", "soft_nms_sigma=-1.0"),
+]
+
+
+@pytest.fixture(scope="module")
+def never(tmp_path_factory):
+    return tmp_path_factory.mktemp("never") / "run"
+
+
+@pytest.mark.parametrize(("param", "text"), MISTAKES, ids=[p for p, _ in MISTAKES])
+def test_mistakes_are_refused_before_the_first_step(never, param, text):
+    """Without `check`: a mistake that were found later would leave files."""
+    with pytest.raises((ValueError, TypeError, OSError), match=text):
+        bound.run_tiny(never, param)
+    assert not never.exists() or os.listdir(never) == []
+
+
+def test_class_names_that_an_export_could_not_list(tiny_coco, tmp_path):
+    content = json.loads(tiny_coco.annotations.read_text())
+    content["categories"][0]["name"] = "two\nlines"
+    tiny_coco.annotations.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"one line each.*'two\\nlines'"):
+        bound.run_tiny(tmp_path / "run", gin_file=bound.own_data(tiny_coco, tmp_path))
+
+
+def test_a_broken_validation_image_is_named(tiny_coco, tmp_path):
+    images = tmp_path / "validation"
+    shutil.copytree(tiny_coco.images, images)
+    (images / "001.png").write_bytes(b"no image")
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    with pytest.raises(ValueError, match="001.png.*1 of 6 images can't be read"):
+        bound.run_tiny(
+            tmp_path / "run", f'VALIDATION_IMAGES = "{images}"', gin_file=gin_file
+        )
+
+
+def test_the_plan_by_hand(tmp_path, capsys):
+    assert bound.run_tiny(tmp_path / "run", "EMA_DECAY = 0.9", check=True) == {}
+    assert not (tmp_path / "run").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"plan: {tmp_path / 'run'}"
+    assert lines[2] == "  unlabeled     12 images, 19 objects, 2 classes: 0, 1"
+    # 4 images of the labeled stream; twice as many for the student and the control.
+    assert lines[4:9] == [
+        "  teacher       to do: 20 steps of 4 images; 17,929 weights",
+        "  pseudo_labels to do: 12 images",
+        "  student       to do: 20 steps of 8 images; 17,929 weights",
+        "  control       to do: 20 steps of 8 images; 17,929 weights",
+        "  evaluation    to do",
+    ]
+    assert lines[9].startswith("  disk          about ")
+
+
+def test_the_state_and_the_work_by_hand(tmp_path, monkeypatch):
+    """SGD has one slot per weight; labeling and evaluation count a third."""
+    found = {}
+
+    def remember(work, names, planned):
+        found.update(planned.outlines, later=work.later)
+        return []
+
+    monkeypatch.setattr(plan, "_lines", remember)
+    params = ("EMA_DECAY = 0.9", "student/keras.optimizers.SGD.momentum = 0.9")
+    bound.run_tiny(tmp_path / "run", *params, check=True)
+    teacher, student = found["teacher"], found["student"]
+    assert teacher.weights == 17_929
+    assert teacher.state == 4 * 2 * 17_929  # the weights and their average
+    # The momentum of the trained weights: all but the moving statistics.
+    assert 4 * 17_000 < student.state - teacher.state < 4 * 17_929
+    images = 4 * 32 * 32 * 3 * 4
+    assert images < teacher.batch < 1.1 * images
+    assert images * 2 < student.batch < 2.2 * images
+    evaluation, labels = 3 * 8 / 3, 12 / 3
+    assert found["later"] == pytest.approx(
+        {
+            "teacher": labels + 20 * 8 + 20 * 8 + evaluation,
+            "pseudo_labels": 20 * 8 + 20 * 8 + evaluation,
+            "student": 20 * 8 + evaluation,
+            "control": evaluation,
+        }
+    )
+
+
+def test_too_little_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="of free disk space .* Received: 1 MB"):
+        bound.run_tiny(tmp_path / "run")
+
+
+def test_unreadable_unlabeled_images_are_told(tiny_coco, tmp_path, capsys):
+    for path in tiny_coco.unlabeled.iterdir():
+        path.write_bytes(b"no image")
+    bound.run_tiny(
+        tmp_path / "run", gin_file=bound.own_data(tiny_coco, tmp_path), check=True
+    )
+    text = "warning: none of the first 4 unlabeled images can be read, such as "
+    assert text in capsys.readouterr().out
+
+
+def test_check_and_restart_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="check without restart.*restart='student'"):
+        bound.run_tiny(tmp_path / "run", check=True, restart="student")
