@@ -159,7 +159,7 @@ def test_killed_study_continues(tmp_path):
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         done = call(path, model_dir, "--jobs=2")
-        if "no other study is using" not in done.stderr:
+        if "no other process is using" not in done.stderr:
             break
         assert done.returncode == 1
         time.sleep(1.0)
@@ -227,7 +227,7 @@ studies.grid.columns = {"all": ()}
     with open(model_dir / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = call(path, model_dir)
-        assert done.returncode == 1 and "no other study is using" in done.stderr
+        assert done.returncode == 1 and "no other process is using" in done.stderr
     done = call(path, model_dir)
     assert done.returncode == 0 and "study: " not in done.stdout, done.stderr
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}

@@ -98,7 +98,7 @@ def of_metrics(work, stage):
 
 
 def _hash(stage):
-    return hashes.sha256(stage.model) if stage.is_finished else _NOT_THERE
+    return hashes.sha256_of_model(stage.model) if stage.is_finished else _NOT_THERE
 
 
 def changes(before, now):

@@ -116,7 +116,9 @@ class Work:
         labeling, teacher = self.experiment.labeling, self.folder.teacher(number)
         return {
             "kind": "keras",
-            "sha256": hashes.sha256(teacher.model) if teacher.is_finished else None,
+            "sha256": hashes.sha256_of_model(teacher.model)
+            if teacher.is_finished
+            else None,
             "scales": list(labeling.scales),
             "flip": labeling.flip,
         }

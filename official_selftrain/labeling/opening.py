@@ -100,7 +100,8 @@ def _keras(settings, path):
     near = RunFolder(os.path.dirname(os.path.dirname(path))).class_names
     names = _classes(settings.labels or near).names
     scales, flip = settings.scales, settings.flip
-    origin = {"kind": "keras", "path": path, "sha256": hashes.sha256(path)}
+    digest = hashes.sha256_of_model(path)
+    origin = {"kind": "keras", "path": path, "sha256": digest}
     origin |= {"scales": scales, "flip": flip}
     model = keras.saving.load_model(path)
     return teachers.keras_teacher(model, names, origin, scales, flip)

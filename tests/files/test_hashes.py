@@ -1,6 +1,7 @@
 """Hashes of files and folders."""
 
 import hashlib
+import zipfile
 
 import pytest
 
@@ -14,6 +15,23 @@ def test_hash_of_a_file(tmp_path):
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert hashes.sha256(str(tmp_path / "a")) == digest
     assert hashes.sha256(str(tmp_path / "b")) == digest
+
+
+def test_hash_of_a_model(tmp_path):
+    """Weights and settings count, not the time or process that saved them."""
+
+    def written(name, weights=b"w", rate=1, place=7):
+        config = f'{{"rate": {rate}, "shared_object_id": {place}}}'
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr("metadata.json", f"saved as {name}")
+            file.writestr("config.json", config)
+            file.writestr("model.weights.h5", weights)
+        return hashes.sha256_of_model(str(tmp_path / name))
+
+    first = written("first")
+    assert written("second", place=8) == first
+    others = {first, written("third", weights=b"v"), written("fourth", rate=2)}
+    assert len(others) == 3
 
 
 def test_hash_of_a_folder(tmp_path):

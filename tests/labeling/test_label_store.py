@@ -1,6 +1,7 @@
 """Pseudo-labels: what is written and read back."""
 
 import json
+import os
 
 import keras
 import numpy as np
