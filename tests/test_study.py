@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import json
 import os
 import pathlib
 import time
@@ -224,13 +225,96 @@ studies.grid.columns = {"all": ()}
     assert float(found["control"]["seconds"]) == pytest.approx(expected)
     # Nothing left to do.
     stamps = {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
-    with open(model_dir / "lock") as lock:
+    with open(model_dir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = call(path, model_dir)
         assert done.returncode == 1 and "no other process is using" in done.stderr
     done = call(path, model_dir)
     assert done.returncode == 0 and "study: " not in done.stdout, done.stderr
     assert stamps == {run: (run / "outcome.json").stat().st_mtime_ns for run in runs}
+
+
+FOUND = {"images": 8, "classes": ["a"], "sha256": "x"}
+OTHER = {**FOUND, "images": 9, "sha256": "y"}
+
+
+@pytest.fixture
+def grid_folder(tmp_path):
+    """Two finished cells, a student and its control, as a study leaves them."""
+    teacher, run = tmp_path / "teachers" / "t", tmp_path / "runs" / "t" / "r"
+
+    def write(path, content):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    def record(**sources):
+        return {"settings": {}, "sources": sources, "weights": {}}
+
+    for folder, stages in ((teacher, ["teacher"]), (run, ["student", "control"])):
+        for stage in stages:
+            write(folder / stage / "origin.json", record(labeled=FOUND))
+            measured = record(validation=FOUND)
+            write(folder / stage / "metrics_origin.json", measured)
+        done = {stage: {"status": "done", "text": ""} for stage in stages}
+        write(folder / "outcome.json", done)
+        write(folder / "results.json", {})
+    settings = {"teacher": {}, "source": FOUND}
+    write(teacher / "pseudo_labels" / "settings.json", settings)
+    outcomes = json.loads((teacher / "outcome.json").read_text())
+    outcomes["labels"] = {"status": "done", "text": ""}
+    write(teacher / "outcome.json", outcomes)
+
+    def settle(restart=None, keep=False, **changed):
+        names = ("labeled", "unlabeled", "validation")
+        sources = {**dict.fromkeys(names, FOUND), **changed}
+        cells = [
+            {
+                **{"row": stage, "column": "all", "seed": 0, "stage": stage},
+                **{"teacher_dir": str(teacher), "run_dir": str(run)},
+                "sources": lambda: sources,
+            }
+            for stage in ("student", "control")
+        ]
+        studies._settle(cells, restart, keep)
+        left = {**studies.read_outcomes(teacher), **studies.read_outcomes(run)}
+        folders = ("teacher", "pseudo_labels"), ("student", "control")
+        moved = {
+            name
+            for folder, stages in zip((teacher, run), folders)
+            for name in stages
+            if not (folder / name).exists()
+        }
+        return set(left), moved
+
+    return settle
+
+
+EVERY = {"teacher", "labels", "student", "control"}
+
+
+def test_equal_data_keeps_every_cell(grid_folder):
+    assert grid_folder() == (EVERY, set())
+
+
+def test_changed_data_is_refused_kept_or_made_again(grid_folder):
+    text = r"student, all, seed 0: teacher was made. Received: labeled: 1 image more"
+    for restart in (None, "student"):
+        with pytest.raises(ValueError, match=text + ".*--restart=teacher"):
+            grid_folder(restart, labeled=OTHER)
+    assert grid_folder(keep=True, labeled=OTHER) == (EVERY, set())
+    moved = {"teacher", "pseudo_labels", "student", "control"}
+    assert grid_folder("teacher", labeled=OTHER) == (set(), moved)
+
+
+def test_other_unlabeled_images_leave_teacher_and_control(grid_folder):
+    with pytest.raises(ValueError, match="pseudo_labels was made.*unlabeled: 1 image"):
+        grid_folder(unlabeled=OTHER)
+    found = grid_folder("pseudo_labels", unlabeled=OTHER)
+    assert found == ({"teacher", "control"}, {"pseudo_labels", "student"})
+
+
+def test_other_validation_images_are_evaluated_again(grid_folder):
+    assert grid_folder(validation=OTHER) == ({"labels"}, set())
 
 
 @pytest.mark.process

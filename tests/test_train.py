@@ -198,6 +198,14 @@ def test_help_and_a_user_s_mistake_on_the_command_line(tmp_path):
             r"a scope that is used \(nearest: .*\). Received: control",
         ),
         ('training.fit.output_dir = "x"', "leaves open. .*: training.fit.output_dir"),
+        (
+            "training.Loss.alpha = 3.0",
+            r"student/.*Loss.alpha, which overrides it. .*: official_.*Loss.alpha",
+        ),
+        (
+            "training.Optimization.steps = 3",
+            r"(teacher|student)/.*Optimization.steps, which overrides it",
+        ),
         ("SEED = = 3", "in gin_param, line 1. Received: 'SEED = = 3'"),
         ("TEACHER_STEPS = 2*3", "Received: 'TEACHER_STEPS = 2[*]3'"),
         (

@@ -79,6 +79,7 @@ def load_config(files, params):
         logging.set_verbosity(verbosity)
     _check_references()
     _check_scopes()
+    _check_overridden()
     _check_stages()
     gin.finalize()
 
@@ -119,6 +120,38 @@ def _check_scopes():
                 f"Expected settings of {selector} in a scope in which it is used "
                 f"({', '.join(scopes)}). Received: {scope}"
             )
+
+
+def _check_overridden():
+    """Check that no setting is overridden wherever it would be applied.
+
+    gin ignores `training.Loss.alpha = 3` without a word where
+    `student/training.Loss.alpha` is set, too.
+    """
+    config = gin.config._CONFIG
+    applied = _applied(config)
+    for (scope, selector), settings in sorted(config.items()):
+        parts = tuple(scope.split("/")) if scope else ()
+        stacks = [s for s, n in applied if n == selector and s[: len(parts)] == parts]
+        for name in settings if selector != "gin.macro" else ():
+            # A teacher has no pseudo-labels to weigh.
+            counted = [s for s in stacks if name != "alpha" or s[:1] != ("teacher",)]
+            over = [_overriding(config, s, parts, selector, name) for s in counted]
+            if over and all(over):
+                setting = f"{selector}.{name}"
+                raise ValueError(
+                    f"Expected {over[0]}/{setting}, which overrides it. Received: "
+                    f"{scope + '/' * bool(scope)}{setting}"
+                )
+
+
+def _overriding(config, stack, parts, selector, name):
+    """Return the innermost scope of a stack that overrides a setting, or None."""
+    for end in range(len(stack), len(parts), -1):
+        scope = "/".join(stack[:end])
+        if name in config.get((scope, selector), {}):
+            return scope
+    return None
 
 
 def _applied(config):
