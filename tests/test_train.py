@@ -493,7 +493,7 @@ def test_rounds_continue_while_the_student_improves(
         ("round_3", "round_2/student"),
     ):
         manifest = label_store.read_manifest(str(folder / name / "pseudo_labels"))
-        made_by = hashes.sha256(str(folder / teacher / "model.keras"))
+        made_by = hashes.sha256_of_model(str(folder / teacher / "model.keras"))
         assert manifest["settings"]["teacher"]["sha256"] == made_by
         assert (folder / name / "student" / "model.keras").exists()
     assert not (folder / "round_4").exists()

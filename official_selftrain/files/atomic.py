@@ -34,6 +34,8 @@ def replacing(path, ending="", shared=False):
     except OSError as error:
         if error.filename not in (partial, None):
             raise
+        if error.errno is None and type(error) is not OSError:
+            raise
         if error.errno is None:  # from a library that writes by itself
             reason = str(error).strip().splitlines()[0]
             text = f"Expected to write {path}. Received: {reason}"

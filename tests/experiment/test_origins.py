@@ -106,11 +106,11 @@ def test_a_change_is_refused_made_again_or_kept(run, tmp_path, capsys, name):
     with pytest.raises(ValueError, match=text):
         run(param)
     assert made(model_dir) == before
+    if again is None:
+        return
     capsys.readouterr()
     run(param, keep=True, check=True)
     assert re.search(f"{stage}: kept, although changed since the ", _out(capsys))
-    if again is None:
-        return
     results = run(param, restart=stage)
     after = made(model_dir)
     assert {key for key in after if after[key] != before[key]} == again

@@ -33,6 +33,19 @@ def test_an_error_keeps_the_previous_file(tmp_path, error, old):
     assert not old or path.read_text() == old
 
 
+def test_an_error_of_a_writing_library_names_the_file(tmp_path):
+    """Such as h5py's, which has no number, and Python's own on a full disk."""
+    path = tmp_path / "a.txt"
+    for error, text in (
+        (OSError("Can't write\nmore"), f"to write {path}. Received: Can't write"),
+        (OSError(28, "No space left on device"), f"No space left.*: '{path}'"),
+    ):
+        with pytest.raises(OSError, match=text):
+            with atomic.replacing(str(path)):
+                raise error
+    assert os.listdir(tmp_path) == []
+
+
 def test_unserializable_content_keeps_the_previous_file(tmp_path):
     path = tmp_path / "a.json"
     atomic.write_json(str(path), {"a": 1})

@@ -461,6 +461,7 @@ def run(tmp_path):
     def start(model_dir, *params, stages=experiment.STAGES, keep=False):
         path = tmp_path / "joint.gin"
         path.write_text(JOINT)
+        gin.clear_config()
         gin_files.load_config([TINY, str(path)], list(params))
         return bound.run(str(model_dir), stages=stages, keep=keep)
 
