@@ -356,8 +356,10 @@ def _value_text(config, value, text_of):
 
 def _text_of(value):
     """Return a value as text; files by name and hash, other places by name."""
-    if isinstance(value, str) and os.path.isfile(value):
-        return f"{os.path.basename(value)} of hash {hashes.sha256(value)[:12]}"
+    # TensorFlow's checkpoints are named without their endings.
+    for path in (value, f"{value}.index") if isinstance(value, str) else ():
+        if os.path.exists(path) and path:
+            return f"{os.path.basename(value)} of hash {hashes.sha256(path)[:12]}"
     if isinstance(value, str) and os.path.isabs(value):
         return os.path.basename(value)
     return repr(value)

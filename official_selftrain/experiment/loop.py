@@ -49,15 +49,19 @@ def run(
     """
     for stage in stages:
         check_choice("stages", stage, STAGES)
+    if restart is not None and restart not in stages:
+        check_choice("restart", restart, tuple(origins.FOLLOWING))
+        raise ValueError(
+            f"Expected stages with the one to restart. Received: {restart=}, "
+            f"stages={','.join(stages)}"
+        )
     if check and restart is not None:
         raise ValueError(
             f"Expected check without restart, which moves files. Received: {restart=}"
         )
     work = steps.Work(experiment, model_dir, described, keep)
     with work.precision(), _alone(work, check):
-        if restart is not None:
-            steps.restart(work, restart)
-        planned = plan.checked(work, stages)
+        planned = _planned(work, stages, restart)
         if work.is_first:
             print("\n".join(planned.lines), flush=True)
         if check:
@@ -68,6 +72,18 @@ def run(
         if work.is_first:
             origins.complete_restart(work.folder)
     return results
+
+
+def _planned(work, stages, restart):
+    """Return the plan; a mistake in it leaves what is to be restarted in place."""
+    moved = steps.restart(work, restart) if restart is not None else ([], None)
+    try:
+        return plan.checked(work, stages)
+    except BaseException:
+        if moved[0]:
+            origins.undo(work.folder, moved)
+            print("restart: moved back", flush=True)
+        raise
 
 
 @contextlib.contextmanager

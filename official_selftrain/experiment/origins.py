@@ -36,7 +36,7 @@ _TITLES = {
 }
 _NOT_THERE = "to be made"
 # A control has no pseudo-labels to weigh.
-_OF_PSEUDO_LABELS = ("Loss.alpha", "Loss.normalize", "Loss.decay")
+_OF_PSEUDO_LABELS = ("loss.alpha", "loss.normalize", "loss.decay")
 
 
 def of_training(work, name, number=1):
@@ -73,14 +73,16 @@ def of_training(work, name, number=1):
         settings["score_threshold"] = teaching.score_threshold
         settings["ignore_threshold"] = teaching.ignore_threshold
         labels = work.labels(number)
-        sources["pseudo_labels"] = (
-            label_store.read(labels.path).fingerprint()
-            if labels.is_finished
-            else _NOT_THERE
-        )
+        if labels.is_finished:
+            fingerprint = label_store.read(labels.path).fingerprint()
+            sources["pseudo_labels"] = fingerprint
+        elif not os.path.exists(labels.settings):  # else they are continued
+            sources["pseudo_labels"] = _NOT_THERE
     if name == "control":
         settings = {
-            k: v for k, v in settings.items() if not k.endswith(_OF_PSEUDO_LABELS)
+            name: value
+            for name, value in settings.items()
+            if not name.lower().endswith(_OF_PSEUDO_LABELS)
         }
     return {"settings": settings, "sources": sources, "weights": weights}
 
@@ -241,25 +243,45 @@ def _check_stage(work, name, number):
         check(work, name, changes(atomic.read_json(stage.origin), record))
 
 
-def restart(folder, name):
+def restart(work, name):
     """Move a stage and what follows from it aside, to be made again.
 
-    A restart that was interrupted is continued, not begun again.
+    A restart that was interrupted is continued, not begun again, if what it has made
+    fits.
 
     Args:
-        folder: `RunFolder`.
+        work: `stages.Work`.
         name: str, the stage.
 
     Returns:
         as `RunFolder.move_aside`.
     """
     check_choice("restart", name, tuple(FOLLOWING))
+    folder = work.folder
     before = atomic.read_json(folder.restart) or {}
-    if before.get("stage") == name:
+    if before.get("stage") == name and _fits(work, name):
         return [], None
     moved = folder.move_aside(*replaced_paths(folder, name))
     atomic.write_json(folder.restart, {"stage": name})
     return moved
+
+
+def _fits(work, name):
+    """Return whether a stage and what follows from it have fitting records."""
+    try:
+        for number in work.folder.rounds():
+            for stage in FOLLOWING[name]:
+                if number == 1 or stage in ("pseudo_labels", "student"):
+                    _check_stage(work, stage, number)
+    except ValueError:
+        return False
+    return True
+
+
+def undo(folder, moved):
+    """Move what a restart has moved back, as long as nothing is made again."""
+    folder.move_back(*moved)
+    complete_restart(folder)
 
 
 def replaced_paths(folder, name, alone=False):

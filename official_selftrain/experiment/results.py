@@ -102,6 +102,7 @@ def evaluate(
         and results["pseudo_labels"] == quality
         and found == extra
         and os.path.exists(folder.report)
+        and all(os.path.exists(stage.metrics) for stage in stages)
         and not any([_change(stage, origin_of(stage)) for stage in stages])
     ):
         print("evaluation: finished, kept", flush=True)
@@ -137,9 +138,13 @@ def evaluate(
 
 def _change(stage, origin):
     """Return what a stage's stored metrics were measured with otherwise, as text."""
-    if origin is None:
+    before = atomic.read_json(stage.metrics_origin)
+    stored = (stage.metrics, stage.average_metrics)
+    if origin is None or not any(map(os.path.exists, stored)):
         return ""
-    return "; ".join(origins.changes(atomic.read_json(stage.metrics_origin), origin))
+    if before is None:
+        return "there is no record of the images"
+    return "; ".join(origins.changes(before, origin))
 
 
 def _stage_results(stage, network, settings, origin):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from official_selftrain.checks.arguments import check_choice, check_counts
 from official_selftrain.data import examples
 from official_selftrain.labeling import label_quality
-from official_selftrain.training.settings import Machine
+from official_selftrain.training.settings import Machine, Monitoring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def described(experiment):
     """Describe the functions of an experiment that was made in Python.
 
     What a function does can't be seen: it is described by its name and, if it is a
-    `functools.partial`, by its arguments.
+    `functools.partial`, by its arguments. What is logged is left out.
 
     Args:
         experiment: `Experiment`.
@@ -161,19 +162,27 @@ def described(experiment):
 
 def _settings(name, value):
     """Yield the names and texts of what a value consists of."""
+    if isinstance(value, Monitoring):
+        return
     if isinstance(value, functools.partial):
         yield from _settings(name, value.func)
         for key, item in value.keywords.items():
             yield from _settings(f"{name}.{key}", item)
-        if value.args:
-            yield f"{name}.args", repr(value.args)
+        yield from _settings(f"{name}.args", value.args)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _settings(f"{name}.{field.name}", getattr(value, field.name))
-    elif callable(value):
-        yield name, getattr(value, "__qualname__", type(value).__qualname__)
-    else:
+    elif isinstance(value, (list, tuple, dict)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _settings(f"{name}.{key}", item)
+    elif isinstance(value, (bool, int, float, str, bytes, type(None))):
         yield name, repr(value)
+    elif isinstance(value, (np.ndarray, np.generic)):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        yield name, f"{value.dtype}{list(value.shape)} of hash {digest[:12]}"
+    else:  # a function, a class or an object, whose `repr` may hold its place in memory
+        yield name, getattr(value, "__qualname__", type(value).__qualname__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,7 +155,8 @@ class Work:
     def precision(self):
         """Temporarily set the dtype policy to the machine's precision."""
         policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.experiment.machine.precision)
+        if self.experiment.machine.precision is not None:
+            keras.config.set_dtype_policy(self.experiment.machine.precision)
         try:
             yield
         finally:
@@ -188,21 +189,25 @@ class Work:
         return metrics[headline(metrics)] or 0.0
 
     def origin_of_metrics(self, stage):
-        """Return what metrics of a stage are measured with; None keeps stored ones."""
-        return None if self.keep else origins.of_metrics(self, stage)
+        """Return what metrics of a stage are measured with."""
+        return origins.of_metrics(self, stage)
 
 
 def restart(work, name):
     """Move a stage and what follows from it aside.
+
+    Returns:
+        as `RunFolder.move_aside`.
 
     Raises:
         ValueError: with several workers, which would find some of it still there.
     """
     if distribution.worker(work.strategy)[1] > 1:
         raise ValueError(f"Expected one worker for restart. Received: restart={name!r}")
-    names, target = origins.restart(work.folder, name)
+    moved = names, target = origins.restart(work, name)
     if names:
         print(f"restart: moved {', '.join(names)} to {target}", flush=True)
+    return moved
 
 
 def train_teacher(work):
@@ -491,9 +496,11 @@ def _quality(work, number, stored):
     """Return the quality of the pseudo-labels, measured once per threshold."""
     path = work.folder.round(number).quality
     threshold = work.experiment.teaching.score_threshold
-    quality = atomic.read_json(path)
-    if quality is None or quality["score_threshold"] != threshold:
+    quality, digest = atomic.read_json(path), stored.fingerprint()["sha256"]
+    before = quality and (quality["score_threshold"], quality.get("labels_sha256"))
+    if before != (threshold, digest):
         quality = label_quality.measure(stored, threshold, _truth(work, stored))
+        quality["labels_sha256"] = digest
         os.makedirs(os.path.dirname(path), exist_ok=True)
         atomic.write_json(path, quality)
     return quality

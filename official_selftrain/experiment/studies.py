@@ -131,7 +131,7 @@ def run(cells, jobs, lock, first=None, restart=None, keep=False):
         ValueError: if data has changed, without `restart` or `keep`.
     """
     _settle([*([first] if first else []), *cells], restart, keep)
-    trainings = _Trainings(jobs, lock)
+    trainings = _Trainings(jobs, lock, keep)
     teachers, students = _work(cells)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         try:
@@ -243,10 +243,11 @@ def _learn(trainings, folder, cells_of_stages):
 class _Trainings:
     """Processes of `official_selftrain.train` that are stopped together."""
 
-    def __init__(self, jobs, lock):
+    def __init__(self, jobs, lock, keep):
         threads = str(max((os.cpu_count() or 1) // jobs, 1))
         self._environment = {"TF_NUM_INTRAOP_THREADS": threads, **os.environ}
         self._lock = lock
+        self._flags = ("--keep",) if keep else ()
         self._processes = set()
         self._is_stopped = False
 
@@ -264,7 +265,8 @@ class _Trainings:
             os.remove(RunFolder(folder).operative_gin)
         title = f"{cell['row']}, {cell['column']}, seed {cell['seed']}"
         print(f"study: {title}: {stage}", flush=True)
-        code, start = self._run(_command(cell, folder, stage), folder)
+        command = (*_command(cell, folder, stage), *self._flags)
+        code, start = self._run(command, folder)
         if code in (130, 143, -signal.SIGTERM, -signal.SIGKILL):
             return False  # stopped from outside: continue on the next run
         outcomes = {**read_outcomes(folder), stage: _outcome(folder, code, start)}

@@ -1,9 +1,13 @@
 """Hashes of files and folders."""
 
+import functools
 import hashlib
+import io
 import os
 import re
 import zipfile
+
+import h5py
 
 
 def sha256(path):
@@ -27,10 +31,17 @@ def sha256_of_model(path):
 
     It doesn't depend on the process that saved the file, nor on the time.
     """
-    digest = hashlib.sha256()
     with zipfile.ZipFile(path) as file:
-        for name in sorted(set(file.namelist()) - {"metadata.json"}):
-            # Keras numbers shared objects by their place in memory.
-            content = re.sub(rb'"shared_object_id": \d+', b"", file.read(name))
-            digest.update(f"{name} {len(content)}\n".encode() + content)
+        config, weights = (file.read(f) for f in ("config.json", "model.weights.h5"))
+    # Keras numbers layers in a process, and shared objects by their place in memory.
+    config = re.sub(rb'"shared_object_id": \d+|"name": "\w*_\d+"', b"", config)
+    digest = hashlib.sha256(config)
+    with h5py.File(io.BytesIO(weights)) as file:
+        file.visititems(functools.partial(_add_array, digest))
     return digest.hexdigest()
+
+
+def _add_array(digest, name, item):
+    if isinstance(item, h5py.Dataset):
+        digest.update(f"{name} {item.dtype} {item.shape}\n".encode())
+        digest.update(item[()].tobytes())

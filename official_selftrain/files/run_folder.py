@@ -1,6 +1,9 @@
 """All file names in a run folder, defined only here."""
 
+import glob
 import os
+
+from official_selftrain.files import atomic
 
 # An experiment's stages in their order; all but the last have a folder of that name.
 STAGES = ("teacher", "pseudo_labels", "student", "control", "evaluation")
@@ -74,8 +77,19 @@ class LabelFolder:
 
     @property
     def is_finished(self):
-        """Whether the labels are complete."""
-        return os.path.exists(self.manifest)
+        """Whether the labels are complete, every shard included."""
+        content = atomic.read_json(self.manifest)
+        return content is not None and len(self.shards) == content["shards"]
+
+    @property
+    def shard_pattern(self):
+        """A glob of the shards."""
+        return os.path.join(glob.escape(self.path), "pseudo-*-of-*.tfrecord")
+
+    @property
+    def shards(self):
+        """The paths of the shards that there are, sorted."""
+        return sorted(glob.glob(self.shard_pattern))
 
 
 class RunFolder:
@@ -148,3 +162,10 @@ class RunFolder:
         for path in paths:
             os.rename(path, os.path.join(target, os.path.basename(path)))
         return [os.path.basename(path) for path in paths], target
+
+    def move_back(self, names, target):
+        """Undo `move_aside`, given what it returned."""
+        for name in names:
+            os.rename(os.path.join(target, name), os.path.join(self.path, name))
+        if target is not None:
+            os.rmdir(target)

@@ -206,7 +206,10 @@ def classes_of(names, source):
     is_dict = isinstance(names, Mapping)
     pairs = names.items() if is_dict else enumerate(_listed(names))
     try:
-        pairs = sorted((int(number), name) for number, name in pairs)
+        pairs = [(float(number), name) for number, name in pairs]
+        whole = {int(number) for number, _ in pairs if number.is_integer()}
+        is_whole = len(whole) == len(pairs)
+        pairs = sorted((int(n), name) for n, name in pairs) if is_whole else []
     except (TypeError, ValueError):
         pairs = []
     kept = [(number, name) for number, name in pairs if name not in _UNUSED]
@@ -214,8 +217,8 @@ def classes_of(names, source):
     is_valid = all(isinstance(name, str) for name in found)
     if not found or not is_valid or len(set(found)) < len(found):
         raise ValueError(
-            f"Expected class names, each once, in {source}: a list, or a dict of id to "
-            f"name. Received: {_short(names)}"
+            f"Expected class names, each once, in {source}: a list, or a dict of whole "
+            f"id to name. Received: {_short(names)}"
         )
     first_id = 0 if pairs[0] == (0, "__background__") else None
     numbers = tuple(number for number, _ in kept)
@@ -482,10 +485,17 @@ def _checked_arrays(arrays, convention):
     count = len(boxes)
     if "num_detections" in arrays:
         number = arrays["num_detections"]
-        if number.size != 1 or not 0 <= number.ravel()[0] <= count:
+        is_whole = number.size == 1 and float(number.ravel()[0]).is_integer()
+        if not is_whole or not 0 <= number.ravel()[0] <= count:
             raise ValueError(
                 f"Expected num_detections of 0 to {count}. Received: {number.tolist()}"
             )
+    if "image_info" in arrays and arrays["image_info"].size != 8:
+        raise ValueError(
+            "Expected image_info [4, 2]. Received: shape "
+            f"{list(arrays['image_info'].shape)}"
+        )
+    if "num_detections" in arrays:
         count = int(number.ravel()[0])
     boxes, scores, ids = boxes[:count], scores[:count], ids[:count]
     is_padding = (scores == -1) & (ids == -1)

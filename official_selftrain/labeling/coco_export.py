@@ -1,13 +1,12 @@
 """Export a folder of pseudo-labels as a COCO file."""
 
-import glob as globbing
 import json
-import os
 
 import numpy as np
 import tensorflow as tf
 
 from official_selftrain.files import atomic
+from official_selftrain.files.run_folder import LabelFolder
 from official_selftrain.labeling import label_store
 
 
@@ -51,8 +50,7 @@ def _write_items(file, items):
 
 def _coco_items(output_dir):
     """Yield the COCO image entry and the box entries of each stored image."""
-    pattern = os.path.join(globbing.escape(output_dir), "pseudo-*-of-*.tfrecord")
-    paths = sorted(globbing.glob(pattern))
+    paths = LabelFolder(output_dir).shards
     for serialized in tf.data.TFRecordDataset(paths).as_numpy_iterator():
         features = tf.train.Example.FromString(serialized).features.feature
         height = features["image/height"].int64_list.value[0]

@@ -154,7 +154,7 @@ def _answers(reference, function, file, images):
     """Return a function's answers, one for each image."""
     try:
         found = function(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RuntimeError(
             f"the teacher {reference} raised {_described(error, file)}"
         ) from error

@@ -180,8 +180,9 @@ def require_labels(quality, max_empty_share=0.95):
     raise ValueError(
         "Expected pseudo-labels with a score of at least "
         f"{quality['score_threshold']}. Received: {quality['boxes']} boxes in "
-        f"{quality['images']} images, {100.0 * empty:.4g} % of the images empty "
-        f"(at most {100.0 * max_empty_share:.4g} % may be); scores by bin "
+        f"{quality['images']} images, {100.0 * empty:.4g} % of the images empty"
+        f"{f' (at most {100.0 * max_empty_share:.4g} % may be)' * too_empty}; scores "
+        "by bin "
         f"({_bins(histogram) or 'none'}); {_advice(quality)}"
     )
 

@@ -256,7 +256,7 @@ def read(output_dir, class_names=None):
             f"{output_dir} of {names}"
         )
     return sources.tfrecord(
-        os.path.join(globbing.escape(output_dir), "pseudo-*-of-*.tfrecord"),
+        LabelFolder(output_dir).shard_pattern,
         wanted,
         [names.index(name) + 1 for name in wanted],
         has_labels=False,
@@ -269,6 +269,7 @@ def read_manifest(output_dir):
 
     Raises:
         FileNotFoundError: if the labels aren't complete.
+        ValueError: if a shard is missing.
     """
     path = LabelFolder(output_dir).manifest
     if not os.path.exists(path):
@@ -278,7 +279,14 @@ def read_manifest(output_dir):
             "python -m official_selftrain.pseudo_label"
         )
     with open(path) as file:
-        return json.load(file)
+        manifest = json.load(file)
+    found = len(LabelFolder(output_dir).shards)
+    if found != manifest.get("shards", found):
+        raise ValueError(
+            f"Expected {manifest['shards']} shards in {output_dir}. Received: {found}; "
+            "label again to make the missing ones"
+        )
+    return manifest
 
 
 @contextlib.contextmanager
@@ -501,6 +509,11 @@ def _claim(output_dir, settings):
     """Record the settings, or check that they match those of an earlier run."""
     os.makedirs(output_dir, exist_ok=True)
     path = LabelFolder(output_dir).settings
+    if not os.path.exists(path) and LabelFolder(output_dir).shards:
+        raise FileNotFoundError(
+            f"Expected {path}, what the shards beside it were made from. Received: "
+            "none; choose another output_dir"
+        )
     if not os.path.exists(path):
         atomic.write_json(path, settings, shared=True)
     texts = changes(atomic.read_json(path), settings)

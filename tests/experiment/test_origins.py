@@ -1,18 +1,20 @@
 """Records of origin: what changed is told, refused, made again or kept."""
 
+import functools
 import json
 import os
 import re
 import shutil
 
 import bound
+import numpy as np
 import pytest
 from bound import own_data
 from PIL import Image
 
-from official_selftrain.experiment import origins
+from official_selftrain.experiment import settings
 from official_selftrain.files import locks
-from official_selftrain.files.run_folder import RunFolder
+from official_selftrain.training.settings import Monitoring
 
 SHORT = ("TEACHER_STEPS = 2", "STUDENT_STEPS = 2")
 TRAINED = ("teacher", "student", "control")
@@ -178,6 +180,89 @@ def made_student(model_dir):
     return (model_dir / "student" / "model.keras").stat().st_mtime_ns
 
 
+def test_models_made_again_by_hand_are_evaluated(run, tmp_path):
+    """The stage's folder was removed, and with it the record of its metrics."""
+    shutil.rmtree(tmp_path / "run" / "student")
+    bound.run_tiny(tmp_path / "run", SHORT[0], "STUDENT_STEPS = 3", keep=True)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["student"]["steps"] == 3 and results["control"]["steps"] == 2
+    assert (tmp_path / "run" / "student" / "metrics_origin.json").exists()
+
+
+def test_metrics_without_a_record_are_measured_again(run, tmp_path, capsys):
+    os.remove(tmp_path / "run" / "teacher" / "metrics_origin.json")
+    metrics = tmp_path / "run" / "teacher" / "metrics.json"
+    right = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps({**right, "AP": 99.0}))
+    assert run()["teacher"]["AP"] == right["AP"]
+    assert "teacher: evaluated again: there is no record of the images" in _out(capsys)
+
+
+def test_a_missing_shard_is_made_again(run, tmp_path):
+    path = tmp_path / "run" / "pseudo_labels" / "pseudo-00001-of-00003.tfrecord"
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(ValueError, match="3 shards in .*pseudo_labels. Received: 2"):
+        run(stages=["student"])
+    run()
+    assert path.read_bytes() == content
+
+
+def test_shards_without_settings_are_refused(run, tmp_path):
+    for name in ("settings.json", "manifest.json"):
+        os.remove(tmp_path / "run" / "pseudo_labels" / name)
+    with pytest.raises(FileNotFoundError, match="settings.json, what the shards"):
+        run(stages=["pseudo_labels"])
+
+
+def test_the_quality_is_that_of_the_labels(run, finished, tmp_path):
+    """Other labels of the same threshold are measured again."""
+    path = tmp_path / "run" / "quality.json"
+    right = json.loads(path.read_text())
+    wrong = {**right, "boxes": 99, "labels_sha256": "of others"}
+    path.write_text(json.dumps(wrong))
+    assert run()["pseudo_labels"] == right
+
+
+def test_a_mistake_leaves_what_is_to_be_restarted(run, tmp_path):
+    model_dir = tmp_path / "run"
+    before = sorted(model_dir.rglob("*"))
+    with pytest.raises(ValueError, match="batch_size=-3"):
+        run("student/training.Optimization.batch_size = -3", restart="teacher")
+    with pytest.raises(ValueError, match="stages with the one to restart.*stages=stu"):
+        run(restart="teacher", stages=["student"])
+    assert sorted(model_dir.rglob("*")) == before
+
+
+def test_an_interrupted_restart_may_have_other_settings(run, tmp_path, monkeypatch):
+    def stop(work):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("official_selftrain.experiment.stages.train_control", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("ALPHA = 2.0", restart="student")
+    run("ALPHA = 3.0", restart="student", stages=["student"])
+    record = json.loads((tmp_path / "run" / "student" / "origin.json").read_text())
+    assert record["settings"]["training.Loss.alpha"] == "3.0"
+
+
+def test_objects_of_python_in_words():
+    """Without gin: names and arguments, no place in memory, nothing that is logged."""
+
+    def g(x):
+        return x
+
+    array = np.arange(3000)
+    described = functools.partial(g, x=(g, {"a": functools.partial(g, 1)}), y=array)
+    texts = dict(settings._settings("f", described))
+    assert texts.pop("f.y").startswith("int64[3000] of hash ")
+    name = g.__qualname__
+    assert texts == {"f": name, "f.x.0": name, "f.x.1.a": name, "f.x.1.a.args.0": "1"}
+    assert dict(settings._settings("f", Monitoring())) == {}
+    assert dict(settings._settings("f", object())) == {"f": "object"}
+
+
 def test_a_student_without_its_teacher(run, tmp_path):
     """A teacher that was deleted would be trained anew; its student would stay."""
     shutil.rmtree(tmp_path / "run" / "teacher")
@@ -298,4 +383,4 @@ def test_a_record_holds_what_it_is_compared_by(finished):
 
 def test_restart_of_a_stage_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="nearest: student.*restart='studnt'"):
-        origins.restart(RunFolder(tmp_path), "studnt")
+        bound.run_tiny(tmp_path, restart="studnt")

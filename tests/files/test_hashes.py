@@ -1,8 +1,10 @@
 """Hashes of files and folders."""
 
 import hashlib
+import io
 import zipfile
 
+import h5py
 import pytest
 
 from official_selftrain.files import hashes
@@ -20,17 +22,22 @@ def test_hash_of_a_file(tmp_path):
 def test_hash_of_a_model(tmp_path):
     """Weights and settings count, not the time or process that saved them."""
 
-    def written(name, weights=b"w", rate=1, place=7):
-        config = f'{{"rate": {rate}, "shared_object_id": {place}}}'
+    def written(name, weights=1.0, rate=1, place=7):
+        layer = f'"name": "dropout_{place}", "shared_object_id": {place}'
+        config = f'{{"rate": {rate}, {layer}}}'
+        content = io.BytesIO()
+        with h5py.File(content, "w") as file:
+            file["layers/dense/vars/0"] = [weights, 2.0]
+            file["layers"].attrs["name"] = f"dropout_{place}"
         with zipfile.ZipFile(tmp_path / name, "w") as file:
             file.writestr("metadata.json", f"saved as {name}")
             file.writestr("config.json", config)
-            file.writestr("model.weights.h5", weights)
+            file.writestr("model.weights.h5", content.getvalue())
         return hashes.sha256_of_model(str(tmp_path / name))
 
     first = written("first")
     assert written("second", place=8) == first
-    others = {first, written("third", weights=b"v"), written("fourth", rate=2)}
+    others = {first, written("third", weights=1.5), written("fourth", rate=2)}
     assert len(others) == 3
 
 

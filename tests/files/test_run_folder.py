@@ -35,5 +35,22 @@ def test_what_marks_a_folder_as_finished(tmp_path):
     assert not stage.is_finished and not labels.is_finished
     (tmp_path / "teacher").mkdir()
     (tmp_path / "teacher" / "model.keras").touch()
-    (tmp_path / "manifest.json").touch()
-    assert stage.is_finished and labels.is_finished
+    (tmp_path / "manifest.json").write_text('{"shards": 1}')
+    assert stage.is_finished and not labels.is_finished  # its shard is missing
+    (tmp_path / "pseudo-00000-of-00001.tfrecord").touch()
+    assert labels.is_finished
+    assert labels.shards == [str(tmp_path / "pseudo-00000-of-00001.tfrecord")]
+
+
+def test_what_is_moved_aside_can_be_moved_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    (tmp_path / "replaced_1").mkdir()
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "results.json").write_text("{}")
+    moved = folder.move_aside(folder.teacher().path, folder.results, folder.report)
+    assert moved == (["teacher", "results.json"], str(tmp_path / "replaced_2"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["replaced_1", "replaced_2"]
+    folder.move_back(*moved)
+    names = ["replaced_1", "results.json", "teacher"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert folder.move_aside(folder.report) == ([], None)
