@@ -371,6 +371,10 @@ def read(answer, size, reading, frame=None, image="an image"):
             message names the value, the image and the teacher.
     """
     try:
+        if isinstance(answer, tuple | list | set):  # names without values
+            raise ValueError(
+                f"Expected a dict or a result. Received: {type(answer).__name__}"
+            )
         if convention_of(answer) != reading.convention:
             raise ValueError(
                 f"Expected answers of one kind, as of {reading.convention.origin}. "

@@ -191,6 +191,9 @@ def dog(**changed):
         (dog(boxes=[[1, 2], [3]]), "auto", "numbers as boxes. Received: setting an"),
         (dog(labels=[3]), "auto", r"ids among {0: 'cat', 1: 'dog'}. Received: 3"),
         (dog(num_detections=2), "auto", "num_detections of 0 to 1. Received: 2"),
+        (dog(num_detections=0.5), "auto", "num_detections of 0 to 1. Received: 0.5"),
+        (dog(image_info=np.ones((1, 4))), "auto", r"\[4, 2\]. Received: .* \[1, 4\]"),
+        (["boxes", "scores", "labels"], "auto", "a dict or a result. Received: list"),
         # Units and orders that don't fit.
         (dog(), "rel_xyxy", "fractions, as .*=rel_xyxy says. Received: .* of 60"),
         (
@@ -299,7 +302,8 @@ def test_classes_in_python():
     assert (found.names, found.numbers, found.kind) == (NAMES, (1, 3), "ids")
     found = answers.classes_of(["__background__", "cat", "???", "dog"], "x")
     assert (found.names, found.numbers, found.first_id) == (NAMES, (1, 3), 0)
-    for wrong in ([], "cat", ["cat", "cat"], [1, 2], {"a": "cat"}, None):
+    twice, halves = {1: "cat", "1": "dog"}, {1.5: "cat", 2.5: "dog"}
+    for wrong in ([], "cat", ["cat"] * 2, [1, 2], {"a": "cat"}, None, twice, halves):
         with pytest.raises(ValueError, match="class names, each once, in x: a list"):
             answers.classes_of(wrong, "x")
 

@@ -231,6 +231,12 @@ def test_formats(module):
             "raised ValueError: need at least .* at written.*, line 3",
         ),
         (
+            "import sys\ndef a(i):\n  sys.exit(0)",
+            "a",
+            RuntimeError,
+            "the teacher .*:a raised SystemExit: 0 at written.*, line 3",
+        ),
+        (
             "def a(i):\n  return {'boxes': 1}",
             "a",
             ValueError,
