@@ -7,8 +7,6 @@ import os
 import re
 import zipfile
 
-import h5py
-
 
 def sha256(path):
     """Return the hash of a file, or of all names and files in a folder."""
@@ -31,6 +29,8 @@ def sha256_of_model(path):
 
     It doesn't depend on the process that saved the file, nor on the time.
     """
+    import h5py  # commands hash files before they import NumPy
+
     with zipfile.ZipFile(path) as file:
         config, weights = (file.read(f) for f in ("config.json", "model.weights.h5"))
     # Keras numbers layers in a process, and shared objects by their place in memory.
@@ -42,6 +42,6 @@ def sha256_of_model(path):
 
 
 def _add_array(digest, name, item):
-    if isinstance(item, h5py.Dataset):
+    if hasattr(item, "dtype"):  # not a group
         digest.update(f"{name} {item.dtype} {item.shape}\n".encode())
         digest.update(item[()].tobytes())
