@@ -29,6 +29,7 @@ setup(
         "absl-py>=1.4",
         "gin-config>=0.5",
         "grpcio>=1.63",  # teachers at a server; tensorflow needs it too
+        "h5py>=3.11",  # hashes of models; keras needs it too
         "importlib_resources>=6.0",  # tensorflow-datasets needs it and doesn't say so
         "keras>=3.14,<4",  # evaluate gives numbers, not tensors, from 3.14
         "keras-cv==0.9.0",  # its final release, corrected in models/backbones.py
