@@ -7,7 +7,8 @@ The teacher is a model_dir or .keras file of this package, a SavedModel folder, 
 on a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`), a
 JSON file of COCO results, or a function of your own (`python:my_module:my_teacher`).
 Run the same command again to continue after an interruption. Exit codes: 0 done, 1 a
-mistake in the call or the data, 3 too many images without a label, 130 interrupted.
+mistake in the call or the data, 3 too many images without a label, 130 interrupted
+(Ctrl-C), 143 stopped by SIGTERM.
 """
 
 import sys

@@ -10,7 +10,7 @@ finished stages are kept. The table reports trainings that diverge and cells tha
 failed cells are retried by the next call. `model_dir` gets `digits_table_2.md`, `.csv`
 and `.png`, named after the gin file. Several studies may share a `model_dir`, and
 thereby their teachers. Exit codes: 0 done, 1 a mistake in the call or a cell that
-failed, 130 interrupted.
+failed, 130 interrupted (Ctrl-C), 143 stopped by SIGTERM.
 """
 
 import os

@@ -132,6 +132,18 @@ def change(before, now):
     return ", ".join(texts) or "other images or labels"
 
 
+def told(name, before, now):
+    """Return the line that says how a source differs, in a list; none if it doesn't.
+
+    Args:
+        name: str, what the source is to an experiment.
+        before: dict, a fingerprint.
+        now: dict, a fingerprint.
+    """
+    text, title = change(before, now), now.get("title")
+    return [f"{name}{f' ({title})' if title else ''}: {text}"] if text else []
+
+
 def _list(fingerprint):
     names = fingerprint.get("classes") or ["none"]
     return "/".join(names[:10]) + "/…" * (len(names) > 10)

@@ -122,6 +122,9 @@ def changes(before, now):
             texts.append(f"{name}={_shown(is_now, name)}, was {_shown(was, name)}")
     for source, fingerprint in now["sources"].items():
         texts += _of_source(source, before["sources"].get(source), fingerprint)
+    # Pseudo-labels that are continued aren't known yet.
+    for source in sorted(set(before["sources"]) - {*now["sources"], "pseudo_labels"}):
+        texts.append(f"{source}: no longer there")
     for name, value in now["weights"].items():
         if value == _NOT_THERE:
             texts.append(f"{name}: to be trained again")
@@ -135,8 +138,7 @@ def _of_source(name, before, now):
         return [f"{name}: to be made again"]
     if before in (None, _NOT_THERE):
         return [f"{name}: not there before"]
-    text, title = fingerprints.change(before, now), now.get("title")
-    return [f"{name}{f' ({title})' if title else ''}: {text}"] if text else []
+    return fingerprints.told(name, before, now)
 
 
 def of_data(folder, name, sources):

@@ -204,11 +204,8 @@ def changes(before, now):
         list of str, empty if they are equal.
     """
     texts = []
-    if text := "source" in before and fingerprints.change(
-        before["source"], now["source"]
-    ):
-        title = now["source"].get("title")
-        texts.append(f"unlabeled{f' ({title})' if title else ''}: {text}")
+    if "source" in before:  # not by earlier versions
+        texts += fingerprints.told("unlabeled", before["source"], now["source"])
     flat = [_flat(settings) for settings in (before, now)]
     for name in sorted({*flat[0], *flat[1]}):
         was, value = (settings.get(name) for settings in flat)

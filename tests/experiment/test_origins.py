@@ -12,7 +12,7 @@ import pytest
 from bound import own_data
 from PIL import Image
 
-from official_selftrain.experiment import settings
+from official_selftrain.experiment import origins, settings
 from official_selftrain.files import locks
 from official_selftrain.training.settings import Monitoring
 
@@ -155,9 +155,8 @@ def test_other_validation_images_are_evaluated_again(run, tmp_path, capsys):
     assert (model_dir / "replaced_1" / "results.json").read_text() == old
 
 
-def test_an_interrupted_restart_is_continued(run, finished, tmp_path, monkeypatch):
-    """The second call of the same restart doesn't move the new student aside."""
-    model_dir = tmp_path / "run"
+def interrupt(run, monkeypatch, *params, **options):
+    """Run an experiment that is interrupted after its student."""
 
     def stop(work):
         raise KeyboardInterrupt
@@ -165,7 +164,14 @@ def test_an_interrupted_restart_is_continued(run, finished, tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr("official_selftrain.experiment.stages.train_control", stop)
         with pytest.raises(KeyboardInterrupt):
-            run("ALPHA = 2.0", restart="student")
+            run(*params, **options)
+
+
+def test_an_interrupted_restart_is_continued(run, finished, tmp_path, monkeypatch):
+    """The second call of the same restart doesn't move the new student aside."""
+    model_dir = tmp_path / "run"
+
+    interrupt(run, monkeypatch, "ALPHA = 2.0", restart="student")
     student = made_student(model_dir)
     run("ALPHA = 2.0", restart="student")
     assert made_student(model_dir) == student
@@ -235,13 +241,7 @@ def test_a_mistake_leaves_what_is_to_be_restarted(run, tmp_path):
 
 
 def test_an_interrupted_restart_may_have_other_settings(run, tmp_path, monkeypatch):
-    def stop(work):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("official_selftrain.experiment.stages.train_control", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run("ALPHA = 2.0", restart="student")
+    interrupt(run, monkeypatch, "ALPHA = 2.0", restart="student")
     run("ALPHA = 3.0", restart="student", stages=["student"])
     record = json.loads((tmp_path / "run" / "student" / "origin.json").read_text())
     assert record["settings"]["training.Loss.alpha"] == "3.0"
@@ -379,6 +379,20 @@ def test_a_record_holds_what_it_is_compared_by(finished):
     control = json.loads((finished / "control" / "origin.json").read_text())
     assert set(control["sources"]) == {"labeled"}
     assert "training.Loss.alpha" not in control["settings"]
+
+
+def test_a_source_that_is_no_longer_used():
+    """Such as the classified images of joint training; pseudo-labels may be unknown."""
+    fingerprint = {"images": 3, "classes": ["a"]}
+    names = ("labeled", "classified", "pseudo_labels")
+    before = {
+        "settings": {},
+        "sources": dict.fromkeys(names, fingerprint),
+        "weights": {},
+    }
+    now = {**before, "sources": {"labeled": fingerprint}}
+    assert origins.changes(before, now) == ["classified: no longer there"]
+    assert origins.changes(now, before)[0] == "classified: not there before"
 
 
 def test_restart_of_a_stage_that_is_none(tmp_path):
