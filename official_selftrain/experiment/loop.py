@@ -61,9 +61,9 @@ def run(
         )
     work = steps.Work(experiment, model_dir, described, keep)
     with work.precision(), _alone(work, check):
-        planned = _planned(work, stages, restart)
+        lines = _planned(work, stages, restart)
         if work.is_first:
-            print("\n".join(planned.lines), flush=True)
+            print("\n".join(lines), flush=True)
         if check:
             return {}
         if work.is_first:

@@ -20,21 +20,6 @@ _BOXES, _PER_PIXEL = 3_000, 0.2
 _PICTURES = 10e6
 
 
-@dataclasses.dataclass
-class Plan:
-    """What an experiment will do.
-
-    Attributes:
-        lines: list of str, for the user.
-        outlines: dict of stage to `fitting.Outline`, of those to be trained.
-        disk: float, bytes to be written.
-    """
-
-    lines: list
-    outlines: dict
-    disk: float
-
-
 def checked(work, names):
     """Check an experiment before its first step.
 
@@ -47,7 +32,7 @@ def checked(work, names):
         names: the stages to run.
 
     Returns:
-        `Plan`.
+        list of str, the plan for the user.
 
     Raises:
         ValueError, TypeError, OSError: for whatever would stop a stage later.
@@ -64,10 +49,9 @@ def checked(work, names):
     if "evaluation" in names or work.experiment.data.validate_every:
         _check_validation(work)
     work.later = _later(work, names, outlines)
-    plan = Plan([], outlines, _disk(work, outlines, labels))
-    plan.lines = _lines(work, names, plan)
-    _check_disk(work, plan.disk)
-    return plan
+    disk = _disk(work, outlines, labels)
+    _check_disk(work, disk)
+    return _lines(work, names, outlines, disk)
 
 
 def _trained(work, names):
@@ -241,7 +225,7 @@ def _bytes(number):
     return f"{number:,.3g} TB"
 
 
-def _lines(work, names, plan):
+def _lines(work, names, outlines, disk):
     lines = [f"plan: {work.folder.path}"]
     sources = [("labeled", work.labeled)]
     if {"pseudo_labels", "student"} & set(names) and work.makes_labels:
@@ -254,13 +238,13 @@ def _lines(work, names, plan):
         lines.append(f"  {name:14}{_described(source, work.fingerprint(name))}")
     for name in (n for n in STAGES if n in names):
         if name != "control" or work.experiment.teaching.control:
-            lines.append(f"  {name:14}{_task(work, name, plan.outlines)}")
-    if plan.outlines:
-        largest = max(plan.outlines.values(), key=lambda o: o.state + o.batch)
+            lines.append(f"  {name:14}{_task(work, name, outlines)}")
+    if outlines:
+        largest = max(outlines.values(), key=lambda o: o.state + o.batch)
         # Weights and optimizer, the gradient, and a batch that waits.
         memory = largest.state + 4 * largest.weights + 2 * largest.batch
         lines.append(
-            f"  {'disk':14}about {_bytes(plan.disk)}; memory: at least "
+            f"  {'disk':14}about {_bytes(disk)}; memory: at least "
             f"{_bytes(memory)} beside the model's activations"
         )
     return lines
@@ -282,11 +266,8 @@ def _described(source, fingerprint):
 def _task(work, name, outlines):
     """Return what a stage has to do, as text."""
     if _is_done(work, name):
-        return (
-            "finished"
-            if name != "evaluation"
-            else "kept unless its models or images changed"
-        )
+        is_last = name == "evaluation"
+        return "kept unless its models or images changed" if is_last else "finished"
     if name in outlines:
         outline = outlines[name]
         done = _steps_done(work.folder.stage(name))

@@ -118,8 +118,8 @@ def test_the_state_and_the_work_by_hand(tmp_path, monkeypatch):
     """SGD has one slot per weight; labeling and evaluation count a third."""
     found = {}
 
-    def remember(work, names, planned):
-        found.update(planned.outlines, later=work.later)
+    def remember(work, names, outlines, disk):
+        found.update(outlines, later=work.later)
         return []
 
     monkeypatch.setattr(plan, "_lines", remember)
