@@ -13,9 +13,13 @@ from official_selftrain.geometry import boxes as box_ops
 NEGATIVE = -1
 IGNORED = -2
 
-# An anchor of which more than this fraction lies inside an ignored region (a crowd, an
-# uncertain pseudo-box) is neither object nor background.
+# An anchor of which more than this fraction lies inside an ignored region, such as a
+# crowd, is neither object nor background.
 IGNORE_COVERAGE = 0.5
+
+# A level fits a region if its best anchor overlaps it at least this much, relative to
+# the best anchor of all levels.
+_FITTING = 0.5
 
 
 def anchor_boxes(
@@ -79,59 +83,102 @@ def anchor_boxes(
     return np.concatenate(levels)
 
 
-def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5):
+def anchors_per_level(image_size, min_level, max_level, anchors_per_cell):
+    """Return the number of anchors of each level, in the order of `anchor_boxes`.
+
+    Args:
+        image_size: (height, width) in pixels.
+        min_level: int, first level.
+        max_level: int, last level.
+        anchors_per_cell: int, scales times aspect ratios.
+
+    Returns:
+        tuple of int.
+    """
+    return tuple(
+        math.prod(math.ceil(side / 2**level) for side in image_size) * anchors_per_cell
+        for level in range(min_level, max_level + 1)
+    )
+
+
+def assign_targets(
+    anchors,
+    labels,
+    match_threshold=0.5,
+    unmatched_threshold=0.5,
+    image_size=None,
+    level_counts=None,
+):
     """Assign a class and a box to every anchor.
 
     An anchor whose best IoU is at least `match_threshold` is assigned that box; below
     `unmatched_threshold` it is negative, in between it is ignored. Each box is also
     assigned to its best anchor, however small the overlap (the first anchor and the
-    first box win ties). Non-positive anchors that lie mostly inside an ignored box are
-    ignored. Boxes without area count as padding.
+    first box win ties). Boxes without area count as padding.
+
+    Ignored boxes are of two kinds:
+
+    - A doubtful box, whose score is below 1, is one object that may be wrong. It is
+      matched like the others, so at the size and place of every object; the anchors
+      that would be assigned to it, or ignored beside it, are ignored unless another
+      box is assigned to them.
+    - A region, whose score is 1 (a crowd), may contain objects of any size. Anchors
+      are ignored whose part in the frame lies mostly inside it; so is its best anchor
+      of each level that overlaps it at least half as much as its best anchor of all.
 
     Args:
         anchors: float `[A, 4]`, pixels.
         labels: dict with `boxes` float `[B, M, 4]`, `classes` int `[B, M]`
-            (-1 is padding) and `ignore` bool `[B, M]` (an ignored box needs no
-            class); M at least 1.
+            (-1 is padding), `ignore` bool `[B, M]` (an ignored box needs no
+            class) and, if there are doubtful boxes, `scores` float `[B, M]`; M at
+            least 1.
         match_threshold: float in 0…1.
         unmatched_threshold: float in 0…`match_threshold`.
+        image_size: (height, width) of the frame in pixels; None: unlimited.
+        level_counts: sequence of int, the number of anchors of each level; None: all
+            are of one level.
 
     Returns:
         `(classes, deltas)`: int32 `[B, A]`, the class, `NEGATIVE` or `IGNORED`;
         float32 `[B, A, 4]`, encoded boxes, 0 where no class is assigned.
 
-    Source: the authors' anchor labeler; own: ignored regions.
+    Source: the authors' anchor labeler; own: ignored boxes.
     """
     anchors = ops.convert_to_tensor(anchors, dtype="float32")
     boxes = ops.cast(labels["boxes"], "float32")
     classes = ops.cast(labels["classes"], "int32")
-    ignore = ops.cast(labels["ignore"], "bool")
-    has_area = box_ops.area(boxes) > 0.0
-    is_object = (classes >= 0) & has_area & ops.logical_not(ignore)
+    is_object, is_doubtful, is_region = _kinds(labels, boxes, classes)
 
     overlap = box_ops.iou(anchors[None], boxes)
-    overlap = ops.where(is_object[:, None, :], overlap, -1.0)
-    best_overlap = ops.max(overlap, axis=2)
-    match = ops.cast(ops.argmax(overlap, axis=2), "int32")
+    highest, best = _best_of_levels(overlap, level_counts or (anchors.shape[0],))
+    best_anchor = _best_of_all(highest, best)
+    of_objects = ops.where(is_object[:, None, :], overlap, -1.0)
+    best_overlap = ops.max(of_objects, axis=2)
+    match = ops.cast(ops.argmax(of_objects, axis=2), "int32")
 
     anchor_ids = ops.arange(anchors.shape[0], dtype="int32")
-    best_anchor = ops.cast(ops.argmax(overlap, axis=1), "int32")
     forced = (anchor_ids[None, :, None] == best_anchor[:, None, :]) & is_object[:, None]
     is_forced = ops.any(forced, axis=2)
     forced_match = ops.argmax(ops.cast(forced, "int32"), axis=2)
     match = ops.where(is_forced, ops.cast(forced_match, "int32"), match)
 
     positive = is_forced | (best_overlap >= match_threshold)
-    uncertain = ops.logical_not(positive) & (best_overlap >= unmatched_threshold)
-    region = ops.cast(ignore & has_area, "float32")
-    covered = ops.max(
-        box_ops.coverage(anchors[None], boxes) * region[:, None, :], axis=2
+    of_doubtful = ops.where(is_doubtful[:, None, :], overlap, -1.0)
+    ignored = (best_overlap >= unmatched_threshold) | (
+        ops.max(of_doubtful, axis=2) >= unmatched_threshold
     )
-    uncertain |= ops.logical_not(positive) & (covered > IGNORE_COVERAGE)
+    fits = is_region[:, None] & _fitting(highest)
+    ignored |= _are_among(
+        ops.concatenate([best, best_anchor[:, None]], axis=1),
+        ops.concatenate([fits, is_doubtful[:, None]], axis=1),
+        anchors.shape[0],
+    )
+    regions = ops.where(is_region[..., None], boxes, 0.0)
+    ignored |= _lie_in(anchors, regions, image_size)
 
     matched_classes = ops.take_along_axis(classes, match, axis=1)
     class_targets = ops.where(
-        positive, matched_classes, ops.where(uncertain, IGNORED, NEGATIVE)
+        positive, matched_classes, ops.where(ignored, IGNORED, NEGATIVE)
     )
     matched_boxes = box_ops.take(boxes, match)
     # Padding is encoded as the anchor itself to avoid logarithms of zero.
@@ -139,3 +186,70 @@ def assign_targets(anchors, labels, match_threshold=0.5, unmatched_threshold=0.5
     deltas = box_ops.encode(matched_boxes, anchors)
     deltas = ops.where(positive[..., None], deltas, 0.0)
     return ops.cast(class_targets, "int32"), deltas
+
+
+def _kinds(labels, boxes, classes):
+    """Return which boxes are objects, doubtful ones and regions, bool `[B, M]`."""
+    has_area = box_ops.area(boxes) > 0.0
+    ignore = ops.cast(labels["ignore"], "bool")
+    is_doubtful = ignore & has_area
+    if "scores" in labels:
+        is_doubtful &= ops.cast(labels["scores"], "float32") < 1.0
+    else:
+        is_doubtful = ops.zeros_like(ignore)
+    is_object = (classes >= 0) & has_area & ops.logical_not(ignore)
+    is_region = ignore & has_area & ops.logical_not(is_doubtful)
+    return is_object, is_doubtful, is_region
+
+
+def _best_of_levels(overlap, level_counts):
+    """Return every box's highest overlap with each level, and its best anchor.
+
+    Returns:
+        `(highest, ids)`, float32 and int32 `[B, L, M]`.
+    """
+    highest, ids, start = [], [], 0
+    for count in level_counts:
+        of_level = overlap[:, start : start + count]
+        best = ops.cast(ops.argmax(of_level, axis=1), "int32")[:, None]
+        highest.append(ops.take_along_axis(of_level, best, axis=1))
+        ids.append(best + start)
+        start += count
+    return ops.concatenate(highest, axis=1), ops.concatenate(ids, axis=1)
+
+
+def _best_of_all(highest, ids):
+    """Return the best anchor of every box, int32 `[B, M]`."""
+    level = ops.cast(ops.argmax(highest, axis=1), "int32")[:, None]
+    return ops.take_along_axis(ids, level, axis=1)[:, 0]
+
+
+def _fitting(highest):
+    """Return which levels fit every box, bool `[B, L, M]`."""
+    least = _FITTING * ops.max(highest, axis=1, keepdims=True)
+    return (highest >= least) & (highest > 0.0)
+
+
+def _are_among(ids, counts, num_anchors):
+    """Return which anchors are among those ids that count, bool `[B, A]`.
+
+    Args:
+        ids: int32 `[B, L, M]`.
+        counts: bool `[B, L, M]`.
+        num_anchors: int A.
+    """
+    batch = ops.shape(ids)[0]
+    ids, counts = (ops.reshape(values, (batch, -1)) for values in (ids, counts))
+    places = ids + num_anchors * ops.arange(batch, dtype="int32")[:, None]
+    hits = ops.scatter(
+        ops.reshape(places, (-1, 1)),
+        ops.reshape(ops.cast(counts, "int32"), (-1,)),
+        (batch * num_anchors,),
+    )
+    return ops.reshape(hits, (batch, num_anchors)) > 0
+
+
+def _lie_in(anchors, regions, image_size):
+    """Return which anchors lie mostly inside a region, bool `[B, A]`."""
+    visible = anchors if image_size is None else box_ops.clip(anchors, image_size)
+    return ops.max(box_ops.coverage(visible[None], regions), axis=2) > IGNORE_COVERAGE

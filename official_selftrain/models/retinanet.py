@@ -216,6 +216,9 @@ class RetinaNet(keras.Model):
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
         )
+        self._level_counts = anchors.anchors_per_level(
+            image_size, min_level, max_level, num_anchors
+        )
 
     def compute_losses(self, outputs, labels):
         """Return the loss of a batch and its terms.
@@ -229,8 +232,9 @@ class RetinaNet(keras.Model):
             outputs: dict with `class_logits` `[B, A, K]` and `box_deltas`
                 `[B, A, 4]`.
             labels: dict with `boxes` float32 `[B, M, 4]` in pixels of the
-                input, `classes` int32 `[B, M]` (-1 is padding) and `ignore`
-                bool `[B, M]`.
+                input, `classes` int32 `[B, M]` (-1 is padding), `ignore` bool
+                `[B, M]` and, for doubtful boxes, `scores` float32 `[B, M]`; see
+                `anchors.assign_targets`.
 
         Returns:
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
@@ -297,7 +301,12 @@ class RetinaNet(keras.Model):
                 + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
             )
         return anchors.assign_targets(
-            self.anchors, labels, self.match_threshold, self.unmatched_threshold
+            self.anchors,
+            labels,
+            self.match_threshold,
+            self.unmatched_threshold,
+            self.image_size,
+            self._level_counts,
         )
 
     def predictions(self, outputs, sizes):

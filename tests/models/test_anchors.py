@@ -40,7 +40,7 @@ def test_image_size_not_divisible_by_the_stride():
     np.testing.assert_allclose(got[:, 2:] - got[:, :2], 16)
 
 
-def labels_of(actual, classes, ignore=None, slots=None):
+def labels_of(actual, classes, ignore=None, slots=None, scores=None):
     slots = slots or max(1, len(actual))
     padded = np.zeros((1, slots, 4), np.float32)
     padded_classes = np.full((1, slots), -1)
@@ -49,7 +49,11 @@ def labels_of(actual, classes, ignore=None, slots=None):
         padded[0, : len(actual)] = actual
         padded_classes[0, : len(actual)] = classes
         padded_ignore[0, : len(actual)] = False if ignore is None else ignore
-    return {"boxes": padded, "classes": padded_classes, "ignore": padded_ignore}
+    labels = {"boxes": padded, "classes": padded_classes, "ignore": padded_ignore}
+    if scores is not None:
+        labels["scores"] = np.zeros((1, slots), np.float32)
+        labels["scores"][0, : len(actual)] = scores
+    return labels
 
 
 @pytest.mark.parametrize("unmatched", [0.5, 0.4])
@@ -133,6 +137,119 @@ def test_a_crowd_is_neither_object_nor_background():
 def test_an_anchor_half_inside_a_crowd_is_background():
     classes, _ = assigned([[0, 5, 10, 20]], [0], ignore=[True])
     assert classes == [-1, -2, -1, -1]
+
+
+def test_a_crowd_smaller_than_every_anchor_ignores_its_best_one():
+    """IoU of 0.16 with the third anchor, less than half of which it covers."""
+    assert assigned([[0, 22, 4, 26]], [0], ignore=[True])[0] == [-1, -1, -2, -1]
+
+
+def test_a_crowd_ignores_the_best_anchor_of_each_level_that_fits():
+    """Levels of anchors of 10, 20 and 80 pixels."""
+    grid = np.array(
+        [
+            *([0, 10 * k, 10, 10 * k + 10] for k in range(2)),
+            *([0, 20 * k, 20, 20 * k + 20] for k in range(2)),
+            [0, 0, 80, 80],
+        ],
+        np.float32,
+    )
+    # 4 x 13 pixels in the first row: 40 / 112 and 12 / 140 of the small anchors,
+    # 52 / 400 of the first of the middle ones, 52 / 6400 of the large one.
+    labels = labels_of([[0, 0, 4, 13]], [0], ignore=[True])
+    levels = {"level_counts": (2, 2, 1)}
+    classes = np.array(anchors.assign_targets(grid, labels, **levels)[0])[0].tolist()
+    assert classes == [-2, -1, -1, -1, -1]
+    # 13 x 13 pixels: 100 / 169, 30 / 239; 169 / 400, at least half of 100 / 169.
+    labels = labels_of([[0, 0, 13, 13]], [0], ignore=[True])
+    classes = np.array(anchors.assign_targets(grid, labels, **levels)[0])[0].tolist()
+    assert classes == [-2, -1, -2, -1, -1]
+
+
+def test_only_the_part_of_an_anchor_in_the_frame_has_to_lie_in_a_crowd():
+    """A quarter of the anchor is in the frame; the crowd covers 64 % of that."""
+    grid = np.array([[-5, -5, 5, 5], [0, 2, 4, 6]], np.float32)
+    labels = labels_of([[0, 0, 4, 4]], [0], ignore=[True])
+    for image_size, expected in ((None, [-1, -2]), ((8, 8), [-2, -2])):
+        classes, _ = anchors.assign_targets(grid, labels, image_size=image_size)
+        np.testing.assert_array_equal(classes, [expected])
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [
+        # A square of 24 pixels around the center of a cell of P3, whose smallest
+        # anchors have 32² pixels: 576 / 1024 with the square one, 480 / 1120 with the
+        # next cell's; 543 / 1057 with those of 45 x 23 and of 23 x 45 pixels, also of
+        # the cells beside it along their longer side.
+        ((24, 24), 7),
+        # 484 / 1024 with the square one: forced, below the threshold.
+        ((22, 22), 1),
+        ((6, 6), 1),
+        # 9 x 120: at most 9 · 45 of 32 · 32 pixels.
+        ((9, 120), 1),
+        ((120, 9), 1),
+        ((90, 5), 1),
+        ((6, 200), 1),
+    ],
+)
+def test_a_doubtful_box_ignores_what_it_would_match(size, count):
+    grid = anchors.anchor_boxes((640, 640))
+    half = np.array(size) / 2
+    box = [*(324 - half), *(324 + half)]
+    certain, _ = anchors.assign_targets(grid, labels_of([box], [0]))
+    doubtful, deltas = anchors.assign_targets(
+        grid, labels_of([box], [0], ignore=[True], scores=[0.3])
+    )
+    np.testing.assert_array_equal(
+        np.array(doubtful), np.where(np.array(certain) == 0, -2, -1)
+    )
+    assert (np.array(certain) == 0).sum() == count
+    assert not np.array(deltas).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 200), st.floats(0, 200), st.floats(6, 300), st.floats(6, 300)
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([0.5, 0.4]),
+)
+def test_doubtful_boxes_are_matched_like_certain_ones(corners, unmatched):
+    grid = anchors.anchor_boxes((256, 256))
+    objects = [[y, x, min(y + h, 256), min(x + w, 256)] for y, x, h, w in corners]
+    numbers = range(len(objects))
+    certain = labels_of(objects, numbers)
+    doubtful = labels_of(objects, numbers, ignore=True, scores=0.49)
+    expected = np.array(anchors.assign_targets(grid, certain, 0.5, unmatched)[0])
+    got = np.array(anchors.assign_targets(grid, doubtful, 0.5, unmatched)[0])
+    np.testing.assert_array_equal(got, np.where(expected == -1, -1, -2))
+
+
+def test_a_certain_box_claims_an_anchor_from_a_doubtful_one():
+    """The doubtful box has the higher IoU with the second anchor, 0.8 to 0.6."""
+    labels = labels_of(
+        [[0, 14, 10, 20], [0, 12, 10, 20], [0, 0, 10, 10]],
+        [4, 5, 6],
+        ignore=[False, True, True],
+        scores=[1.0, 0.4, 0.4],
+    )
+    classes, _ = anchors.assign_targets(ROW, labels)
+    np.testing.assert_array_equal(classes, [[-2, 4, -1, -1]])
+
+
+def test_a_large_doubtful_box_leaves_the_small_anchors_inside_it_alone():
+    """They would be background beside a certain box, too."""
+    labels = labels_of([[0, 0, 10, 40]], [0], ignore=[True], scores=[0.4])
+    classes, _ = anchors.assign_targets(ROW, labels)
+    np.testing.assert_array_equal(classes, [[-2, -1, -1, -1]])  # its best: the first
+    labels["scores"][:] = 1.0
+    classes, _ = anchors.assign_targets(ROW, labels)
+    np.testing.assert_array_equal(classes, [[-2, -2, -2, -2]])
 
 
 def test_boxes_without_area_count_as_padding():
