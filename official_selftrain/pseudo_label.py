@@ -43,7 +43,10 @@ _OPTIONAL = {
 _NUMBERS = {
     "batch_size": (16, "Images per batch."),
     "shard_size": (500, "Images per shard."),
-    "max_boxes": (100, "Maximum number of boxes per image."),
+    "max_boxes": (
+        None,
+        "Maximum number of boxes per image, highest scores first; by default all.",
+    ),
     "num_workers": (1, "Processes on this machine, one GPU each if available."),
     "worker_count": (1, "Number of machines that share the work."),
 }

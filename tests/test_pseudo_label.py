@@ -179,7 +179,7 @@ def test_mixed_folder_with_two_processes(teacher_dir, tmp_path):
     # Different settings are rejected for these labels.
     result = call(*settings, f"--output_dir={tmp_path / 'one'}", "--max_boxes=3")
     assert result.returncode == 1 and result.stderr.count("Expected") == 1
-    assert "max_boxes=3, was 100; choose another output_dir" in result.stderr
+    assert "max_boxes=3, was None; choose another output_dir" in result.stderr
 
 
 def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):

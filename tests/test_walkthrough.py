@@ -40,7 +40,7 @@ def names_by_file(text):
 PAIRS = names_by_file(TEXT)
 
 # Names in backticks that are neither a function nor a class.
-OTHERS = {"max_boxes", "pseudo"}
+OTHERS = {"pseudo"}
 
 
 @pytest.mark.parametrize(("file", "name"), PAIRS)

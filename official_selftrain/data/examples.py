@@ -10,10 +10,13 @@ An example is a dict of tensors:
 | `boxes` | float32 `[n, 4]` | ymin, xmin, ymax, xmax as fractions of height and width |
 | `classes` | int32 `[n]` | from 0, in the order of the source's `class_names` |
 | `scores` | float32 `[n]` | a teacher's confidence, 1.0 for human labels |
-| `ignore` | bool `[n]` | neither object nor background: crowds, uncertain boxes |
+| `ignore` | bool `[n]` | neither object nor background, see below |
 | `areas` | float32 `[n]` | area of the object in pixels, 0 if unknown |
 | `mask` | string | class ids of the pixels as a PNG, see `masks`, or empty |
 | `confidence` | string | a teacher's confidence per pixel as a PNG, or empty |
+
+An ignored box with a score of 1.0 is a region, such as a crowd; one with a lower score
+is a doubtful object (see `models.anchors.assign_targets`).
 
 An example may also have `stated_size`, int32 `[2]`: the height and width of the image
 for which its labels were made, 0 if unknown.
@@ -57,6 +60,8 @@ class Source:
         notes: tuple of str, what the reader found in the files and changed.
         fingerprint: function () → dict, equal for equal images and labels, as described
             in `fingerprints`.
+        count_boxes: function () → `box_counts`, if the reader knows them; None: all
+            examples are read to count them.
     """
 
     dataset: tf.data.Dataset
@@ -67,6 +72,7 @@ class Source:
     has_masks: bool = False
     notes: tuple = ()
     fingerprint: Callable | None = None
+    count_boxes: Callable | None = None
 
     def __post_init__(self):
         if self.fingerprint is None:
@@ -74,6 +80,25 @@ class Source:
 
     def _counts(self):
         return {"images": self.num_images, "classes": list(self.class_names)}
+
+    @functools.cached_property
+    def box_counts(self):
+        """The boxes of each image, int array `[num_images, 2]`: all, not ignored."""
+        if self.count_boxes is not None:
+            return self.count_boxes()
+
+        def count(example):
+            taught = tf.math.count_nonzero(~example["ignore"])
+            return tf.stack([tf.size(example["ignore"], tf.int64), taught])
+
+        counts = self.dataset.map(count, tf.data.AUTOTUNE).batch(1024)
+        parts = list(counts.as_numpy_iterator())
+        return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
+
+    @property
+    def most_boxes(self):
+        """The largest number of boxes of an image, at least 1."""
+        return int(self.box_counts[:, 0].max(initial=1))
 
 
 def whole_image(label):
@@ -124,6 +149,8 @@ def from_records(
         _check_path(record.get("path", ""))
     records = [_with_labels(record) for record in records]
     counts = [len(record["boxes"]) for record in records]
+    taught = [int(np.sum(~np.asarray(record["ignore"], bool))) for record in records]
+    box_counts = np.stack([counts, taught], axis=1)
     ends = tf.constant(np.cumsum(counts), tf.int64)
     counts = tf.constant(counts, tf.int64)
     pictures = {
@@ -164,6 +191,7 @@ def from_records(
         functools.partial(
             _fingerprint, pictures, labels, counts, class_names, files, folder
         ),
+        lambda: box_counts,
     )
 
 
@@ -232,6 +260,7 @@ def from_paths(paths, ids, skipped=(), folder=None):
         fingerprint=functools.partial(
             _fingerprint, pictures, labels, counts, (), (), folder
         ),
+        count_boxes=lambda: np.zeros((len(ids), 2), np.int64),
     )
 
 
@@ -342,7 +371,8 @@ def parse(serialized, class_ids, class_names=(), form=RecordForm()):
     """Parse a serialized `tf.train.Example` into an example.
 
     Missing scores default to 1.0, missing crowd flags and areas to 0. A non-numeric
-    source id is hashed to 62 bits. Boxes end at the border of their image.
+    source id is hashed to 62 bits. Boxes end at the border of their image. Crowds
+    have the score 1.0.
 
     Args:
         serialized: string tensor.
@@ -382,14 +412,16 @@ def parse(serialized, class_ids, class_names=(), form=RecordForm()):
     encoded = record["image/encoded"]
     path = tf.where(tf.equal(encoded, ""), record["image/filename"], "")
     stated = tf.stack([record["image/height"], record["image/width"]])
+    scores = optional("image/object/bbox/confidence", 1.0, tf.float32)
+    ignore = optional("image/object/is_crowd", 0, tf.bool)
     return {
         "encoded": encoded,
         "path": path,
         "id": _integer_id(source_id),
         "boxes": _boxes(record, source_id, count, stated, form),
         "classes": classes,
-        "scores": optional("image/object/bbox/confidence", 1.0, tf.float32),
-        "ignore": optional("image/object/is_crowd", 0, tf.bool),
+        "scores": tf.where(ignore, 1.0, scores),
+        "ignore": ignore,
         "areas": optional("image/object/area", 0.0, tf.float32),
         "mask": record["image/segmentation/class/encoded"],
         "confidence": record["image/segmentation/class/confidence"],
@@ -490,8 +522,10 @@ def with_places(example):
     whole = tf.constant([[0.0, 0.0, 1.0, 1.0]])
     boxes = tf.where(is_flat[:, None], whole, tf.concat([low, high], axis=1))
     ignore = example["ignore"] | is_flat
+    scores = tf.where(is_flat, 1.0, example["scores"])
     areas = tf.where(is_flat, 0.0, example["areas"])
-    return {**example, "boxes": boxes, "ignore": ignore, "areas": areas}
+    placed = {"boxes": boxes, "scores": scores, "ignore": ignore, "areas": areas}
+    return {**example, **placed}
 
 
 def _integer_id(source_id):
@@ -534,7 +568,8 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
         kept["ignore"] |= kept["scores"] < score_threshold
         return {**example, **kept}
 
-    return dataclasses.replace(source, dataset=source.dataset.map(keep))
+    kept = source.dataset.map(keep)
+    return dataclasses.replace(source, dataset=kept, count_boxes=None)
 
 
 def _confident_masks(source, score_threshold):
@@ -699,6 +734,7 @@ def part(source, start, size):
         source,
         dataset=dataset,
         num_images=size,
+        count_boxes=lambda: source.box_counts[start : start + size],
         fingerprint=lambda: {
             **source.fingerprint(),
             "images": size,

@@ -60,7 +60,7 @@ def training_batches(
     augment=augmentations.flip_and_jitter,
     seed=0,
     start_step=0,
-    max_boxes=100,
+    max_boxes=None,
     share=Share(),
 ):
     """Create an infinite dataset of augmented batches.
@@ -77,7 +77,8 @@ def training_batches(
         augment: function as described in `augment`.
         seed: int.
         start_step: int, the number of batches to skip.
-        max_boxes: int M; only an image's first M boxes are kept.
+        max_boxes: int, most boxes of an image that are taught; the smallest of the
+            others are ignored as doubtful objects. None: all are taught.
         share: `Share`, this worker's part of every batch; B is
             `batch_size / share.num_replicas`.
 
@@ -86,19 +87,22 @@ def training_batches(
         int32 `[B, 2]`, `ids` int64 `[B]` and, in pixels of the frame, either
         `boxes` float32 `[B, M, 4]`, `classes` int32 `[B, M]`, `scores` float32
         `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, 255 where the
-        class is unknown.
+        class is unknown. M is the largest number of boxes of an image of the source.
 
     Source: own.
     """
+    slots = None if source.has_masks else source.most_boxes
 
     # Without AutoGraph, an invalid setting raises a one-line error.
     @tf.autograph.experimental.do_not_convert
     def prepare(position, example):
         image, labels = _image_and_labels(example, source)
+        if not source.has_masks and max_boxes is not None and max_boxes < slots:
+            labels = _limited(labels, max_boxes)
         item_seed = tf.stack([tf.cast(seed, tf.int64), position])
         image, labels, size = augment(image, labels, image_size, item_seed)
         if not source.has_masks:
-            labels = _pad(labels, max_boxes)
+            labels = _pad(labels, slots)
             labels.pop("areas")
         return {"images": image, "sizes": size, "ids": example["id"], **labels}
 
@@ -116,20 +120,20 @@ def training_batches(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(source, batch_size, image_size, max_boxes=100):
+def evaluation_batches(source, batch_size, image_size):
     """Create a dataset of one pass over a source, in order, without augmentation.
 
     Args:
         source: `examples.Source`.
         batch_size: int; the last batch may be smaller.
         image_size: (height, width) of the frame.
-        max_boxes: int M.
 
     Returns:
-        `tf.data.Dataset` of batches as in training, with three differences:
+        `tf.data.Dataset` of batches as in training, with four differences:
         `boxes` are in pixels of the original images, `sizes` are those of the
-        original images, and `areas` float32 `[B, M]` (square pixels) is included. A
-        `mask` has the size of the frame.
+        original images, `areas` float32 `[B, M]` (square pixels) is included, and M is
+        the largest number of boxes of an image of the batch. A `mask` has the size of
+        the frame.
 
     Source: own.
     """
@@ -141,11 +145,19 @@ def evaluation_batches(source, batch_size, image_size, max_boxes=100):
         if source.has_masks:
             frame, labels, _ = augmentations.fit(image, labels, image_size)
         else:
-            frame, labels = letterbox.fit(image, image_size), _pad(labels, max_boxes)
+            count = tf.maximum(tf.shape(labels["boxes"])[0], 1)
+            frame, labels = letterbox.fit(image, image_size), _pad(labels, count)
         return {"images": frame, "sizes": size, "ids": example["id"], **labels}
 
     dataset = source.dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)
-    return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    if source.has_masks:
+        return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    fills = {
+        key: tf.cast(_PADDING.get(key, 0), spec.dtype)
+        for key, spec in dataset.element_spec.items()
+    }
+    batches = dataset.padded_batch(batch_size, padding_values=fills)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _shuffled(source, seed, start):
@@ -184,14 +196,26 @@ def _image_and_labels(example, source):
     return image, labels
 
 
-def _pad(labels, max_boxes):
+def _limited(labels, max_boxes):
+    """Ignore the smallest of more than `max_boxes` objects, as doubtful ones."""
+    sides = labels["boxes"][:, 2:] - labels["boxes"][:, :2]
+    sizes = tf.where(labels["ignore"], -1.0, tf.reduce_prod(sides, axis=1))
+    order = tf.argsort(sizes, direction="DESCENDING", stable=True)
+    surplus = ~labels["ignore"] & (tf.math.invert_permutation(order) >= max_boxes)
+    scores = tf.where(surplus, 0.0, labels["scores"])
+    return {**labels, "ignore": labels["ignore"] | surplus, "scores": scores}
+
+
+def _pad(labels, slots):
     count = tf.shape(labels["boxes"])[0]
     # Row `count` is the padding.
-    rows = tf.minimum(tf.range(max_boxes), count)
+    rows = tf.minimum(tf.range(slots), count)
     padded = {}
     for key, fill in _PADDING.items():
         shape = labels[key].shape[1:]
         padding = tf.fill((1, *shape), tf.cast(fill, labels[key].dtype))
         values = tf.gather(tf.concat([labels[key], padding], axis=0), rows)
-        padded[key] = tf.ensure_shape(values, (max_boxes, *shape))
+        padded[key] = tf.ensure_shape(
+            values, (slots if isinstance(slots, int) else None, *shape)
+        )
     return padded

@@ -55,6 +55,7 @@ def fraction(source, share, seed=0, split_file=None):
         source,
         dataset=dataset,
         num_images=len(ids),
+        count_boxes=None,
         fingerprint=lambda: {
             **source.fingerprint(),
             "images": len(ids),

@@ -92,7 +92,6 @@ def of_metrics(work, stage):
     return {
         "settings": {
             "batch_size": work.experiment.labeling.batch_size,
-            "max_boxes": work.experiment.data.max_boxes,
         },
         "sources": {"validation": work.fingerprint("validation")},
         "weights": {stage.name: _hash(stage)},

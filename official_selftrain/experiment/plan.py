@@ -149,7 +149,6 @@ def _check_validation(work):
         source,
         work.experiment.labeling.batch_size,
         tuple(data.image_size),
-        data.max_boxes,
     )
     with problems.unreadable_images_named(source):
         next(iter(batches.take(1)))
@@ -255,6 +254,7 @@ def _described(source, fingerprint):
     if source.has_labels:
         if fingerprint.get("objects") and not source.has_masks:
             text += f", {fingerprint['objects']:,} objects"
+            text += f" (up to {source.most_boxes:,} on an image)"
         names = source.class_names
         listed = ", ".join(names[:10]) + ", …" * (len(names) > 10)
         text += f", {len(names)} classes: {listed}"

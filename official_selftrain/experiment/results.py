@@ -74,7 +74,7 @@ def evaluate(
     Args:
         model_dir: str.
         validation: function () → `examples.Source` with labels.
-        experiment: `Experiment`, for the seed, batch size and label slots.
+        experiment: `Experiment`, for the seed and batch size.
         stored: `examples.Source` of confident pseudo-labels, or None.
         quality: dict, as returned by `label_quality.measure`, or None.
         rounds: list of dicts, the results of each round's student.
@@ -109,7 +109,7 @@ def evaluate(
         return results
     folder.move_aside(folder.results, folder.report)
     results, source = {}, validation()
-    settings = source, experiment.labeling.batch_size, experiment.data.max_boxes
+    settings = source, experiment.labeling.batch_size
     samples = pictures.samples(source, _NUM_SAMPLES)
     histories = {}
     for stage in stages:
@@ -167,11 +167,10 @@ def _stage_results(stage, network, settings, origin):
     return by_title
 
 
-def stored_metrics(  # noqa: PLR0913 -- which model, on what, described how
+def stored_metrics(
     stage_dir,
     source,
     batch_size=16,
-    max_boxes=100,
     name="model",
     title="model",
     network=None,
@@ -185,7 +184,6 @@ def stored_metrics(  # noqa: PLR0913 -- which model, on what, described how
         stage_dir: str.
         source: `examples.Source` with labels.
         batch_size: int.
-        max_boxes: int, label slots per image.
         name: `"model"`, or `"average"`: the moving average of its weights.
         title: str, shown in the progress bar.
         network: the model, if it is loaded already.
@@ -212,7 +210,7 @@ def stored_metrics(  # noqa: PLR0913 -- which model, on what, described how
         if network is None:
             network = keras.saving.load_model(model)
         with problems.unreadable_images_named(source):
-            metrics = evaluate_model(network, source, batch_size, max_boxes, title)
+            metrics = evaluate_model(network, source, batch_size, title)
         atomic.write_json(path, metrics)
     return metrics
 

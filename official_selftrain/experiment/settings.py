@@ -23,7 +23,8 @@ class Data:
             measure the quality of the pseudo-labels.
         validation: function () → `examples.Source` with labels.
         image_size: (height, width) of the frame that images are fitted into.
-        max_boxes: int, label slots per image.
+        max_boxes: int, most boxes of an image that are taught; the smallest of the
+            others are ignored, neither objects nor background. None: all are taught.
         classified: function () → `examples.Source` with one class per image, for joint
             training of the backbone (see `SelfTrainer`), or None.
         validate_every: int, steps between two validations during training, a multiple
@@ -37,7 +38,7 @@ class Data:
     unlabeled: Callable
     validation: Callable
     image_size: tuple
-    max_boxes: int = 100
+    max_boxes: int | None = None
     classified: Callable | None = None
     validate_every: int | None = None
 
@@ -48,7 +49,8 @@ class Data:
             raise ValueError(
                 f"Expected image_size (height, width). Received: image_size={size!r}"
             )
-        check_counts(max_boxes=self.max_boxes)
+        if self.max_boxes is not None:
+            check_counts(max_boxes=self.max_boxes)
         if self.validate_every is not None:
             check_counts(validate_every=self.validate_every)
 

@@ -126,7 +126,7 @@ class Work:
     @property
     def storage(self):
         """How labels are stored."""
-        # The model applies its own score floor.
+        # The model has its own limits: score_threshold and max_detections.
         shard_size = self.experiment.labeling.shard_size
         return label_store.Storage(shard_size, score_floor=0.0)
 
@@ -182,7 +182,6 @@ class Work:
             stage.path,
             self.validation,
             self.experiment.labeling.batch_size,
-            self.experiment.data.max_boxes,
             title=stage.path,
             origin=self.origin_of_metrics(stage),
         )
@@ -464,7 +463,6 @@ def _validated(work, network):
         network,
         work.validation,
         work.experiment.labeling.batch_size,
-        work.experiment.data.max_boxes,
         "validation",
     )
     return metrics[headline(metrics)] or 0.0

@@ -5,14 +5,13 @@ from official_selftrain.data import pipeline
 from official_selftrain.inference import prediction
 
 
-def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
+def evaluate_model(model, source, batch_size=16, name="model"):
     """Evaluate a model on labeled images.
 
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
         source: `examples.Source` with labels.
         batch_size: int.
-        max_boxes: int, label slots per image.
         name: str, shown in the progress bar.
 
     Returns:
@@ -22,9 +21,7 @@ def evaluate_model(model, source, batch_size=16, max_boxes=100, name="model"):
     predict = prediction.predictor(model)
     metric = model.metric()
     with progress.bar(source.num_images, f"evaluation of {name}", "image") as bar:
-        for batch in pipeline.evaluation_batches(
-            source, batch_size, model.image_size, max_boxes
-        ):
+        for batch in pipeline.evaluation_batches(source, batch_size, model.image_size):
             metric.update(predict(batch["images"], batch["sizes"]), batch)
             bar.update(len(batch["ids"]))
     return metric.result()

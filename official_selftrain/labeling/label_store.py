@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
+from official_selftrain.checks.arguments import check_counts
 from official_selftrain.data import (
     examples,
     fingerprints,
@@ -40,17 +41,18 @@ class Storage:
     Attributes:
         shard_size: int, images per shard.
         score_floor: float in 0…1, minimum score of stored boxes.
-        max_boxes: int, maximum number of boxes per image, highest scores first.
+        max_boxes: int, maximum number of boxes per image, highest scores first; None:
+            as many as the teacher finds.
         embed_images: bool, store the images in the shards (upright; rotated ones as
             PNG) instead of their paths. Images that aren't files are always stored.
 
     Raises:
-        ValueError: for a `score_floor` outside 0…1.
+        ValueError: for a `score_floor` outside 0…1, or counts below 1.
     """
 
     shard_size: int = 500
     score_floor: float = 0.05
-    max_boxes: int = 100
+    max_boxes: int | None = None
     embed_images: bool = False
 
     def __post_init__(self):
@@ -58,6 +60,9 @@ class Storage:
             raise ValueError(
                 f"Expected score_floor in 0…1. Received: score_floor={self.score_floor}"
             )
+        check_counts(shard_size=self.shard_size)
+        if self.max_boxes is not None:
+            check_counts(max_boxes=self.max_boxes)
 
 
 @dataclasses.dataclass(frozen=True)

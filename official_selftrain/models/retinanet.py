@@ -216,9 +216,6 @@ class RetinaNet(keras.Model):
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
         )
-        self._level_counts = anchors.anchors_per_level(
-            image_size, min_level, max_level, num_anchors
-        )
 
     def compute_losses(self, outputs, labels):
         """Return the loss of a batch and its terms.
@@ -300,13 +297,15 @@ class RetinaNet(keras.Model):
                 f"least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
                 + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
             )
+        levels = self.min_level, self.max_level
+        per_cell = self.num_scales * len(self.aspect_ratios)
         return anchors.assign_targets(
             self.anchors,
             labels,
             self.match_threshold,
             self.unmatched_threshold,
             self.image_size,
-            self._level_counts,
+            anchors.anchors_per_level(self.image_size, *levels, per_cell),
         )
 
     def predictions(self, outputs, sizes):

@@ -94,8 +94,7 @@ training.Monitoring.log_every = {log_every}
 # ignore_threshold must be below the one you choose.
 experiment.Teaching.ignore_threshold = 0.2
 {boxes_reason}
-experiment.Data.max_boxes = {max_boxes}
-retinanet.RetinaNet.max_detections = {max_boxes}
+retinanet.RetinaNet.max_detections = {max_detections}
 
 {model_reason}
 experiment.Experiment.model = @retinanet.RetinaNet
@@ -188,7 +187,7 @@ def _reasons(settings):
         "images. With ACCUMULATION = 2 only half of them are in memory at a time.",
         "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
         "times. As long as the loss in history.csv still falls, more steps help.",
-        "boxes_reason": "Twice the maximum number of boxes per image, at least 20.",
+        "boxes_reason": "Twice the largest number of boxes of an image, at least 20.",
         "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
         f"({anchor_size:g} times 8, the stride of level P3) to "
         f"{anchor_size * 2 ** (max_level + 2 / 3):.0f} pixels (level P{max_level}). "

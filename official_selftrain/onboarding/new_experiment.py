@@ -42,7 +42,7 @@ def write(places, output):
     files = _new_files(output)
     training, validation, findings = _labeled_images(places)
     unlabeled, findings["unlabeled"] = _unlabeled_images(places, training, validation)
-    settings = proposals.propose(training, **proposals.machine())
+    settings = proposals.propose(training, validation, **proposals.machine())
 
     _write_coco(files.training, training)
     _write_coco(files.validation, validation)

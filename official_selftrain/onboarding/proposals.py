@@ -60,11 +60,12 @@ def machine():
     }
 
 
-def propose(content, num_gpus=0, memory=16.0, has_weights=True):
+def propose(content, validation, num_gpus=0, memory=16.0, has_weights=True):
     """Propose an experiment's settings for labeled images and a machine.
 
     Args:
         content: dict, the training images as a COCO file's content.
+        validation: dict, the validation images as a COCO file's content.
         num_gpus: int.
         memory: float, main memory in GiB.
         has_weights: bool, whether EfficientNet-Lite0's ImageNet weights are installed.
@@ -74,7 +75,7 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
         `coverage` (the fraction of boxes with an anchor of an IoU of at least 0.5),
         `small`, `median`, `large` (10th, 50th and 95th percentile of the boxes' sides
         in the frame, in pixels), `batch_size`, `learning_rate`, `steps`,
-        `epochs`, `bn_momentum`, `max_boxes`.
+        `epochs`, `bn_momentum`, `max_detections`.
 
     Source: own; rules of thumb.
     """
@@ -97,7 +98,6 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
     most = 20000 if num_gpus else 2000
     steps = int(np.clip(100 * len(content["images"]) / batch_size, 400, most))
     steps = 100 * math.ceil(steps / 100)
-    counts = collections.Counter(a["image_id"] for a in content["annotations"])
     settings = {
         "image_size": (side, side),
         "small": float(small),
@@ -112,12 +112,18 @@ def propose(content, num_gpus=0, memory=16.0, has_weights=True):
         "epochs": steps * batch_size / len(content["images"]),
         # The moving statistics forget their initial values within a tenth of the steps.
         "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
-        "max_boxes": int(max(20, 2 * max(counts.values()))),
+        "max_detections": max(20, 2 * max(map(_most_boxes, (content, validation)))),
         "has_weights": has_weights,
         "num_gpus": num_gpus,
     }
     settings["coverage"] = _coverage(content, settings)
     return settings
+
+
+def _most_boxes(content):
+    """Return the largest number of boxes of an image."""
+    counts = collections.Counter(a["image_id"] for a in content["annotations"])
+    return max(counts.values(), default=0)
 
 
 def _aspect_ratios(ratios):

@@ -25,10 +25,12 @@ class Checkpoints:
         model = trainer.model
         state = {
             "model": model,
-            "normalizer": trainer.normalizer,
+            "normalizer": trainer.loss_averages,
             "optimizer": trainer.optimizer,
             "seeds": [v.value for v in model.variables if "seed_generator" in v.path],
         }
+        if trainer.positives is not None:
+            state["positives"] = trainer.positives
         if trainer.classifier is not None:
             state["classifier"] = trainer.classifier
         if average is not None:

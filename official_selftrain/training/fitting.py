@@ -12,7 +12,7 @@ from official_selftrain.data import pipeline
 from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import StageFolder
-from official_selftrain.training import actions, distribution, history
+from official_selftrain.training import actions, distribution, gradients, history
 from official_selftrain.training.actions import Step
 from official_selftrain.training.checkpoints import Checkpoints, save_model
 from official_selftrain.training.history import History
@@ -82,6 +82,8 @@ def fit(
     done = kept.restore()
 
     is_first = distribution.worker(strategy)[0] == 0
+    for line in streams.surplus() if is_first else ():
+        print(f"{folder.name}: {line}", flush=True)
     images_per_step = streams.images_per_step(batch_size)
     log = History(
         folder, steps, done, images_per_step, trainer.optimizer, is_first, streams.later
@@ -242,10 +244,12 @@ def _compiled(trainer, average, strategy, jit_compile):
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def step(batch, stop):
-        with _one_learning_rate(trainer.optimizer):
-            terms = strategy.run(_step, args=(trainer, batch, stop))
-        if average is not None:
-            average.update()
+        averages = [] if average is None else average.variables
+        with gradients.unless_skipping(trainer.optimizer, averages):
+            with _one_learning_rate(trainer.optimizer):
+                terms = strategy.run(_step, args=(trainer, batch, stop))
+            if average is not None:
+                average.update()
         return distribution.local(strategy, terms)
 
     return step

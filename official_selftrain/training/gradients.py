@@ -35,12 +35,8 @@ def divisor(model, count):
 
     Args:
         model: as in `part_loss`.
-        count: float32 scalar of this replica.
+        count: float32 scalar, the count of the whole batch.
     """
-    return _divisor(model, distribution.sum_over_replicas(count))
-
-
-def _divisor(model, count):
     return model.divisor(count) if hasattr(model, "loss_sum") else count
 
 
@@ -85,7 +81,7 @@ def _accumulated(trainer, batch, variables):
             outputs = trainer(part, training=True)
             parts = {s: part_loss(m, outputs[s], part[s]) for s, m in models.items()}
             # A scaled sum, unlike a mean, may overflow float16.
-            own = {s: _divisor(models[s], count) for s, (_, count) in parts.items()}
+            own = {s: divisor(models[s], count) for s, (_, count) in parts.items()}
             scaled = {
                 s: trainer.optimizer.scale_loss(loss / own[s])
                 for s, (loss, _) in parts.items()
@@ -98,7 +94,7 @@ def _accumulated(trainer, batch, variables):
             ]
             losses[stream] += loss
             counts[stream] += count
-    divisors = {s: divisor(model, counts[s]) for s, model in models.items()}
+    divisors = {s: trainer.divisor(s, count) for s, count in counts.items()}
     losses = {s: loss / divisors[s] for s, loss in losses.items()}
     factors, terms = trainer.factors(losses, training=True)
     with tf.GradientTape() as tape:
@@ -176,16 +172,43 @@ def clipped(gradients, optimizer):
 
 
 @contextlib.contextmanager
-def unspoiled(variables, optimizer):
-    """Restore variables that a float16 overflow corrupts: such a step is skipped.
+def unless_skipping(optimizer, variables):
+    """Restore variables if the optimizer skips the step, as float16 overflows.
+
+    A skipped step changes nothing: what a forward pass updates is one group with the
+    weights and the optimizer's state.
 
     Args:
-        variables: variables that a forward pass updates.
-        optimizer: `keras.optimizers.Optimizer`.
+        optimizer: `keras.optimizers.Optimizer`; only one that scales losses skips.
+        variables: all variables that the step changes, without those.
     """
-    kept = [v for v in variables if "float" in v.dtype] if _scales(optimizer) else []
-    before = [ops.copy(variable) for variable in kept]
+    if not _scales(optimizer):
+        yield
+        return
+    before = [ops.copy(variable) for variable in variables]
+    count = ops.copy(optimizer.iterations)
     yield
-    for variable, value in zip(kept, before):
-        finite = ops.all(ops.isfinite(variable))
-        variable.assign(ops.where(finite, variable, value))
+    is_skipped = optimizer.iterations == count
+    for variable, value in zip(variables, before):
+        variable.assign(ops.where(is_skipped, value, variable))
+
+
+def unless_skipped(optimizer, state, new_state):
+    """Return the state after a step on JAX: as before it, if the optimizer skipped it.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        state: lists of arrays: trainable and other variables, the optimizer's, the
+            metrics'.
+        new_state: the same after the step.
+    """
+    if not _scales(optimizer):
+        return new_state
+    count = [v is optimizer.iterations for v in optimizer.variables].index(True)
+    is_skipped = state[2][count] == new_state[2][count]
+
+    def unless(before, after):
+        return [ops.where(is_skipped, old, new) for old, new in zip(before, after)]
+
+    trainable, others, own, measured = new_state
+    return trainable, unless(state[1], others), own, unless(state[3], measured)

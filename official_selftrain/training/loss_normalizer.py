@@ -1,4 +1,4 @@
-"""Moving averages that scale the pseudo loss to the labeled loss."""
+"""Moving averages of losses and positives: what the joint loss is normalized by."""
 
 import keras
 from keras import ops
@@ -64,6 +64,67 @@ class LossNormalizer(keras.layers.Layer):
         seen = pseudo > 0.0
         ratio = ops.where(seen, labeled / ops.where(seen, pseudo, 1.0), 1.0)
         return ops.stop_gradient(ratio)
+
+    def get_config(self):
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "decay": self.decay}
+
+
+@keras.saving.register_keras_serializable(package="official_selftrain")
+class PositivesAverage(keras.layers.Layer):
+    """Keep a moving average of the positives of each stream.
+
+    A small batch of pseudo-labeled images often has no positive. Divided by its own
+    number of positives plus one, the loss of its background alone weighs many times
+    as much as that of a batch with objects; divided by the average, it doesn't. The
+    averages start at zero and are divided by `1 - decay^t`. They are weights, like
+    those of `LossNormalizer`.
+
+    Args:
+        decay: float in 0…1, below 1.
+
+    Raises:
+        ValueError: for a decay outside 0…1.
+
+    Source: RetinaNet of detectron2 (`_ema_update`); own: one average per stream,
+    corrected for its start.
+    """
+
+    STREAMS = ("labeled", "pseudo", "classified")
+
+    def __init__(self, decay=0.99, **kwargs):
+        super().__init__(**kwargs)
+        check_decay(decay=decay)
+        self.decay = decay
+        weight = {"shape": (), "dtype": "float32", "trainable": False}
+        weight["aggregation"] = "mean"
+        self.sums = {
+            stream: self.add_weight(name=f"{stream}_sum", initializer="zeros", **weight)
+            for stream in self.STREAMS
+        }
+        self.remaining = {
+            stream: self.add_weight(
+                name=f"{stream}_remaining", initializer="ones", **weight
+            )
+            for stream in self.STREAMS
+        }
+        self.built = True
+
+    def update(self, stream, count):
+        """Add a batch to a stream's average; return the average.
+
+        Args:
+            stream: str.
+            count: float32 scalar, the positives of the whole batch.
+
+        Returns:
+            float32 scalar, a constant.
+        """
+        total, remaining = self.sums[stream], self.remaining[stream]
+        count = ops.stop_gradient(ops.cast(count, "float32"))
+        total.assign(self.decay * total + (1.0 - self.decay) * count)
+        remaining.assign(self.decay * remaining)
+        return ops.stop_gradient(total / (1.0 - remaining))
 
     def get_config(self):
         """Return the constructor's arguments."""

@@ -11,7 +11,10 @@ from official_selftrain.training import (
     gradients,
     settings,
 )
-from official_selftrain.training.loss_normalizer import LossNormalizer
+from official_selftrain.training.loss_normalizer import (
+    LossNormalizer,
+    PositivesAverage,
+)
 
 STREAMS = ("labeled", "pseudo", "classified")
 
@@ -26,9 +29,10 @@ class SelfTrainer(keras.Model):
         L = 1 / (1 + alpha) · (L_h + alpha · (mean L_h / mean L_p) · L_p) + L2
 
     where L_h and L_p are the model's loss on each stream, each normalized by
-    its own positives, and the means are exponential moving averages through
-    which no gradient flows. Both streams go through the model in one forward pass, so
-    they share batch statistics. `alpha=0` drops the pseudo stream from the step.
+    its own positives (see `normalizer`), and the means are exponential moving averages
+    through which no gradient flows. Both streams go through the model in one forward
+    pass, so they share batch statistics. `alpha=0` drops the pseudo stream from the
+    step.
     `L2 = l2 · Σ‖v‖² / 2`.
 
     A third stream, `"classified"`, is for joint training: images with one class each
@@ -55,7 +59,11 @@ class SelfTrainer(keras.Model):
             `official_selftrain.models`.
         alpha: float, at least 0, weight of the pseudo-labeled stream.
         normalize: bool; False gives the plain sum `L_h + alpha · L_p`.
-        decay: float, decay of the moving averages.
+        decay: float, decay of the moving averages of the losses.
+        normalizer: what a stream's summed loss is divided by in training: `"batch"`,
+            the positives of the batch plus one, as the model's own loss is;
+            `"average"`, their moving average over the steps plus one, which small
+            batches without objects need (see `PositivesAverage`).
         l2: float, factor of the L2 penalty.
         l2_names: suffixes of the names of the weights it covers.
         accumulation: int, parts of a batch that go through the model in turn before
@@ -80,6 +88,7 @@ class SelfTrainer(keras.Model):
         alpha=1.0,
         normalize=True,
         decay=0.9997,
+        normalizer="batch",
         l2=0.0,
         l2_names=("kernel",),
         accumulation=1,
@@ -93,7 +102,9 @@ class SelfTrainer(keras.Model):
                 "Expected a keras.Model with compute_losses(outputs, labels), see "
                 f"official_selftrain.models. Received: model={type(model).__name__}"
             )
-        settings.Loss(alpha, normalize, decay, l2, l2_names, classification_weight)
+        settings.Loss(
+            alpha, normalize, decay, normalizer, l2, l2_names, classification_weight
+        )
         check_counts(accumulation=accumulation)
         if not isinstance(classifier, ImageClassifier | None):
             raise TypeError(
@@ -116,7 +127,9 @@ class SelfTrainer(keras.Model):
         self.decay = decay
         self.l2 = l2
         self.l2_names = tuple(l2_names)
-        self.normalizer = LossNormalizer(decay, name="normalizer")
+        self.normalizer = normalizer
+        self.loss_averages = LossNormalizer(decay, name="normalizer")
+        self.positives = PositivesAverage() if normalizer == "average" else None
         self.labeled_loss = keras.metrics.Mean(name="labeled_loss")
         self.pseudo_loss = keras.metrics.Mean(name="pseudo_loss")
         self.pseudo_scale = keras.metrics.Mean(name="pseudo_scale")
@@ -165,7 +178,8 @@ class SelfTrainer(keras.Model):
         Returns:
             float32 scalar.
         """
-        loss, terms = self.joint_loss(self.stream_losses(x, y_pred), training)
+        losses = self.stream_losses(x, y_pred, training)
+        loss, terms = self.joint_loss(losses, training)
         self._update_metrics(terms)
         return loss
 
@@ -224,16 +238,23 @@ class SelfTrainer(keras.Model):
 
     def train_step(self, *data):
         """Take a step in Keras' `fit` and return the logs."""
+        if keras.backend.backend() == "jax":
+            state, batch = data
+            logs, new_state = super().train_step(state, batch)
+            return logs, gradients.unless_skipped(self.optimizer, state, new_state)
         if keras.backend.backend() != "tensorflow":
             return super().train_step(*data)
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
-        terms = self.step(batch)
-        self._loss_tracker.update_state(terms["loss"])
-        self._update_metrics(terms)
+        with gradients.unless_skipping(self.optimizer, self.metrics_variables):
+            terms = self.step(batch)
+            self._loss_tracker.update_state(terms["loss"])
+            self._update_metrics(terms)
         return self.compute_metrics(batch, None, None)
 
     def step(self, batch):
         """Update the weights once; call it on every replica.
+
+        A step that a float16 overflow makes the optimizer skip changes nothing.
 
         Args:
             batch: this replica's part of a batch of streams.
@@ -249,19 +270,21 @@ class SelfTrainer(keras.Model):
         """
         gradients.check_optimizer(self.optimizer)
         variables = [v.value for v in self.trainable_variables]
-        statistics = [*self.model.non_trainable_variables, *self.normalizer.variables]
-        with gradients.unspoiled(statistics, self.optimizer):
+        # Statistics of batch normalization, averages, states of random generators.
+        others = self.non_trainable_variables
+        with gradients.unless_skipping(self.optimizer, others):
             grads, terms = gradients.of_batch(self, batch, variables)
             grads, terms["gradient_norm"] = gradients.clipped(grads, self.optimizer)
-        self.optimizer.apply(grads, variables)
+            self.optimizer.apply(grads, variables)
         return terms
 
-    def stream_losses(self, batch, outputs):
+    def stream_losses(self, batch, outputs, training=True):
         """Return this replica's part of the loss of each stream of a batch.
 
         Args:
             batch: this replica's part of a batch of streams.
             outputs: dict of the streams' outputs.
+            training: bool; False divides by the positives of the batch.
 
         Returns:
             dict of float32 scalars that add up over the replicas.
@@ -269,12 +292,29 @@ class SelfTrainer(keras.Model):
         losses = {}
         for stream in self.streams(batch):
             model, labels = self.model_of(stream), batch[stream]
-            if distribution.num_replicas() == 1:
+            averages = training and self.positives is not None
+            if distribution.num_replicas() == 1 and not averages:
                 losses[stream] = model.compute_losses(outputs[stream], labels)["loss"]
             else:
                 loss, count = gradients.part_loss(model, outputs[stream], labels)
-                losses[stream] = loss / gradients.divisor(model, count)
+                losses[stream] = loss / self.divisor(stream, count, training)
         return losses
+
+    def divisor(self, stream, count, training=True):
+        """Return the divisor of a stream's summed loss.
+
+        Args:
+            stream: str.
+            count: float32 scalar, the positives of this replica's part of the batch.
+            training: bool; True updates their average, if there is one.
+
+        Returns:
+            float32 scalar of the whole batch.
+        """
+        count = distribution.sum_over_replicas(count)
+        if training and self.positives is not None:
+            count = self.positives.update(stream, count)
+        return gradients.divisor(self.model_of(stream), count)
 
     def factors(self, losses, training):
         """Return the weight of each stream's loss, and the terms of the whole batch.
@@ -294,8 +334,8 @@ class SelfTrainer(keras.Model):
         factors = {"labeled": ops.ones(())}
         if "pseudo" in losses:
             if training:
-                self.normalizer.update(losses["labeled"], losses["pseudo"])
-            scale = self.normalizer.scale()
+                self.loss_averages.update(losses["labeled"], losses["pseudo"])
+            scale = self.loss_averages.scale()
             terms["pseudo_scale"] = scale
             factors["pseudo"] = self.alpha
             if self.normalize:
@@ -377,6 +417,7 @@ class SelfTrainer(keras.Model):
             "alpha": self.alpha,
             "normalize": self.normalize,
             "decay": self.decay,
+            "normalizer": self.normalizer,
             "l2": self.l2,
             "l2_names": self.l2_names,
             "accumulation": self.accumulation,

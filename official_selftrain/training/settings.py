@@ -9,6 +9,7 @@ import tensorflow as tf
 from official_selftrain.checks.arguments import check_choice, check_counts, check_decay
 from official_selftrain.training import schedules
 
+NORMALIZERS = ("batch", "average")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -89,18 +90,21 @@ class Loss:
         alpha: float, at least 0, weight of the pseudo-labeled stream.
         normalize: bool, use the paper's normalized loss instead of the plain sum.
         decay: float in 0…1, below 1, decay of the loss averages.
+        normalizer: `"batch"` or `"average"`, the positives that a stream's loss is
+            divided by.
         l2: float, at least 0, factor of the L2 penalty.
         l2_names: suffixes of the names of the weights it covers.
         classification_weight: float, at least 0, weight of the classified images'
             loss; 0 drops them.
 
     Raises:
-        ValueError: for a factor below 0, or a decay outside 0…1.
+        ValueError: for a factor below 0, a decay outside 0…1, or an unknown normalizer.
     """
 
     alpha: float = 1.0
     normalize: bool = True
     decay: float = 0.9997
+    normalizer: str = "batch"
     l2: float = 0.0
     l2_names: tuple = ("kernel",)
     classification_weight: float = 1.0
@@ -113,6 +117,7 @@ class Loss:
                     f"Expected {name} of at least 0. Received: {name}={value!r}"
                 )
         check_decay(decay=self.decay)
+        check_choice("normalizer", self.normalizer, NORMALIZERS)
 
 
 @dataclasses.dataclass(frozen=True)

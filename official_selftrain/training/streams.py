@@ -25,7 +25,8 @@ class Streams:
         validate: function (model) → float, higher is better, or None.
         validate_every: int, steps between two validations, a multiple of
             `Monitoring.log_every`; None: at every row of the history.
-        max_boxes: int, label slots per image.
+        max_boxes: int, most boxes of an image that are taught; the smallest of the
+            others are ignored. None: all are taught.
         seed: int, of order and augmentation.
         later: float, the work that follows the training, in images that are trained
             on; the progress bar shows the time left for both.
@@ -42,12 +43,13 @@ class Streams:
     fill_with_labeled: bool = False
     validate: Callable | None = None
     validate_every: int | None = None
-    max_boxes: int = 100
+    max_boxes: int | None = None
     seed: int = 0
     later: float = 0.0
 
     def __post_init__(self):
-        check_counts(max_boxes=self.max_boxes)
+        if self.max_boxes is not None:
+            check_counts(max_boxes=self.max_boxes)
         if self.validate_every is not None:
             check_counts(validate_every=self.validate_every)
             if self.validate is None:
@@ -61,6 +63,23 @@ class Streams:
     def without_classified(self):
         """Return the streams without classified images."""
         return dataclasses.replace(self, classified=None, classifier=None)
+
+    def surplus(self):
+        """Say for how many images of each stream boxes are ignored, a list of str."""
+        sources = {"labeled": self.labeled, "pseudo": self.pseudo}
+        lines = []
+        for stream, source in sources.items():
+            if self.max_boxes is None or source is None or source.has_masks:
+                continue
+            counts = source.box_counts[:, 1]
+            beyond = counts[counts > self.max_boxes]
+            if len(beyond):
+                lines.append(
+                    f"{stream}: {len(beyond):,} of {len(counts):,} images have more "
+                    f"than max_boxes={self.max_boxes} boxes (up to {beyond.max()}): "
+                    "the smallest of the others are ignored"
+                )
+        return lines
 
     def images_per_step(self, batch_size):
         """Return the number of images per step over all streams."""

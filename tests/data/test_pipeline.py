@@ -22,7 +22,7 @@ def source_of(num_images, boxes_per_image=lambda index: index % 3):
         file = io.BytesIO()
         Image.new("RGB", (30, 20), (10 * index,) * 3).save(file, "PNG")
         count = boxes_per_image(index)
-        boxes = [[0.1, 0.1 + 0.01 * row, 0.8, 0.9] for row in range(count)]
+        boxes = [[0.1, 0.1 + 0.01 * (row % 70), 0.8, 0.9] for row in range(count)]
         records.append(
             {
                 "encoded": file.getvalue(),
@@ -42,7 +42,7 @@ def taken(dataset, count):
 
 
 def training(source, **arguments):
-    arguments = {"batch_size": 2, "image_size": FRAME, "max_boxes": 4, **arguments}
+    arguments = {"batch_size": 2, "image_size": FRAME, **arguments}
     return pipeline.training_batches(source, **arguments)
 
 
@@ -62,10 +62,10 @@ def test_training_batch_shapes_and_dtypes():
         "images": tf.TensorSpec((5, 32, 48, 3), tf.float32),
         "sizes": tf.TensorSpec((5, 2), tf.int32),
         "ids": tf.TensorSpec((5,), tf.int64),
-        "boxes": tf.TensorSpec((5, 4, 4), tf.float32),
-        "classes": tf.TensorSpec((5, 4), tf.int32),
-        "scores": tf.TensorSpec((5, 4), tf.float32),
-        "ignore": tf.TensorSpec((5, 4), tf.bool),
+        "boxes": tf.TensorSpec((5, 2, 4), tf.float32),
+        "classes": tf.TensorSpec((5, 2), tf.int32),
+        "scores": tf.TensorSpec((5, 2), tf.float32),
+        "ignore": tf.TensorSpec((5, 2), tf.bool),
     }
 
 
@@ -105,12 +105,12 @@ def test_training_batches_by_hand():
         np.testing.assert_array_equal(batch["sizes"][row], [32, 48])
         np.testing.assert_allclose(batch["images"][row], 10.0 * index, atol=1e-4)
         boxes = [[3.2, 4.8 + 0.48 * k, 25.6, 43.2] for k in range(count)]
-        boxes += [[0.0] * 4] * (4 - count)
+        boxes += [[0.0] * 4] * (2 - count)
         np.testing.assert_allclose(batch["boxes"][row], boxes, rtol=1e-5)
         expected = {
-            "classes": [0, 1][:count] + [-1] * (4 - count),
-            "scores": [[], [0.5], [0.5, 1.0]][count] + [0.0] * (4 - count),
-            "ignore": [False, True][:count] + [False] * (4 - count),
+            "classes": [0, 1][:count] + [-1] * (2 - count),
+            "scores": [[], [0.5], [0.5, 1.0]][count] + [0.0] * (2 - count),
+            "ignore": [False, True][:count] + [False] * (2 - count),
         }
         for key, value in expected.items():
             np.testing.assert_array_equal(batch[key][row], value)
@@ -123,14 +123,50 @@ def test_sizes_are_the_covered_part_of_the_frame():
     np.testing.assert_allclose(batch["images"][:, 32:, :, 0], 123.675, rtol=1e-5)
 
 
-def test_only_the_first_boxes_are_kept():
-    dataset = training(
-        source_of(1, lambda _: 5), max_boxes=3, batch_size=1, augment=augment.fit
+def test_there_are_as_many_slots_as_boxes_of_any_image():
+    source = source_of(3, lambda index: 150 * (index == 1))
+    assert source.most_boxes == 150
+    np.testing.assert_array_equal(source.box_counts, [[0, 0], [150, 149], [0, 0]])
+    batch = taken(training(source, batch_size=3, augment=augment.fit), 1)[0]
+    assert batch["boxes"].shape == (3, 150, 4)
+    row = list(batch["ids"]).index(101)
+    np.testing.assert_array_equal(batch["classes"][row], np.arange(150))
+    assert (batch["classes"][[k for k in range(3) if k != row]] == -1).all()
+
+
+def boxes_of_areas(areas, ignore):
+    """An image of 100 x 100 pixels with boxes of height 10 and the given areas."""
+    corners = [[0.0, 0.0, 0.1, area / 1000] for area in areas]
+    record = {"boxes": np.float32(corners), "classes": np.arange(len(areas))}
+    png = tf.io.encode_png(np.zeros((100, 100, 3), np.uint8)).numpy()
+    record |= {"encoded": png, "id": 1, "ignore": np.array(ignore)}
+    return examples.from_records([record], [str(k) for k in range(len(areas))])
+
+
+def test_the_smallest_boxes_beyond_the_limit_are_ignored():
+    source = boxes_of_areas([300, 100, 500, 100, 200], [False] * 5)
+    for limit, kept in ((5, {0, 1, 2, 3, 4}), (3, {0, 2, 4}), (4, {0, 1, 2, 4})):
+        batches = training(
+            source, batch_size=1, image_size=(100, 100), augment=augment.fit,
+            max_boxes=limit,
+        )  # fmt: skip
+        batch = taken(batches, 1)[0]
+        np.testing.assert_array_equal(batch["classes"], [np.arange(5)])
+        expected = [k not in kept for k in range(5)]
+        np.testing.assert_array_equal(batch["ignore"], [expected])
+        np.testing.assert_array_equal(
+            batch["scores"], [np.float32(~np.array(expected))]
+        )
+
+
+def test_crowds_do_not_count_towards_the_limit():
+    source = boxes_of_areas([900, 100, 500, 200], [True, False, False, False])
+    batches = training(
+        source, batch_size=1, image_size=(100, 100), augment=augment.fit, max_boxes=2
     )
-    batch = taken(dataset, 1)[0]
-    np.testing.assert_array_equal(batch["classes"], [[0, 1, 2]])
-    np.testing.assert_allclose(batch["scores"], [[0.5, 0.625, 0.75]])
-    assert batch["boxes"].shape == (1, 3, 4)
+    batch = taken(batches, 1)[0]
+    np.testing.assert_array_equal(batch["ignore"], [[True, True, False, False]])
+    np.testing.assert_array_equal(batch["scores"], [[1.0, 0.0, 1.0, 1.0]])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -215,42 +251,47 @@ def test_images_without_boxes_make_batches():
 
 def test_evaluation_is_one_pass_in_order():
     source = source_of(5)
-    dataset = pipeline.evaluation_batches(source, 2, (40, 48), max_boxes=4)
+    dataset = pipeline.evaluation_batches(source, 2, (40, 48))
     batches = list(dataset.as_numpy_iterator())
     assert [list(batch["ids"]) for batch in batches] == [[100, 101], [102, 103], [104]]
     assert_equal(list(dataset.as_numpy_iterator()), batches)
-    third = {key: value[0] for key, value in batches[1].items()}  # two boxes
+    # Two boxes, and none in the next image.
+    third = {key: value[0] for key, value in batches[1].items()}
     assert third["images"].shape == (40, 48, 3)
     np.testing.assert_allclose(third["images"][:32], 20.0, atol=1e-4)
     np.testing.assert_array_equal(third["sizes"], [20, 30])
     # Boxes are in pixels of the image of 20 x 30, not of the frame.
-    boxes = [[2, 3, 16, 27], [2, 3.3, 16, 27], [0] * 4, [0] * 4]
+    slots = batches[1]["boxes"].shape[1]
+    padding = [[0] * 4] * (slots - 2)
+    boxes = [[2, 3, 16, 27], [2, 3.3, 16, 27], *padding]
     np.testing.assert_allclose(third["boxes"], boxes, rtol=1e-5)
-    np.testing.assert_array_equal(third["classes"], [0, 1, -1, -1])
-    np.testing.assert_array_equal(third["scores"], [0.5, 1.0, 0.0, 0.0])
-    np.testing.assert_array_equal(third["ignore"], [False, True, False, False])
-    np.testing.assert_array_equal(third["areas"], [7.0, 8.0, 0.0, 0.0])
+    np.testing.assert_array_equal(third["classes"], [0, 1] + [-1] * (slots - 2))
+    np.testing.assert_array_equal(third["scores"], [0.5, 1.0] + [0.0] * (slots - 2))
+    np.testing.assert_array_equal(
+        third["ignore"], [False, True] + [False] * (slots - 2)
+    )
+    np.testing.assert_array_equal(third["areas"], [7.0, 8.0] + [0.0] * (slots - 2))
 
 
 def test_evaluation_batch_shapes_and_dtypes():
-    dataset = pipeline.evaluation_batches(source_of(1), 2, FRAME, max_boxes=6)
+    dataset = pipeline.evaluation_batches(source_of(1), 2, FRAME)
     assert dataset.element_spec == {
         "images": tf.TensorSpec((None, 32, 48, 3), tf.float32),
         "sizes": tf.TensorSpec((None, 2), tf.int32),
         "ids": tf.TensorSpec((None,), tf.int64),
-        "boxes": tf.TensorSpec((None, 6, 4), tf.float32),
-        "classes": tf.TensorSpec((None, 6), tf.int32),
-        "scores": tf.TensorSpec((None, 6), tf.float32),
-        "ignore": tf.TensorSpec((None, 6), tf.bool),
-        "areas": tf.TensorSpec((None, 6), tf.float32),
+        "boxes": tf.TensorSpec((None, None, 4), tf.float32),
+        "classes": tf.TensorSpec((None, None), tf.int32),
+        "scores": tf.TensorSpec((None, None), tf.float32),
+        "ignore": tf.TensorSpec((None, None), tf.bool),
+        "areas": tf.TensorSpec((None, None), tf.float32),
     }
 
 
-def test_evaluation_truncates_boxes_and_keeps_empty_images():
-    source = source_of(2, lambda index: 5 * index)
-    dataset = pipeline.evaluation_batches(source, 2, FRAME, max_boxes=3)
-    batch = next(dataset.as_numpy_iterator())
-    np.testing.assert_array_equal(batch["classes"], [[-1] * 3, [0, 1, 2]])
+def test_evaluation_keeps_all_boxes_and_empty_images():
+    source = source_of(3, lambda index: [0, 150, 0][index])
+    first, second = pipeline.evaluation_batches(source, 2, FRAME).as_numpy_iterator()
+    np.testing.assert_array_equal(first["classes"], [[-1] * 150, np.arange(150)])
+    np.testing.assert_array_equal(second["classes"], [[-1]])
 
 
 # Broken images

@@ -194,8 +194,8 @@ def test_folders_name_the_classes(tmp_path):
         (1, "/cat/a.png", [1]),
         (2, "/cat/b/c.png", [1]),
     ]
-    batch = next(iter(pipeline.training_batches(source, 3, (16, 16), max_boxes=2)))
-    assert sorted(batch["classes"].numpy().tolist()) == [[0, -1], [1, -1], [1, -1]]
+    batch = next(iter(pipeline.training_batches(source, 3, (16, 16))))
+    assert sorted(batch["classes"].numpy().tolist()) == [[0], [1], [1]]
     with pytest.raises(FileNotFoundError, match="class folders. Received: .*'none'"):
         sources.class_folders("none")
     with pytest.raises(TypeError, match="a path. Received: folder=None"):
@@ -268,9 +268,7 @@ def streams_of(size):
     """Return batches of scenes and icons, which no test changes."""
 
     def batch(source, seed):
-        batches = pipeline.training_batches(
-            source, size, (32, 32), augment.fit, seed, max_boxes=2
-        )
+        batches = pipeline.training_batches(source, size, (32, 32), augment.fit, seed)
         return next(iter(batches))
 
     return {"labeled": batch(scenes("labeled"), 0), "classified": batch(icons(), 1)}

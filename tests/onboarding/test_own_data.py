@@ -384,14 +384,15 @@ def test_a_single_image_cannot_be_split():
 
 def test_settings_by_hand():
     """64 pixels of 640 are 32 of 320, the largest frame without a GPU."""
-    settings = proposals.propose(content_of(64, [[0, 0, 64, 64]]), memory=16.0)
+    content = content_of(64, [[0, 0, 64, 64]])
+    settings = proposals.propose(content, content, memory=16.0)
     assert settings.pop("bn_momentum") == pytest.approx(1 - 10 / 800, abs=1e-3)
     for name in ("small", "median", "large"):
         assert settings.pop(name) == pytest.approx(32.0)
     assert settings == {
         **{"image_size": (320, 320), "anchor_size": 4.0, "max_level": 5},
         **{"aspect_ratios": (1.0,), "coverage": 1.0, "batch_size": 8},
-        **{"learning_rate": 1e-3, "steps": 800, "epochs": 100.0, "max_boxes": 20},
+        **{"learning_rate": 1e-3, "steps": 800, "epochs": 100.0, "max_detections": 20},
         **{"has_weights": True, "num_gpus": 0},
     }
 
@@ -438,18 +439,29 @@ def test_settings_by_hand():
             {"image_size": (320, 320), "anchor_size": 1.0, "coverage": 0.5},
         ),
         # Twice the maximum per image.
-        (content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]), {}, {"max_boxes": 120}),
+        (
+            content_of(2, [[8 * k, 0, 8, 8] for k in range(60)]),
+            {},
+            {"max_detections": 120},
+        ),
     ],
 )
 def test_settings_depend_on_data_and_machine(content, machine, expected):
-    settings = proposals.propose(content, **machine)
+    settings = proposals.propose(content, content, **machine)
     assert {name: settings[name] for name in expected} == expected
+
+
+def test_detections_suffice_for_the_validation_images():
+    training = content_of(2, [[0, 0, 64, 64]])
+    crowded = content_of(1, [[8 * k, 0, 8, 8] for k in range(70)])
+    assert proposals.propose(training, crowded)["max_detections"] == 140
 
 
 def test_anchors_cover_large_boxes():
     """320 pixels of 640: 160 of 320; 5 % are that large, the others 16."""
     small, large = [0, 0, 32, 32], [0, 0, 320, 320]
-    settings = proposals.propose(content_of(2, [small] * 8 + [large] * 2))
+    content = content_of(2, [small] * 8 + [large] * 2)
+    settings = proposals.propose(content, content)
     assert settings["image_size"] == (320, 320)
     assert settings["anchor_size"] == 2.0
     # 2 · 2^6 = 128 < 160 <= 2 · 2^7

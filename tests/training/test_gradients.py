@@ -12,9 +12,7 @@ from official_selftrain.training import SelfTrainer, gradients
 
 
 def batch_of(pool, seed=0):
-    batches = pipeline.training_batches(
-        scenes(pool), 4, (32, 32), seed=seed, max_boxes=4
-    )
+    batches = pipeline.training_batches(scenes(pool), 4, (32, 32), seed=seed)
     return next(iter(batches))
 
 
@@ -80,9 +78,9 @@ def test_targets_are_matched_once(monkeypatch, accumulation):
     trainer, matched = trainer_of(accumulation), []
     assign = retinanet.anchors.assign_targets
 
-    def counting(anchors, labels, *thresholds):
+    def counting(anchors, labels, *settings):
         matched.append(labels["boxes"].shape[0])
-        return assign(anchors, labels, *thresholds)
+        return assign(anchors, labels, *settings)
 
     monkeypatch.setattr(retinanet.anchors, "assign_targets", counting)
     trainer.step({"labeled": batch_of("labeled"), "pseudo": batch_of("unlabeled")})
@@ -107,16 +105,46 @@ def test_the_norm_is_told_without_the_loss_scale():
     assert float(norm) == 5.0
 
 
-def test_an_overflow_leaves_statistics_as_they_were():
-    finite, spoiled = keras.Variable(1.0), keras.Variable(2.0)
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
-    with gradients.unspoiled([finite, spoiled], optimizer):
+@pytest.mark.parametrize("gradient", [2.0, float("inf")])
+def test_a_skipped_step_leaves_everything_as_it_was(gradient):
+    """Also what is finite: a group whose parts went on separately has no meaning."""
+    weight, finite, spoiled = (keras.Variable(v) for v in (1.0, 1.0, 2.0))
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(1.0), initial_scale=4.0
+    )
+    optimizer.build([weight])
+    with gradients.unless_skipping(optimizer, [finite, spoiled]):
         finite.assign(3.0)
-        spoiled.assign(float("inf"))
-    assert (float(finite), float(spoiled)) == (3.0, 2.0)
-    with gradients.unspoiled([spoiled], keras.optimizers.SGD()):
+        spoiled.assign(gradient)
+        optimizer.apply([tf.constant(gradient)], [weight])
+    values = [float(v) for v in (weight, finite, spoiled, optimizer.iterations)]
+    is_taken = gradient == 2.0  # 1 - 2 / 4
+    assert values == ([0.5, 3.0, 2.0, 1.0] if is_taken else [1.0, 1.0, 2.0, 0.0])
+    assert float(optimizer.dynamic_scale) == (4.0 if is_taken else 2.0)
+
+
+def test_an_optimizer_that_does_not_scale_losses_skips_nothing():
+    spoiled = keras.Variable(2.0)
+    with gradients.unless_skipping(keras.optimizers.SGD(), [spoiled]):
         spoiled.assign(float("inf"))
     assert np.isinf(float(spoiled))
+
+
+def test_a_skipped_step_on_jax_leaves_everything_as_it_was():
+    """The state is passed on as lists of arrays there."""
+    weight = keras.Variable(1.0)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+    optimizer.build([weight])
+    place = [v is optimizer.iterations for v in optimizer.variables].index(True)
+    own = [tf.constant(0)] * len(optimizer.variables)
+    before = ([tf.constant(1.0)], [tf.constant(2.0)], own, [tf.constant(3.0)])
+    for count, expected in ((0, [5.0, 2.0, 3.0]), (1, [5.0, 6.0, 7.0])):
+        after = list(own)
+        after[place] = tf.constant(count)
+        after = ([tf.constant(5.0)], [tf.constant(6.0)], after, [tf.constant(7.0)])
+        state = gradients.unless_skipped(optimizer, before, after)
+        assert [float(state[k][0]) for k in (0, 1, 3)] == expected
+        assert int(state[2][place]) == count
 
 
 def test_parts_scale_means_as_the_whole_batch_does(monkeypatch):

@@ -74,12 +74,12 @@ def test_loss_scale_and_averages_over_five_steps():
     for step in range(5):
         data = both(([0.0], [labeled[step] ** 0.5]), ([0.0], [pseudo[step] ** 0.5]))
         assert loss_of(trainer, data) == pytest.approx(expected[step], rel=1e-5)
-        averages = [float(value) for value in trainer.normalizer.averages()]
+        averages = [float(value) for value in trainer.loss_averages.averages()]
         correction = 1.0 - decay ** (step + 1)
         assert averages == pytest.approx(
             [labeled_sums[step] / correction, pseudo_sums[step] / correction], rel=1e-5
         )
-        assert float(trainer.normalizer.scale()) == pytest.approx(
+        assert float(trainer.loss_averages.scale()) == pytest.approx(
             labeled_sums[step] / pseudo_sums[step], rel=1e-5
         )
 
@@ -123,16 +123,16 @@ def test_averages_are_updated_only_in_training():
     trainer = SelfTrainer(Line(), decay=0.9)
     data = both(([0.0], [2.0]), ([0.0], [4.0]))
     loss_of(trainer, data)
-    before = [float(a) for a in trainer.normalizer.averages()]
+    before = [float(a) for a in trainer.loss_averages.averages()]
     loss_of(trainer, both(([0.0], [9.0]), ([0.0], [9.0])), training=False)
-    assert [float(a) for a in trainer.normalizer.averages()] == before
+    assert [float(a) for a in trainer.loss_averages.averages()] == before
 
 
 def test_scale_is_one_until_a_pseudo_loss_is_seen():
     trainer = SelfTrainer(Line(), alpha=1.0)
     data = both(([0.0], [2.0]), ([0.0], [0.0]))
     assert loss_of(trainer, data) == pytest.approx(2.0)  # (4 + 1·1·0) / 2
-    assert float(trainer.normalizer.scale()) == 1.0
+    assert float(trainer.loss_averages.scale()) == 1.0
 
 
 def fitted(alpha, streams, **kwargs):
@@ -216,7 +216,7 @@ def test_evaluate_returns_the_losses_without_side_effects():
     assert logs["loss"] == pytest.approx(4.0 + 3.0 * 1.0)
     assert logs["labeled_loss"] == pytest.approx(4.0)
     assert logs["pseudo_loss"] == pytest.approx(1.0)
-    assert [float(v) for v in trainer.normalizer.variables] == [0.0, 0.0, 1.0]
+    assert [float(v) for v in trainer.loss_averages.variables] == [0.0, 0.0, 1.0]
     assert [float(v) for v in trainer.model.variables] == [1.0, 1.0]
 
 

@@ -122,7 +122,11 @@ def _record(image, objects, class_of, folder, path):
         "boxes": np.array(corners, np.float64).reshape(-1, 4)
         / [height or 1, width or 1, height or 1, width or 1],
         "classes": np.array([class_of[a["category_id"]] for a in objects]),
-        "scores": np.array([a.get("score", 1.0) for a in objects], np.float32),
+        # A crowd isn't one object that a score could be about.
+        "scores": np.array(
+            [1.0 if a.get("iscrowd") else a.get("score", 1.0) for a in objects],
+            np.float32,
+        ),
         "ignore": np.array([a.get("iscrowd", 0) for a in objects], bool),
         "areas": np.array([a.get("area", 0.0) for a in objects]),
         "stated_size": (height or 0, width or 0),

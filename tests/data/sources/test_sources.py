@@ -610,9 +610,7 @@ def test_tfds_imagenet_is_unlabeled_by_default():
     actual = records_of(source)
     assert [record["encoded"] for record in actual] == images
     assert all(record["boxes"].shape == (0, 4) for record in actual)
-    batch = next(
-        pipeline.training_batches(source, 3, (16, 16), max_boxes=2).as_numpy_iterator()
-    )
+    batch = next(pipeline.training_batches(source, 3, (16, 16)).as_numpy_iterator())
     assert (batch["classes"] == -1).all() and np.isfinite(batch["images"]).all()
 
 
@@ -675,7 +673,7 @@ def test_all_sources_give_the_same_batch(coco_files, tmp_path):
     tfrecord = sources.tfrecord(str(tmp_path / "a.tfrecord"), coco.class_names)
     batches = [
         list(
-            pipeline.training_batches(source, 2, (32, 48), seed=4, max_boxes=3)
+            pipeline.training_batches(source, 2, (32, 48), seed=4)
             .take(3)
             .as_numpy_iterator()
         )
