@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from official_selftrain.data import examples, masks
 from official_selftrain.data.augmentation import augment, placement
 from official_selftrain.data.sources import digits
 from official_selftrain.inference import pictures
@@ -83,3 +84,16 @@ def test_masks_are_filled_boxes():
     )
     colors = pictures._mask_colors(np.array([[0, 3, placement.IGNORE_CLASS]]))
     assert colors[0, 0, 3] == 0.0 and colors[0, 1, 3] == 0.55
+
+
+def test_values_outside_the_classes_are_drawn_as_unknown():
+    mask = masks.encode(np.array([[0, 1, 9, 255]]))
+    record = {"encoded": mask, "id": 0, "mask": mask}
+    source = examples.from_records([record], ["background", "a"])
+    (sample,) = pictures.samples(source, 1)
+    assert sample["labels"]["labels"]["mask"].tolist() == [[0, 1, 255, 255]]
+    # Those of a training batch are as they are stored.
+    sample["labels"]["labels"]["mask"] = np.array([[0, 1, 9, 255]])
+    figure = pictures.grid([sample], source.class_names)
+    colors = figure.axes[1].images[1].get_array()
+    np.testing.assert_array_equal(colors[0, 2], colors[0, 3])

@@ -639,52 +639,52 @@ def read_image(example):
     """
     contents = read_contents(example)
     image = images.decode_file(contents)
-    if "stated_size" not in example:
-        return image
-    found, stated = tf.shape(image)[:2], example["stated_size"]
-    is_stated = (tf.size(example["boxes"]) > 0) & (tf.reduce_min(stated) > 0)
-    is_right = images.is_resized(found, stated) | ~is_stated
+    found = tf.shape(image)[:2]
 
     def refuse():
-        is_turned = images.is_resized(found, stated[::-1])
-        has_exif = images.orientation(contents) >= 5
-        advice = tf.case(
-            [
-                (is_turned & has_exif, lambda: tf.constant(_TURNED_BY_EXIF)),
-                (is_turned, lambda: tf.constant(_SWAPPED)),
-            ],
-            default=lambda: tf.constant(_OTHER_SHAPE),
-        )
+        stated = example["stated_size"]
+        advice = images.contradiction(found, stated, contents)
         parts = ["Expected the stated height and width", stated, "Received:", found]
         return tf.debugging.Assert(False, [*parts, advice])
 
-    check = tf.cond(is_right, tf.no_op, refuse)
+    if "stated_size" not in example:
+        return image
+    check = tf.cond(fits(example, found), tf.no_op, refuse)
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(image)
 
 
-_TURNED_BY_EXIF = (
-    "(the photograph is shown rotated, as its EXIF data says; if the boxes fit the "
-    "image as shown, swap the stated height and width, else remove the EXIF rotation)"
-)
-_SWAPPED = "(swapped; if the boxes fit the image as shown, correct the stated size)"
-_OTHER_SHAPE = "(another image, or one that was cropped after it was labeled)"
+def fits(example, size):
+    """Return whether an example's boxes may have been made for an image of a size.
+
+    Args:
+        example: dict.
+        size: int32 `[2]`, height and width of the upright image.
+
+    Returns:
+        bool scalar, True where there is no box or no stated size.
+    """
+    if "stated_size" not in example:
+        return tf.constant(True)
+    stated = example["stated_size"]
+    is_stated = (tf.size(example["boxes"]) > 0) & (tf.reduce_min(stated) > 0)
+    return images.is_resized(size, stated) | ~is_stated
 
 
-def read_mask(example, size, num_classes):
+def read_mask(example, size):
     """Return an example's mask.
 
     Args:
         example: dict.
-        size: int32 `[2]`, height and width of the image.
-        num_classes: int K.
+        size: int32 `[2]`, height and width of the upright image.
 
     Returns:
-        int32 `[h, w]`, 0…K - 1 or 255; all 255 if there is no mask.
+        int32 `[h, w]`, as stored: class ids, or values outside the classes, such as
+        255, which are unknown; all 255 if there is no mask.
 
     Raises:
-        tf.errors.InvalidArgumentError: at run time, for a mask of another size,
-            invalid ids, or anything but a PNG with one 8-bit channel.
+        tf.errors.InvalidArgumentError: at run time, for a mask of another size, or
+            anything but a PNG with one 8-bit channel.
     """
     mask = tf.cond(
         tf.equal(example["mask"], ""),
@@ -692,19 +692,26 @@ def read_mask(example, size, num_classes):
         lambda: masks.decode(example["mask"]),
     )
     mask = tf.ensure_shape(tf.cast(mask, tf.int32), (None, None))
-    largest = tf.reduce_max(tf.where(mask == masks.IGNORE_CLASS, -1, mask))
-    checks = [
-        tf.debugging.Assert(
-            tf.reduce_all(tf.shape(mask) == size),
-            ["Expected a mask of its image's size", size, "Received:", tf.shape(mask)],
-        ),
-        tf.debugging.Assert(
-            largest < num_classes,
-            ["Expected class ids below", num_classes, "or 255. Received:", largest],
-        ),
-    ]
-    with tf.control_dependencies(checks):
+    found = tf.shape(mask)
+
+    def refuse():
+        is_swapped = tf.reduce_all(found == size[::-1])
+        advice = tf.cond(
+            is_swapped & (images.orientation(read_contents(example)) >= 5),
+            lambda: tf.constant(_STORED_MASK),
+            lambda: tf.constant(""),
+        )
+        parts = ["Expected a mask of its image's size", size, "Received:", found]
+        return tf.debugging.Assert(False, [*parts, advice])
+
+    check = tf.cond(tf.reduce_all(found == size), tf.no_op, refuse)
+    with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(mask)
+
+
+_STORED_MASK = (
+    "(the photograph is shown rotated, as its EXIF data says: rotate its mask, too)"
+)
 
 
 def read_confidence(example, size):

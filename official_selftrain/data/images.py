@@ -4,9 +4,12 @@ Supports JPEG, PNG, BMP and GIF (first frame only), and in files, but not in req
 an exported model, WebP, TIFF and AVIF, which Pillow decodes. Gray, palette and CMYK
 images are converted to RGB, 16 bits are truncated to 8, and transparency is dropped. A
 photograph is rotated upright according to its EXIF orientation, as browsers and
-annotation tools show it; its boxes and masks refer to the upright image.
+annotation tools show it; its boxes and masks refer to the upright image. Sizes are
+compared and labels read only after that: `header` says how a file's pixels are stored
+and turned, `is_resized` whether labels were made for an image of its shape.
 """
 
+import dataclasses
 import io
 
 import numpy as np
@@ -22,6 +25,19 @@ ENDINGS += (".avif",) if features.check("avif") else ()
 _HEADER_BYTES = 2**16
 EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
+_JPEG = b"\xff\xd8"
+
+# The orientations whose pixels are transposed, mirrored, and put upside down, in this
+# order.
+_TRANSPOSED, _MIRRORED, _FLIPPED = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+
+# Why an image isn't of the shape that its labels state.
+_TURNED_BY_EXIF = (
+    "(the photograph is shown rotated, as its EXIF data says; if the boxes fit the "
+    "image as shown, swap the stated height and width, else remove the EXIF rotation)"
+)
+_SWAPPED = "(swapped; if the boxes fit the image as shown, correct the stated size)"
+_OTHER_SHAPE = "(another image, or one that was cropped after it was labeled)"
 
 
 def decode(contents, max_pixels=None):
@@ -93,7 +109,7 @@ def size(contents):
     return tf.case(
         [
             (
-                starts_with(b"\xff\xd8"),
+                starts_with(_JPEG),
                 lambda: tf.io.extract_jpeg_shape(contents)[:2],
             ),
             (starts_with(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, big)[::-1]),
@@ -167,6 +183,57 @@ def _decode_by_pillow(contents):
         raise ValueError(str(error)) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """How an image file stores its pixels.
+
+    Attributes:
+        stored_size: (height, width) of the stored pixels.
+        orientation: int, 1 to 8, the EXIF orientation.
+    """
+
+    stored_size: tuple
+    orientation: int = 1
+
+    @property
+    def size(self):
+        """The height and width of the upright image."""
+        is_turned = self.orientation in _TRANSPOSED
+        return self.stored_size[::-1] if is_turned else self.stored_size
+
+
+def header(path):
+    """Read an image file's header.
+
+    Args:
+        path: str.
+
+    Returns:
+        `Header`, or None if the file can't be read.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            width, height = image.size
+            if image.format == "TIFF":  # some versions of Pillow turn it already
+                width, height = image.tag_v2[256], image.tag_v2[257]
+            number = 1
+            if image.format in ("JPEG", "MPO"):
+                file.seek(0)
+                number = _orientation_of_jpeg(file.read(_HEADER_BYTES))
+            elif image.format in ("WEBP", "TIFF", "AVIF"):
+                number = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (KeyError, OSError, RuntimeError, ValueError, SyntaxError):
+        return None
+    except Image.DecompressionBombError:
+        return None
+    return Header((height, width), number if number in range(1, 9) else 1)
+
+
+def _orientation_of_jpeg(contents):
+    """Return the orientation of a JPEG's first bytes, as `decode` reads it."""
+    return int(_compiled_orientation(contents)) if EXIF in contents else 1
+
+
 def upright_size(path):
     """Return the size of an image file without decoding it.
 
@@ -177,23 +244,14 @@ def upright_size(path):
         `(height, width)` of the upright image in pixels, or None if the file can't be
         read.
     """
-    try:
-        with Image.open(path) as image:
-            number = image.getexif().get(_ORIENTATION_TAG, 1)
-            width, height = image.size
-            if image.format == "TIFF":  # some versions of Pillow turn it already
-                width, height = image.tag_v2[256], image.tag_v2[257]
-    except (KeyError, OSError, RuntimeError, ValueError, SyntaxError):
-        return None
-    except Image.DecompressionBombError:
-        return None
-    may_turn = image.format in ("JPEG", "MPO", "WEBP", "TIFF", "AVIF")
-    is_turned = may_turn and number in (5, 6, 7, 8)
-    return (width, height) if is_turned else (height, width)
+    found = header(path)
+    return found and found.size
 
 
 def is_resized(size, stated):
     """Return whether an image may be a resized one of another size.
+
+    An image whose height and width are exchanged is none, however little they differ.
 
     Args:
         size: int32 tensor `[2]`, height and width.
@@ -201,12 +259,42 @@ def is_resized(size, stated):
 
     Returns:
         bool scalar: whether both have the same ratio of height to width, to one pixel
-        of the smaller one.
+        of the smaller one, and the exchanged one fits no better.
     """
+    difference = _difference(size, stated)
+    return (difference <= 1.0) & (difference <= _difference(size, stated[::-1]))
+
+
+def _difference(size, stated):
+    """Return how far a size is from another one that is scaled to it, in pixels."""
     size, stated = tf.cast(size, tf.float32), tf.cast(stated, tf.float32)
     scale = tf.reduce_max(size) / tf.reduce_max(stated)
-    difference = tf.abs(size - scale * stated) / tf.maximum(scale, 1.0)
-    return tf.reduce_all(difference <= 1.0)
+    return tf.reduce_max(tf.abs(size - scale * stated) / tf.maximum(scale, 1.0))
+
+
+def contradiction(size, stated, contents):
+    """Return why an image isn't of the shape that its labels state.
+
+    Where height and width are exchanged by an EXIF orientation, nothing tells whether
+    the boxes are those of the stored pixels or of the upright image.
+
+    Args:
+        size: int32 tensor `[2]`, height and width of the upright image.
+        stated: int32 tensor `[2]`, a size of which it is no resized one.
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        string scalar, the reason and the next step, in parentheses.
+    """
+    is_swapped = is_resized(size, stated[::-1])
+    has_exif = orientation(contents) >= 5
+    return tf.case(
+        [
+            (is_swapped & has_exif, lambda: tf.constant(_TURNED_BY_EXIF)),
+            (is_swapped, lambda: tf.constant(_SWAPPED)),
+        ],
+        default=lambda: tf.constant(_OTHER_SHAPE),
+    )
 
 
 def orientation(contents):
@@ -230,8 +318,13 @@ def orientation(contents):
             tf.size(parts) > 1, lambda: _orientation_of_tiff(tiff), lambda: 1
         )
 
-    is_jpeg = tf.equal(tf.strings.substr(contents, 0, 2), b"\xff\xd8")
+    is_jpeg = tf.equal(tf.strings.substr(contents, 0, 2), _JPEG)
     return tf.cond(is_jpeg, read, lambda: 1)
+
+
+_compiled_orientation = tf.function(
+    orientation, input_signature=[tf.TensorSpec((), tf.string)], autograph=False
+)
 
 
 def _orientation_of_tiff(tiff):
@@ -255,17 +348,36 @@ def _orientation_of_tiff(tiff):
     return tf.where((result >= 1) & (result <= 8), result, 1)
 
 
-def _upright(image, number):
-    def is_one_of(*numbers):
-        return tf.reduce_any(tf.equal(number, numbers))
+def upright(pixels, number):
+    """Turn stored pixels upright, as `decode` turns an image.
 
-    def turned(image, condition, function):
+    Args:
+        pixels: array `[h, w]` or `[h, w, c]`.
+        number: int, 1 to 8, the EXIF orientation.
+
+    Returns:
+        array `[h, w, …]`, or `[w, h, …]` for 5 to 8.
+
+    Source: Exif 2.3, tag 0x0112.
+    """
+    if number in _TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if number in _MIRRORED:
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if number in _FLIPPED else pixels
+
+
+def _upright(image, number):
+    """Return `upright` of a tensor."""
+
+    def turned(image, numbers, function):
+        condition = tf.reduce_any(tf.equal(number, numbers))
         image = tf.cond(condition, lambda: function(image), lambda: image)
         return tf.ensure_shape(image, (None, None, 3))
 
-    image = turned(image, number >= 5, _transposed)
-    image = turned(image, is_one_of(2, 3, 6, 7), lambda image: image[:, ::-1])
-    return turned(image, is_one_of(3, 4, 7, 8), lambda image: image[::-1])
+    image = turned(image, _TRANSPOSED, _transposed)
+    image = turned(image, _MIRRORED, lambda image: image[:, ::-1])
+    return turned(image, _FLIPPED, lambda image: image[::-1])
 
 
 def _transposed(image):

@@ -5,12 +5,15 @@ PNG with one 8-bit channel whose values are class ids. A confidence map is store
 same way: its values are 255 times the probability of the mask's class, rounded.
 """
 
+import dataclasses
 import io
 import os
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
+
+from official_selftrain.data import images
 
 # The class id of mask pixels whose class is unknown.
 IGNORE_CLASS = 255
@@ -55,28 +58,65 @@ def decode(png):
         return tf.io.decode_png(png, channels=1)[..., 0]
 
 
-def read_file(path, num_classes, image_size, values=None):
+def known(mask, num_classes):
+    """Set pixels outside the classes to `IGNORE_CLASS`: their class is unknown.
+
+    Args:
+        mask: int array.
+        num_classes: int K; classes are 0 to K - 1.
+
+    Returns:
+        array of the mask's shape and dtype.
+    """
+    is_known = (mask >= 0) & (mask < num_classes)
+    return np.where(is_known, mask, np.array(IGNORE_CLASS, mask.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class FileMask:
+    """A mask as read from a file.
+
+    Attributes:
+        png: bytes, the mask in the format of `encode`.
+        ids: frozenset of int, the class ids that occur, and 255 if it does.
+        unknown: dict of each value outside the classes, other than 255, to its number
+            of pixels; they are 255 in `png`.
+        is_turned: bool, whether it was turned upright with its image.
+    """
+
+    png: bytes
+    ids: frozenset
+    unknown: dict
+    is_turned: bool = False
+
+
+def read_file(path, num_classes, image, values=None):
     """Read a mask from a file whose pixels may be palette indices.
+
+    A mask is drawn on the upright image, as annotation tools show it. One that was
+    drawn on the stored pixels of a photograph is turned with it; its size tells, if
+    EXIF data exchange height and width. Where they don't, or in a square, a mask is
+    taken as drawn on the upright image.
 
     Args:
         path: str, PNG with a palette, as in PASCAL VOC, or with one gray channel; with
             colors in `values` any image without loss.
-        num_classes: int K; valid ids are 0 to K - 1 and 255.
-        image_size: (height, width) of the image it belongs to.
+        num_classes: int K; classes are 0 to K - 1, other values are unknown.
+        image: `images.Header` of the image it belongs to.
         values: dict of a pixel's value to its class id: ints, or colors as (red,
             green, blue) of 0…255. None: the values are class ids.
 
     Returns:
-        `(bytes, ids)`: the mask in the format of `encode`; int array, the ids that
-        occur.
+        `FileMask`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: for another file type, a size that differs from the image's, or
-            invalid ids, values or colors; the message names the file.
+        ValueError: for another file type, a size that is neither the upright nor the
+            stored image's, colors or values that aren't in `values`, or invalid
+            `values`; the message names the file.
     """
     if values is not None:
-        _check_values(values)
+        _check_values(values, num_classes)
     by_color = values is not None and any(isinstance(key, tuple) for key in values)
     try:
         with Image.open(path) as file:
@@ -93,26 +133,38 @@ def read_file(path, num_classes, image_size, values=None):
         raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
-    if pixels.shape[:2] != tuple(image_size):
-        raise ValueError(
-            f"Expected a mask of its image's size, {tuple(image_size)} (height, "
-            f"width). Received: {path} of {pixels.shape[:2]}"
-        )
+    pixels, is_turned = _upright(pixels, image, path)
     if values is not None:
         pixels = _mapped(pixels, values, path)
     is_small = 0 <= pixels.min() and pixels.max() < 2**16
-    counts = np.bincount(pixels.ravel()) if is_small else None
-    ids = np.flatnonzero(counts) if is_small else np.unique(pixels)
-    unknown = ids[(ids >= num_classes) & (ids != IGNORE_CLASS) | (ids < 0)]
-    if unknown.size:
-        raise ValueError(
-            f"Expected class ids of 0 to {num_classes - 1} and {IGNORE_CLASS}. "
-            f"Received: {path} with {', '.join(map(str, unknown[:10]))}"
-        )
-    return encode(pixels), ids
+    if is_small:
+        counts = np.bincount(pixels.ravel())
+        ids = np.flatnonzero(counts)
+        counts = counts[ids]
+    else:
+        ids, counts = np.unique(pixels, return_counts=True)
+    is_unknown = (ids >= num_classes) & (ids != IGNORE_CLASS) | (ids < 0)
+    unknown = dict(zip(ids[is_unknown].tolist(), counts[is_unknown].tolist()))
+    if unknown:
+        pixels = known(pixels, num_classes)
+    ids = frozenset(ids[~is_unknown].tolist())
+    return FileMask(encode(pixels), ids, unknown, is_turned)
 
 
-def _check_values(values):
+def _upright(pixels, image, path):
+    """Return a mask's pixels as those of the upright image, and if they were turned."""
+    size = pixels.shape[:2]
+    if size == tuple(image.size):
+        return pixels, False
+    if size == tuple(image.stored_size):
+        return images.upright(pixels, image.orientation), True
+    raise ValueError(
+        f"Expected a mask of its image's size, {tuple(image.size)} (height, "
+        f"width). Received: {path} of {size}"
+    )
+
+
+def _check_values(values, num_classes):
     kinds = {
         len(key) if isinstance(key, tuple) else 0 if type(key) is int else -1
         for key in values
@@ -122,6 +174,12 @@ def _check_values(values):
         raise ValueError(
             "Expected mask_values, a dict of pixel values, or of colors (red, green, "
             f"blue), to class ids. Received: mask_values={values!r}"
+        )
+    wrong = set(ids) - {*range(num_classes), IGNORE_CLASS}
+    if wrong:
+        raise ValueError(
+            f"Expected class ids of 0 to {num_classes - 1}, or {IGNORE_CLASS} for "
+            f"unknown, in mask_values. Received: {min(wrong)}"
         )
 
 

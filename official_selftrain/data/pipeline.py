@@ -185,7 +185,7 @@ def _image_and_labels(example, source):
     image = read_image(example)
     size = tf.shape(image)[:2]
     if source.has_masks:
-        return image, {"mask": read_mask(example, size, len(source.class_names))}
+        return image, {"mask": read_mask(example, size)}
     labels = {key: example[key] for key in _PADDING}
     size = tf.cast(size, tf.float32)
     labels["boxes"] = labels["boxes"] * tf.tile(size, [2])

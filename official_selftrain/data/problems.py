@@ -5,7 +5,7 @@ import contextlib
 import tensorflow as tf
 
 from official_selftrain.checks import messages, progress
-from official_selftrain.data import examples
+from official_selftrain.data import examples, images
 
 
 def unreadable_images(source):
@@ -44,6 +44,34 @@ def unreadable_images_named(source):
         ) from None
 
 
+def check_sizes(source, count=64):
+    """Check that the first images have the shape that their labels state.
+
+    Only headers are read; what is wrong with the other images is found when they are.
+
+    Args:
+        source: `examples.Source`.
+        count: int, number of images.
+
+    Raises:
+        ValueError: naming the first image of another shape, and their number.
+    """
+    lines = []
+    for example in source.dataset.take(count):
+        path = example["path"].numpy()
+        if "stated_size" not in example or not path:
+            return
+        found = images.header(path)
+        if found and not examples.fits(example, found.size):
+            lines.append(f"{name(example)}: {problem(example, source)}")
+    if lines:
+        raise ValueError(
+            "Expected images of the shape that their labels state. Received: "
+            f"{lines[0]} ({len(lines)} of the first "
+            f"{min(count, source.num_images)} images)"
+        )
+
+
 def name(example):
     """Return the path of an example's image, or its id if it has no path."""
     path = example["path"]
@@ -67,7 +95,7 @@ def problem(example, source):
         image = examples.read_image(example)
         if source.has_masks:
             size = tf.shape(image)[:2]
-            examples.read_mask(example, size, len(source.class_names))
+            examples.read_mask(example, size)
     except tf.errors.OpError as error:
         return reason(error)
     return None

@@ -25,7 +25,8 @@ def checked(work, names):
 
     Settings, model, optimizer and schedule of every stage to be trained are created, a
     batch of each stream is prepared, and finished stages are compared with their
-    records of origin. Images are opened for these batches only.
+    records of origin. Images are opened for these batches only, and the headers of the
+    first ones.
 
     Args:
         work: `stages.Work`; the work that follows each stage is stored in `later`.
@@ -42,6 +43,8 @@ def checked(work, names):
     _check_needed(work, names)
     origins.check_all(work, names)
     to_train = [name for name in _trained(work, names) if not _is_done(work, name)]
+    if to_train:
+        problems.check_sizes(work.labeled)
     outlines = _outlines(work, to_train)
     labels = "pseudo_labels" in names and not work.labels(1).is_finished
     if labels and work.makes(1):
@@ -145,6 +148,7 @@ def _check_readable(work):
 def _check_validation(work):
     """Prepare a batch of the validation images."""
     data, source = work.experiment.data, work.validation
+    problems.check_sizes(source)
     batches = pipeline.evaluation_batches(
         source,
         work.experiment.labeling.batch_size,

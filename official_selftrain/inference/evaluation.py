@@ -24,4 +24,21 @@ def evaluate_model(model, source, batch_size=16, name="model"):
         for batch in pipeline.evaluation_batches(source, batch_size, model.image_size):
             metric.update(predict(batch["images"], batch["sizes"]), batch)
             bar.update(len(batch["ids"]))
+    tell_unknown(metric, f"evaluation of {name}")
     return metric.result()
+
+
+def tell_unknown(metric, title):
+    """Print how many pixels a metric excluded, because their value is no class.
+
+    Args:
+        metric: a model's metric, such as `metrics.MeanIoU`.
+        title: str, what was evaluated.
+    """
+    count = getattr(metric, "unknown", 0)
+    if count:
+        print(
+            f"{title}: {count:,} pixels have a value outside the "
+            f"{metric.num_classes} classes and count as unknown",
+            flush=True,
+        )

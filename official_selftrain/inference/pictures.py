@@ -43,8 +43,8 @@ def sample(example, source):
 def _labels_in_pixels(example, size, source):
     """Return the boxes or the mask of an example."""
     if source.has_masks:
-        mask = examples.read_mask(example, tf.constant(size), len(source.class_names))
-        return {"mask": mask}
+        mask = examples.read_mask(example, tf.constant(size)).numpy()
+        return {"mask": tf.constant(masks.known(mask, len(source.class_names)))}
     labels = {key: example[key] for key in ("classes", "scores", "ignore")}
     labels["boxes"] = example["boxes"] * [*size, *size]
     return labels
@@ -131,7 +131,10 @@ def grid(drawn, class_names):
             axes = grid[row][column]
             axes.imshow(sample["image"])
             axes.set(xticks=[], yticks=[])
-            _draw_labels(axes, sample["labels"].get(title, {}), class_names)
+            labels = dict(sample["labels"].get(title, {}))
+            if "mask" in labels:
+                labels["mask"] = masks.known(labels["mask"], len(class_names))
+            _draw_labels(axes, labels, class_names)
             if column == 0:
                 axes.set_ylabel(title)
     return figure

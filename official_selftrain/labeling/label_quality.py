@@ -7,6 +7,7 @@ from official_selftrain import metrics
 from official_selftrain.checks import progress
 from official_selftrain.data import examples, masks
 from official_selftrain.geometry import array_boxes
+from official_selftrain.inference import evaluation
 
 # Minimum IoU of a pseudo-box with a true box that it matches.
 _MATCH_IOU = 0.5
@@ -112,7 +113,7 @@ def _mask_quality(source, score_threshold, truth):
     pixels, scores = np.zeros(256, np.int64), np.zeros(256, np.int64)
     metric = metrics.MeanIoU(num_classes)
     for example, target in _pairs(source, truth):
-        mask = masks.decode(example["mask"])
+        mask = masks.known(masks.decode(example["mask"]).numpy(), num_classes)
         size = tf.shape(mask)
         confidence = examples.read_confidence(example, size)
         kept = masks.confident(mask, confidence, score_threshold).numpy()
@@ -121,9 +122,10 @@ def _mask_quality(source, score_threshold, truth):
         pixels += np.bincount(kept.ravel(), minlength=256)
         scores += np.bincount(confidence.numpy().ravel(), minlength=256)
         if truth is not None:
-            true = examples.read_mask(target, size, num_classes).numpy()
+            true = examples.read_mask(target, size).numpy()
             true = np.where(kept == masks.IGNORE_CLASS, kept, true)
             metric.update({"mask": kept}, {"mask": true})
+    evaluation.tell_unknown(metric, "quality of pseudo-labels")
     num_kept = pixels[:num_classes].sum()
     result = metric.result()
     levels = np.arange(256) / 255.0
@@ -335,10 +337,10 @@ def _rates(thresholds, images, true, predicted, correct):
 
 
 def _pixels(example, target, num_classes):
-    mask = masks.decode(example["mask"])
+    mask = masks.known(masks.decode(example["mask"]).numpy(), num_classes)
     scores = examples.read_confidence(example, tf.shape(mask)).numpy() / np.float32(255)
-    true = examples.read_mask(target, tf.shape(mask), num_classes).numpy()
-    mask = mask.numpy().astype(np.int64)
+    true = masks.known(examples.read_mask(target, tf.shape(mask)).numpy(), num_classes)
+    mask = mask.astype(np.int64)
     judged = (true != masks.IGNORE_CLASS) & (mask != masks.IGNORE_CLASS)
     right = mask == true
     return mask[judged], scores[judged], right[judged], true[judged]

@@ -194,7 +194,10 @@ def _usable_images(files, labeled, findings, stated=None):
             reason = reason or "its size can't be read"
             findings["unreadable"].append(f"{path}: {reason}")
         elif stated and not images.is_resized(size, stated[index]):
-            findings["size"].append(f"{path}: {_misstated(size, stated[index])}")
+            contents = tf.io.read_file(path)
+            advice = images.contradiction(size, stated[index], contents)
+            text = f"{_misstated(size, stated[index])} {advice.numpy().decode()}"
+            findings["size"].append(f"{path}: {text}")
         elif (digest := hashes.sha256(path)) in labeled:
             findings["labeled"].append(path)
         elif digest in seen:
@@ -209,11 +212,7 @@ def _usable_images(files, labeled, findings, stated=None):
 
 
 def _misstated(size, stated):
-    is_turned = size == stated[::-1]
-    return (
-        f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
-        f"{', swapped: rotated by its EXIF data?' * is_turned}"
-    )
+    return f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
 
 
 def _sizes(paths):

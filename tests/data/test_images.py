@@ -32,15 +32,70 @@ def exif(number, order):
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("number", range(10))
-def test_rotated_photographs_become_upright(number, order):
+def test_rotated_photographs_become_upright(number, order, tmp_path):
     """As Pillow rotates them; numbers outside 1 to 8 are ignored."""
     contents = saved(Image.fromarray(PIXELS), "JPEG", exif=exif(number, order))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(contents))))
     assert expected.shape[:2] == ((96, 64) if number in (5, 6, 7, 8) else (64, 96))
     actual = images.decode(tf.constant(contents)).numpy().astype(int)
     assert np.abs(actual - expected).max() <= 3  # two decoders of JPEG
+    # A mask is turned as the image is, and the header says the same.
+    stored = np.asarray(Image.open(io.BytesIO(contents)))
     is_known = 1 <= number <= 8
+    turned = images.upright(stored, number if is_known else 1)
+    np.testing.assert_array_equal(turned, expected)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(contents)
+    assert images.header(path) == images.Header((64, 96), number if is_known else 1)
+    assert images.upright_size(path) == expected.shape[:2]
     assert int(images.orientation(tf.constant(contents))) == (number if is_known else 1)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (1, [[0, 1, 2], [3, 4, 5]]),
+        (2, [[2, 1, 0], [5, 4, 3]]),
+        (3, [[5, 4, 3], [2, 1, 0]]),
+        (4, [[3, 4, 5], [0, 1, 2]]),
+        (5, [[0, 3], [1, 4], [2, 5]]),
+        (6, [[3, 0], [4, 1], [5, 2]]),
+        (7, [[5, 2], [4, 1], [3, 0]]),
+        (8, [[2, 5], [1, 4], [0, 3]]),
+    ],
+)
+def test_orientations_by_hand(number, expected):
+    stored = np.array([[0, 1, 2], [3, 4, 5]])
+    assert images.upright(stored, number).tolist() == expected
+
+
+def test_orientations_are_read_in_one_way(tmp_path):
+    """XMP data, which Pillow reads and browsers don't, turn neither size nor pixels."""
+    xmp = b'<x tiff:Orientation="6"/>'
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(saved(Image.fromarray(PIXELS), "JPEG", xmp=xmp))
+    with Image.open(path) as file:
+        assert file.getexif()[0x0112] == 6
+    assert images.decode(tf.constant(path.read_bytes())).shape == PIXELS.shape
+    assert images.upright_size(path) == PIXELS.shape[:2]
+
+
+@pytest.mark.parametrize(
+    ("size", "stated", "expected"),
+    [
+        ((40, 60), (400, 600), True),
+        ((33, 50), (667, 1000), True),
+        ((40, 60), (40, 62), False),
+        ((40, 41), (41, 40), False),  # within a pixel, but swapped
+        ((100, 101), (101, 100), False),
+        ((200, 201), (804, 800), False),  # swapped and resized
+        ((201, 200), (804, 800), True),
+        ((200, 200), (804, 800), True),
+        ((50, 50), (50, 50), True),
+    ],
+)
+def test_resized_images_by_hand(size, stated, expected):
+    assert bool(images.is_resized(size, stated)) == expected
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB", "RGBA"])

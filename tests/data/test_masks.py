@@ -8,7 +8,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from official_selftrain.data import examples, masks, pipeline, problems, sources
+from official_selftrain.data import (
+    examples,
+    images,
+    masks,
+    pipeline,
+    problems,
+    sources,
+)
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 
@@ -120,9 +127,9 @@ def test_files_are_read_as_class_ids(ending, tmp_path):
         image.putpalette(RNG.integers(0, 256, 768).tolist())
         image.putdata(mask.ravel().tolist())
     image.save(tmp_path / "a.png")
-    png, ids = masks.read_file(tmp_path / "a.png", 3, (5, 6))
-    np.testing.assert_array_equal(masks.decode(png), mask)
-    assert ids.tolist() == [0, 1, 2, 255]
+    read = masks.read_file(tmp_path / "a.png", 3, images.Header((5, 6)))
+    np.testing.assert_array_equal(masks.decode(read.png), mask)
+    assert read.ids == {0, 1, 2, 255} and read.unknown == {}
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGB", "I;16"])
@@ -143,16 +150,16 @@ def test_values_and_colors_of_other_tools(mode, tmp_path):
         values, image = {0: 0, 4000: 1}, Image.fromarray(mask.astype(np.uint16) * 4000)
     assert image.mode == mode
     image.save(tmp_path / "a.png")
-    png, ids = masks.read_file(tmp_path / "a.png", 2, (5, 6), values)
-    np.testing.assert_array_equal(masks.decode(png), mask)
-    assert ids.tolist() == [0, 1]
+    read = masks.read_file(tmp_path / "a.png", 2, images.Header((5, 6)), values)
+    np.testing.assert_array_equal(masks.decode(read.png), mask)
+    assert read.ids == {0, 1}
 
 
 @pytest.mark.parametrize("values", [{}, {"0": 0}, {(1, 2): 0}, {0: "a"}, [0, 1]])
 def test_mappings_of_another_form(values, tmp_path):
     Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="to class ids. Received: mask_values="):
-        masks.read_file(tmp_path / "a.png", 2, (4, 6), values)
+        masks.read_file(tmp_path / "a.png", 2, images.Header((4, 6)), values)
 
 
 @pytest.mark.parametrize(
@@ -160,20 +167,20 @@ def test_mappings_of_another_form(values, tmp_path):
     [
         ({0: 0, 9: 1}, "values 0, 9 of mask_values. Received: .*a.png with 7"),
         ({(0, 0, 0): 0}, r"values \(0, 0, 0\) of .*a.png with \(7, 7, 7\)"),
-        ({0: 0, 7: 2}, "ids of 0 to 1 and 255. Received: .*a.png with 2"),
+        ({0: 0, 7: 2}, "ids of 0 to 1, or 255 for unknown, .*mask_values. Received: 2"),
+        ({0: 0, 7: -1}, "in mask_values. Received: -1"),
     ],
 )
 def test_values_that_are_not_mapped(values, text, tmp_path):
     Image.fromarray(np.full((4, 6), 7, np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=text):
-        masks.read_file(tmp_path / "a.png", 2, (4, 6), values)
+        masks.read_file(tmp_path / "a.png", 2, images.Header((4, 6)), values)
 
 
 @pytest.mark.parametrize(
     ("image", "text"),
     [
         (np.zeros((5, 6), np.uint8), r"size, \(4, 6\).*a.png of \(5, 6\)"),
-        (np.full((4, 6), 3, np.uint8), r"0 to 2 and 255. Received: .*a.png with 3"),
         (
             np.zeros((4, 6, 3), np.uint8),
             "in mask_values. .*a.png of mode RGB",
@@ -188,9 +195,75 @@ def test_invalid_mask_files_are_named(image, text, tmp_path):
     else:
         Image.fromarray(image).save(path)
     with pytest.raises(ValueError, match=text):
-        masks.read_file(path, 3, (4, 6))
+        masks.read_file(path, 3, images.Header((4, 6)))
     with pytest.raises(FileNotFoundError, match="Expected a mask. Received: .*b.png"):
-        masks.read_file(tmp_path / "b.png", 3, (4, 6))
+        masks.read_file(tmp_path / "b.png", 3, images.Header((4, 6)))
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "I"])
+def test_values_outside_the_classes_are_unknown_and_counted(mode, tmp_path):
+    """Of 3 classes: 3 and 7, 300 in 16 bits and -1 in 32 are none; 255 is declared."""
+    values = np.array([[0, 1, 2, 3], [7, 7, 255, 0]], np.int32)
+    unknown = {3: 1, 7: 2}
+    expected = [[0, 1, 2, 255], [255, 255, 255, 0]]
+    if mode != "L":
+        values[0, 0] = 300 if mode == "I;16" else -1
+        unknown = {int(values[0, 0]): 1, **unknown}
+        expected[0][0] = 255
+    kind = {"L": np.uint8, "I;16": np.uint16, "I": np.int32}[mode]
+    image = Image.fromarray(values.astype(kind))
+    assert image.mode == mode
+    image.save(tmp_path / "a", "TIFF")
+    read = masks.read_file(tmp_path / "a", 3, images.Header((2, 4)))
+    assert masks.decode(read.png).numpy().tolist() == expected
+    assert (read.ids, read.unknown) == ({0, 1, 2, 255}, unknown)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (5, [[0, 3], [1, 4], [2, 5]]),  # along the other diagonal
+        (6, [[3, 0], [4, 1], [5, 2]]),  # a quarter turn clockwise
+        (7, [[5, 2], [4, 1], [3, 0]]),
+        (8, [[2, 5], [1, 4], [0, 3]]),  # a quarter turn counterclockwise
+    ],
+)
+def test_masks_of_stored_pixels_are_turned_with_their_image(number, expected, tmp_path):
+    header = images.Header((2, 3), number)
+    assert header.size == (3, 2)
+    for name, mask, is_turned in (
+        ("stored.png", [[0, 1, 2], [3, 4, 5]], True),
+        ("upright.png", expected, False),
+    ):
+        Image.fromarray(np.array(mask, np.uint8)).save(tmp_path / name)
+        read = masks.read_file(tmp_path / name, 6, header)
+        assert masks.decode(read.png).numpy().tolist() == expected
+        assert read.is_turned == is_turned
+    Image.fromarray(np.zeros((2, 4), np.uint8)).save(tmp_path / "other.png")
+    with pytest.raises(ValueError, match=r"size, \(3, 2\) .*other.png of \(2, 4\)"):
+        masks.read_file(tmp_path / "other.png", 6, header)
+
+
+@pytest.mark.parametrize(("size", "number"), [((2, 3), 3), ((2, 2), 6)])
+def test_masks_of_the_same_size_either_way_are_upright(size, number, tmp_path):
+    mask = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size)
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    read = masks.read_file(tmp_path / "a.png", 6, images.Header(size, number))
+    np.testing.assert_array_equal(masks.decode(read.png), mask)
+    assert not read.is_turned
+
+
+def test_values_outside_the_classes_stay_as_they_are_in_a_batch():
+    """The loss and the metric take them as unknown, and count them."""
+    mask = np.array([[0, 1, 9, 255], [1, 3, 2, 0]], np.uint8)
+    source = source_of((mask, None), size=(2, 4))
+    (batch,) = pipeline.evaluation_batches(source, 1, (2, 4))
+    np.testing.assert_array_equal(batch["mask"], [mask])
+    for name in ("fit", "s1", "s2", "s3", "s4"):
+        augmented = getattr(augment, name)
+        batches = pipeline.training_batches(source, 1, (8, 16), augmented)
+        for batch in batches.take(3):
+            assert set(np.unique(batch["mask"])) <= {0, 1, 2, 3, 9, 255}
 
 
 def test_batches_contain_masks_of_frame_size():
@@ -241,8 +314,17 @@ def test_mismatched_masks_are_named():
     wrong_size = source_of((good, None), (good.T, None))
     (line,) = problems.unreadable_images(wrong_size)
     assert line == "id 1: Expected a mask of its image's size 3, 4 Received: 4, 3"
-    (line,) = problems.unreadable_images(source_of((good + 3, None)))
-    assert line == "id 0: Expected class ids below 3 or 255. Received: 3"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    photo = io.BytesIO()
+    Image.fromarray(np.zeros((4, 3), np.uint8)).save(photo, "JPEG", exif=exif)
+    record = {"encoded": photo.getvalue(), "id": 2, "mask": masks.encode(good.T)}
+    (line,) = problems.unreadable_images(examples.from_records([record], "abc"))
+    assert line == (
+        "id 2: Expected a mask of its image's size 3, 4 Received: 4, 3 (the photograph "
+        "is shown rotated, as its EXIF data says: rotate its mask, too)"
+    )
+    assert problems.unreadable_images(source_of((good + 3, None))) == []
     assert problems.unreadable_images(source_of((good + 255, None))) == []
 
 

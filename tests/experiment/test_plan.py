@@ -97,6 +97,18 @@ def test_a_broken_validation_image_is_named(tiny_coco, tmp_path):
         )
 
 
+def test_a_size_that_is_swapped_is_named_before_training(tiny_coco, tmp_path):
+    content = json.loads(tiny_coco.annotations.read_text())
+    content["images"][3].update(height=96, width=64)
+    tiny_coco.annotations.write_text(json.dumps(content))
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    text = (
+        r"labels state. Received: .*003.png: .* 96, 64 Received: 64, 96 \(swapped; .*"
+    )
+    with pytest.raises(ValueError, match=rf"{text} \(1 of the first 6 images\)"):
+        bound.run_tiny(tmp_path / "run", gin_file=gin_file, check=True)
+
+
 def test_the_plan_by_hand(tmp_path, capsys):
     assert bound.run_tiny(tmp_path / "run", "EMA_DECAY = 0.9", check=True) == {}
     assert not (tmp_path / "run").exists()

@@ -138,6 +138,28 @@ def test_quality_of_masks_by_hand():
     label_quality.require_labels(quality)
 
 
+def test_values_outside_the_classes_are_unknown(capsys):
+    """Of 3 classes: true values 3 and 9, and a stored 7, are no class."""
+    sure = [[255] * 4] * 2
+    predicted = mask_source(([[1, 1, 2, 7], [0, 0, 0, 0]], sure))
+    truth = mask_source(([[1, 3, 2, 1], [9, 0, 1, 255]], sure))
+    quality = label_quality.measure(predicted, 0.5, truth)
+    # Evaluated: 1 and 2, right; 0, right; 1 taken for 0. IoU 1/2, 1/2, 1.
+    assert quality["mIoU"] == pytest.approx(200 / 3)
+    assert quality["accuracy"] == pytest.approx(3 / 4)
+    assert quality["ignored"] == pytest.approx(1 / 8)
+    assert quality["class_shares"] == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    line = "quality of pseudo-labels: 2 pixels have a value outside the 3 classes and "
+    assert capsys.readouterr().out == f"{line}count as unknown\n"
+    found = label_quality.sweep(predicted, truth, (0.5,))["classes"]
+    assert {k: (v["true"], v["predicted"], v["found"]) for k, v in found.items()} == {
+        "background": (1, [2], [1]),
+        "a": (2, [1], [1]),
+        "b": (1, [1], [1]),
+        "all": (4, [4], [3]),
+    }
+
+
 @pytest.mark.parametrize(
     ("mask", "score", "text"),
     [

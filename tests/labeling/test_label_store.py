@@ -178,7 +178,7 @@ def test_stored_masks_have_the_size_of_their_image(tmp_path):
     stored = label_store.read(str(tmp_path), ("background", "a", "b"))
     assert stored.has_masks and stored.num_images == 5 and not stored.has_labels
     for example, size in zip(stored.dataset, sizes, strict=True):
-        mask = examples.read_mask(example, tf.constant(size), 3).numpy()
+        mask = examples.read_mask(example, tf.constant(size)).numpy()
         sure = masks.decode(example["confidence"]).numpy()
         assert mask.shape == sure.shape == size
         # The upper quarter of the frame, in pixels of the image.
@@ -206,7 +206,7 @@ def test_stored_masks_equal_the_predictions(tmp_path):
         frame, _, _ = augment.fit(examples.read_image(image), {}, (128, 128))
         batch = tf.stack([frame, frame])  # in batches of two, as written
         expected = model.predictions(model(batch, training=False), None)
-        mask = examples.read_mask(example, tf.constant([128, 128]), 4)
+        mask = examples.read_mask(example, tf.constant([128, 128]))
         same = (mask == expected["mask"][0]).numpy()
         assert same.mean() > 0.9999  # ties may fall either way
         sure = masks.decode(example["confidence"]).numpy()

@@ -47,6 +47,9 @@ def test_ignored_pixels_get_no_gradient(model):
     between = mask.copy()
     between[:, 1::4] = 3
     assert float(loss_of(model, changed, between)) == float(loss)
+    # Every value outside the classes counts as unlabeled.
+    others = np.where(mask == 255, RNG.choice([-1, 4, 99, 256], mask.shape), mask)
+    assert float(loss_of(model, logits, others)) == float(loss)
 
 
 def test_a_batch_without_labeled_pixels_has_zero_loss(model):

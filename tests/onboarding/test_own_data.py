@@ -112,14 +112,17 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
     for text in (
         "missing images, left out: 1 (first: ",
         "images of another shape than their labels state, left out: 2",
-        "c.png: 40 x 30, stated 30 x 40, swapped: rotated by its EXIF data?)",
+        "c.png: 40 x 30, stated 30 x 40 (swapped; if the boxes fit the image as shown,",
         "invalid annotations, ignored in training: 2 (first: annotation 9 in ",
         "boxes that extend beyond their image, clipped: 1 (first: annotation 4, ",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
     ):
         assert any(text in line for line in lines), text
-    assert "turned.jpg: 30 x 40, stated 40 x 30" in findings["size"][1]
+    text = (
+        "turned.jpg: 30 x 40, stated 40 x 30 (the photograph is shown rotated, as its"
+    )
+    assert text in findings["size"][1]
 
 
 def test_cleaned_data_can_be_loaded(folder, write, tmp_path):

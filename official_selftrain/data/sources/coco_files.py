@@ -200,7 +200,7 @@ def several(read, paths, folders):
         `(content, findings)`, as `read`.
 
     Raises:
-        ValueError: for another number of folders.
+        ValueError: for another number of folders, or an image of two shapes.
     """
     if not isinstance(paths, (list, tuple)):
         paths = [paths]
@@ -284,8 +284,14 @@ def _place(annotation):
 
 def _scale(image, other):
     """Return what turns x, y, width and height of an image into those of another."""
-    if None in (image["width"], other["width"]):
+    size, stated = ((entry["height"], entry["width"]) for entry in (other, image))
+    if None in (*size, *stated) or size == stated:
         return np.ones(4)
+    if not images.is_resized(size, stated):
+        raise ValueError(
+            "Expected one shape of an image in several files. Received: "
+            f"{image['file_name']} with height and width {stated} and {size}"
+        )
     ratios = other["width"] / image["width"], other["height"] / image["height"]
     return np.tile(ratios, 2)
 

@@ -1,5 +1,6 @@
 """Folders in the layout of PASCAL VOC: images, masks and lists of names."""
 
+import collections
 import concurrent.futures
 import os
 import re
@@ -65,13 +66,14 @@ def voc(
 
     Returns:
         `examples.Source`; ids number the lines of the list. Its `notes` name classes
-        without a pixel.
+        without a pixel, count pixels of other values, whose class is unknown, and masks
+        that were drawn on the stored pixels of a photograph and turned upright with it.
 
     Raises:
         FileNotFoundError: for a missing folder, list, image or mask.
         ValueError: for an empty list, an image that can't be read, a mask whose size
-            differs from its image's, class ids out of range, or masks of the background
-            and unknown pixels only.
+            differs from its image's, masks of the background and unknown pixels only,
+            or ids that seem to count from 1.
 
     Source: PASCAL VOC's development kit.
     """
@@ -107,23 +109,20 @@ def voc(
         name = names[index]
         example = {"path": os.path.join(folder, images[name]), "id": index}
         if mask_folder is None:
-            return example, ()
-        example["mask"], ids = masks.read_file(
-            os.path.join(root, mask_folder, f"{name}.png"),
-            len(class_names),
-            _size(example["path"]),
-            mask_values,
-        )
-        return example, ids
+            return example, None
+        path = os.path.join(root, mask_folder, f"{name}.png")
+        header = _header(example["path"])
+        mask = masks.read_file(path, len(class_names), header, mask_values)
+        return {**example, "mask": mask.png}, (path, mask)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         every = pool.map(record, range(len(names)))
         read = progress.over(every, len(names), "masks", "image")
-        records, ids = zip(*read)
+        records, found = zip(*read)
     has_labels, notes = mask_folder is not None, []
     if has_labels:
         place = os.path.join(root, mask_folder)
-        notes = _unused(set().union(*ids), class_names, place)
+        notes = _told(found, class_names, place)
     return examples.from_records(
         records,
         class_names,
@@ -151,18 +150,61 @@ def _last(path):
     return path.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
 
 
-def _unused(ids, class_names, place):
-    """Return a line that names the classes without a pixel."""
+def _told(found, class_names, place):
+    """Check what masks hold; return a line for each thing that the user should know.
+
+    `found` is a list of (path, `masks.FileMask`).
+    """
+    ids = frozenset().union(*(mask.ids for _, mask in found))
+    unknown = collections.Counter()
+    for _, mask in found:
+        unknown.update(mask.unknown)
+    _check_ids(ids, unknown, class_names, place)
+    notes = []
     unused = [name for k, name in enumerate(class_names) if k not in ids]
-    if len(unused) >= len(class_names) - 1 and masks.IGNORE_CLASS in ids:
+    if unused:
+        notes.append(f"classes without a pixel: {len(unused)} ({', '.join(unused)})")
+    turned = [path for path, mask in found if mask.is_turned]
+    if turned:
+        notes.append(
+            "masks drawn on the stored pixels of photographs that EXIF data rotate, "
+            f"rotated with them: {len(turned)} (first: {turned[0]})"
+        )
+    strange = [path for path, mask in found if mask.unknown]
+    if strange:
+        notes.append(
+            f"pixels of unknown class: {unknown.total():,} in {len(strange)} masks "
+            f"(values {_values(unknown)}; first: {strange[0]})"
+        )
+    return notes
+
+
+def _check_ids(ids, unknown, class_names, place):
+    """Check that masks have usable pixels, and ids that don't count from 1."""
+    last = len(class_names)
+    present = ids & set(range(last))
+    if present and 0 not in present and list(unknown) == [last]:
+        values = {value: value - 1 for value in range(1, last + 1)}
+        raise ValueError(
+            f"Expected class ids of 0 to {last - 1}. Received: {place}, with values of "
+            f"1 to {last}; mask_values={values} if they count from 1, else "
+            f"{last}: {masks.IGNORE_CLASS} in it for an unknown class"
+        )
+    others = {masks.IGNORE_CLASS: 0} if masks.IGNORE_CLASS in ids else {}
+    others |= unknown
+    if len(present) < 2 and others:
+        value = max(others, key=others.get)
         raise ValueError(
             f"Expected masks with pixels of {', '.join(class_names[1:])}. Received: "
-            f"{place}, where all others are {masks.IGNORE_CLASS}, which is an unknown "
-            "class; mask_values={0: 0, 255: 1} takes it for class 1"
+            f"{place}, where all others are {_values(others)}, which is no known "
+            f"class; mask_values={{0: 0, {value}: 1}} takes {value} for class 1"
         )
-    if not unused:
-        return []
-    return [f"classes without a pixel: {len(unused)} ({', '.join(unused)})"]
+
+
+def _values(values):
+    """Return values as text, at most ten."""
+    listed = sorted(values)
+    return ", ".join(map(str, listed[:10])) + ", …" * (len(listed) > 10)
 
 
 def boxes(folder, images=None):
@@ -283,8 +325,8 @@ def _stems(folder, endings):
     return {stem: name for stem, ending, name in parts if ending.lower() in endings}
 
 
-def _size(path):
-    size = pictures.upright_size(path)
-    if size is None:
+def _header(path):
+    header = pictures.header(path)
+    if header is None:
         raise ValueError(f"Expected an image. Received: {path}, which can't be read")
-    return size
+    return header

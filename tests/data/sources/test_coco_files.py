@@ -9,6 +9,7 @@ from pycocotools import mask as coco_masks
 
 from official_selftrain.data import pipeline, problems, shapes, sources
 from official_selftrain.data.sources import coco_files
+from official_selftrain.onboarding import own_data
 
 # The objects of the two images, in the order of the files: class, and xmin, ymin, xmax,
 # ymax in pixels.
@@ -359,9 +360,13 @@ def test_boxes_in_other_forms(read, content, bboxes, text):
         ((40, 60), (40, 60), True, "40, 60 Received: 60, 40 .the photograph is shown"),
         ((40, 60), (60, 40), True, None),
         ((40, 60), (40, 50), False, "40, 50 Received: 40, 60 .another image"),
+        ((40, 41), (40, 41), True, "40, 41 Received: 41, 40 .the photograph is shown"),
+        ((40, 41), (41, 40), True, None),
+        ((40, 41), (41, 40), False, "41, 40 Received: 40, 41 .swapped; if the boxes"),
+        ((50, 50), (50, 50), True, None),
     ],
 )
-def test_stated_sizes(read, content, folder, size, stated, turned, text):
+def test_stated_sizes(read, content, folder, tmp_path, size, stated, turned, text):
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
     pixels = np.zeros((*size, 3), np.uint8)
@@ -371,6 +376,7 @@ def test_stated_sizes(read, content, folder, size, stated, turned, text):
     lines = problems.unreadable_images(source)
     if text is None:
         assert lines == []
+        problems.check_sizes(source)
         _, example = source.dataset.as_numpy_iterator()
         box = example["boxes"][0] * np.tile(stated, 2)
         np.testing.assert_allclose(box, [2, 1, 8, 4], rtol=1e-6)
@@ -378,6 +384,13 @@ def test_stated_sizes(read, content, folder, size, stated, turned, text):
     (line,) = lines
     assert line.startswith(f"{folder}/b.jpg: Expected the stated height and width ")
     assert text.replace(" .", " (") in line
+    # `init` says the same.
+    _, findings = own_data.read(str(tmp_path / "boxes.json"), str(folder))
+    (found,) = findings["size"]
+    assert found.endswith(line[line.index("(") :])
+    # So does the plan, from headers.
+    with pytest.raises(ValueError, match=r"their labels state. .*1 of the first 2 im"):
+        problems.check_sizes(source)
 
 
 def test_areas_are_those_of_the_resized_image(read, content):

@@ -203,6 +203,20 @@ def test_coco_of_several_files(folder, tmp_path):
     )
 
 
+def test_files_that_contradict_each_other_about_a_size(folder, tmp_path):
+    """Scaled to the other file's shape, boxes would be wrong without a word."""
+    (tmp_path / "two").mkdir()
+    paths = [write_coco(tmp_path), write_coco(tmp_path / "two")]
+    content = json.loads(paths[1].read_text())
+    content["images"][0].update(height=WIDTH, width=HEIGHT)
+    paths[1].write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError,
+        match=rf"one shape .*a.png .*\({WIDTH}, {HEIGHT}\) and \({HEIGHT}, {WIDTH}\)",
+    ):
+        coco_files.coco([str(path) for path in paths], str(folder))
+
+
 def read_objects(path, folder):
     content, _ = tool_files.read(str(path), str(folder))
     return [(a["bbox"], a.get("iscrowd", 0)) for a in content["annotations"]]

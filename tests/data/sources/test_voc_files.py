@@ -68,10 +68,6 @@ def test_invalid_folders_raise(tiny_voc, tmp_path):
 
 
 def test_invalid_masks_are_named(tiny_voc):
-    with pytest.raises(
-        ValueError, match=r"ids of 0 to 2 and 255. Received: .*2007_00000\d.png with 3"
-    ):
-        sources.voc(str(tiny_voc.root), "train", tiny_voc.class_names[:3])
     path = tiny_voc.root / "SegmentationClass" / "2007_000001.png"
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
     with pytest.raises(
@@ -105,6 +101,47 @@ def test_white_objects_are_not_unknown(tiny_voc):
         expected = tiny_voc.masks[f"2007_{index:06d}"] == 1
         np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
     assert source.notes == ()
+
+
+def test_values_outside_the_classes_are_unknown(tiny_voc):
+    """Of one mask, 9 pixels, of another 3: everywhere else nothing but classes."""
+
+    def with_others(mask):
+        changed = mask.copy()
+        if len(mask) == 65:
+            changed[0, :9] = 7
+        elif len(mask) == 66:
+            changed[0, :3] = 9
+        return changed
+
+    replace_masks(tiny_voc, with_others)
+    source = read(tiny_voc)
+    folder = tiny_voc.root / "SegmentationClass"
+    assert source.notes == (
+        "pixels of unknown class: 12 in 2 masks (values 7, 9; first: "
+        f"{folder}/2007_000001.png)",
+    )
+    for index, example in enumerate(source.dataset):
+        expected = tiny_voc.masks[f"2007_{index:06d}"].copy()
+        expected[0, : (0, 9, 3)[index]] = 255
+        np.testing.assert_array_equal(masks.decode(example["mask"]), expected)
+
+
+def test_masks_without_a_usable_pixel_are_refused(tiny_voc):
+    names = ("background", "square")
+    replace_masks(tiny_voc, lambda mask: np.where(mask == 0, 0, 7))
+    text = r"of square. .*Class, where all others are 7, .*mask_values={0: 0, 7: 1}"
+    with pytest.raises(ValueError, match=text):
+        sources.voc(str(tiny_voc.root), "train", names)
+
+
+def test_ids_that_count_from_one_are_refused(tiny_voc):
+    replace_masks(tiny_voc, lambda mask: np.where(mask == 255, 255, mask + 1))
+    text = "ids of 0 to 3. .*values of 1 to 4; mask_values={1: 0, 2: 1, 3: 2, 4: 3} if"
+    with pytest.raises(ValueError, match=text):
+        read(tiny_voc)
+    values = {1: 0, 2: 1, 3: 2, 4: 3, 255: 255}
+    assert read(tiny_voc, mask_values=values).notes == ()
 
 
 def test_classes_without_a_pixel_are_named(tiny_voc):
@@ -148,6 +185,17 @@ def test_masks_belong_to_upright_images(tiny_voc):
     source = read(tiny_voc)
     _, example, _ = source.dataset
     assert examples.read_image(example).shape[:2] == mask.shape
+    assert source.notes == ()
+    # Drawn on the stored pixels, a quarter turn counterclockwise.
+    path = tiny_voc.root / "SegmentationClass" / "2007_000001.png"
+    Image.fromarray(np.rot90(mask)).save(path)
+    source = read(tiny_voc)
+    _, example, _ = source.dataset
+    np.testing.assert_array_equal(masks.decode(example["mask"]), mask)
+    assert source.notes == (
+        "masks drawn on the stored pixels of photographs that EXIF data rotate, "
+        f"rotated with them: 1 (first: {path})",
+    )
 
 
 LABEL_MAP = """# label:color_rgb:parts:actions
