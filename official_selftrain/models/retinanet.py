@@ -345,6 +345,8 @@ class RetinaNet(keras.Model):
         scale = ops.concatenate([scale, scale], axis=-1)[:, None]
         boxes = boxes / scale
         boxes = box_ops.clip(boxes, sizes)
+        # Nothing can be detected in the padding.
+        scores = ops.where(box_ops.area(boxes)[..., None] > 0.0, scores, 0.0)
 
         num_scores = scores.shape[1] * self.num_classes
         flat_scores = ops.reshape(scores, (-1, num_scores))

@@ -33,6 +33,7 @@ class Step:
         terms: dict of floats, with `loss` and `gradient_norm`.
         batch: dict of streams, with the parts of all replicas.
         is_stopped: bool, whether a worker was asked to stop.
+        unknown: float, pixels of the batch's masks whose value is no class.
     """
 
     number: int
@@ -41,17 +42,21 @@ class Step:
     terms: dict
     batch: dict
     is_stopped: bool = False
+    unknown: float = 0.0
 
     @classmethod
     def of(cls, number, steps, log_every, terms, batch):
         """Create a step from the output of the compiled step.
 
         Args:
-            terms: dict of scalar tensors; `stop` is above 0 if a worker must stop.
+            terms: dict of scalar tensors; `stop` is above 0 if a worker must stop,
+                `unknown` counts pixels.
         """
         terms = {name: float(value) for name, value in terms.items()}
         is_stopped = terms.pop("stop") > 0.0
-        return cls(number, steps, min(log_every, steps), terms, batch, is_stopped)
+        unknown = terms.pop("unknown", 0.0)
+        row = min(log_every, steps)
+        return cls(number, steps, row, terms, batch, is_stopped, unknown)
 
     @property
     def is_last(self):

@@ -8,6 +8,7 @@ import os
 import keras
 import tensorflow as tf
 
+from official_selftrain.data import masks as mask_files
 from official_selftrain.data import pipeline
 from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.files import atomic
@@ -278,19 +279,33 @@ def _step(trainer, batch, stop):
     terms = trainer.step(batch)
     terms["stop"] = distribution.sum_over_replicas(stop)
     if "pseudo" in batch:
-        empty = tf.reduce_mean(_without_labels(batch["pseudo"]))
+        empty = tf.reduce_mean(_without_labels(batch["pseudo"], trainer.model))
         total = distribution.sum_over_replicas(empty)
         terms["pseudo_empty"] = total / distribution.num_replicas()
+    masks = [labels["mask"] for labels in batch.values() if "mask" in labels]
+    unknown = [_of_unknown_class(mask, trainer.model) for mask in masks]
+    terms["unknown"] = distribution.sum_over_replicas(tf.add_n(unknown or [0.0]))
     return terms
 
 
-def _without_labels(labels):
+def _without_labels(labels, model):
     """Return 1.0 for each image without labels, 0.0 for the others."""
     if "mask" in labels:
-        is_labeled = tf.reduce_any(labels["mask"] != 255, axis=[1, 2])
+        is_labeled = tf.reduce_any(_is_class(labels["mask"], model), axis=[1, 2])
     else:
         is_labeled = tf.reduce_any((labels["classes"] >= 0) & ~labels["ignore"], axis=1)
     return 1.0 - tf.cast(is_labeled, tf.float32)
+
+
+def _of_unknown_class(mask, model):
+    """Return the number of pixels whose value is no class, without declared ones."""
+    is_unknown = ~_is_class(mask, model) & (mask != mask_files.IGNORE_CLASS)
+    return tf.reduce_sum(tf.cast(is_unknown, tf.float32))
+
+
+def _is_class(mask, model):
+    count = getattr(model, "num_classes", mask_files.IGNORE_CLASS)
+    return (mask >= 0) & (mask < count)
 
 
 def _finish(folder, trainer, average, steps, images_per_step, alpha):

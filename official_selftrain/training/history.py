@@ -97,6 +97,12 @@ class History:
         self.step = step.number
         self._progress.update()
         self._estimate()
+        if step.unknown:
+            self.warn(
+                "unknown",
+                f"{step.unknown:,.0f} pixels of the batch's masks have a value that "
+                "is no class; such pixels are ignored",
+            )
         if step.is_finite:
             self._count += 1
             for name, value in step.terms.items():

@@ -96,7 +96,8 @@ class SelfTrainer(keras.Model):
         classification_weight=1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # The model casts its own inputs, after normalizing pixels in float32.
+        super().__init__(autocast=False, **kwargs)
         if not hasattr(model, "compute_losses"):
             raise TypeError(
                 "Expected a keras.Model with compute_losses(outputs, labels), see "

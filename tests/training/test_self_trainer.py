@@ -208,6 +208,24 @@ def test_history_averages_the_steps():
     assert float(rows[-1]) == pytest.approx(losses[1])
 
 
+def test_pixels_are_normalized_before_they_are_rounded_to_bfloat16():
+    """bfloat16 holds whole numbers only from 128 to 255; 200.4 isn't 200 for it."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = toy_training.tiny_model()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    trainer = SelfTrainer(model, dtype=model.dtype_policy)
+    assert trainer.compute_dtype == "bfloat16"
+    seen = []
+    pixels = model.get_layer("normalize_pixels")
+    apply = pixels.call
+    pixels.call = lambda images: seen.append(apply(images)) or seen[-1]
+    trainer({"labeled": {"images": np.full((1, 32, 32, 3), 200.4, np.float32)}})
+    assert float(seen[0][0, 0, 0, 0]) == pytest.approx((200.4 - 123.675) / 58.395)
+
+
 def test_evaluate_returns_the_losses_without_side_effects():
     trainer = SelfTrainer(Line(), alpha=3.0, normalize=False)
     trainer.compile(optimizer=keras.optimizers.SGD(0.1))
