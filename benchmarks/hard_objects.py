@@ -10,13 +10,13 @@ before, which is written out here:
   as background.
 - `crowded`: AP of an image with 150 objects of which the first or the last 100 are
   found (before: the first 100 objects were the truth).
-- `empty`: the share of empty batches in the mean pseudo loss, and students that train on
-  correct labels of scenes, a fraction of which is empty, by batch size and normalizer:
-  AP, and loss curves in `empty_images.png`.
+- `weights`: the weight of a batch without objects, relative to one with objects.
+- `empty`: students that train on correct labels of scenes, some of which are empty,
+  by batch size and normalizer: AP, and loss curves in `empty_images.png`.
 - `skipped`: the scale of the pseudo loss after float16 steps that overflowed (before:
   only what wasn't finite was restored).
-- `scaled`: AP after a training with a batch of 32, and with one of 8 whose learning rate
-  is scaled with the batch size or with its square root, for SGD and AdamW.
+- `scaled`: AP after a training with a batch of 32, and with one of 8 whose learning
+  rate is scaled with the batch size or with its square root, for SGD and AdamW.
 
 The last line of the output is JSON; `--record` appends it to benchmarks/results/ and
 stores the picture there. `--quick` measures all but the trainings.
@@ -58,6 +58,7 @@ BOXES = ((6, 6), (22, 22), (24, 24), (90, 5), (6, 200), (120, 9), (64, 64), (300
 BATCH_SIZES = (4, 8, 16)
 EMPTY = (0.0, 0.5, 0.8, 0.95)
 NORMALIZERS = ("batch", "average")
+PLAIN = Loss()
 
 
 def main():
@@ -281,7 +282,7 @@ def detector(seed=0):
     )
 
 
-def trained(folder, streams, optimization, loss=Loss(), seed=0, start=None):
+def trained(folder, streams, optimization, loss=PLAIN, seed=0, start=None):
     """Train a detector, or read a finished one; return its AP and its history."""
     model = detector(seed)
     if start is not None:

@@ -216,9 +216,11 @@ def _trainer(model, classifier, loss, optimization, learning_rate, builds=True):
 
     Without `builds` the optimizer has no variables.
     """
+    # Averages over steps reach back over as many images with any batch size.
+    own = {"decay": loss.decay**optimization.factor}
     trainer = SelfTrainer(
         model,
-        **dataclasses.asdict(loss),
+        **{**dataclasses.asdict(loss), **own},
         accumulation=optimization.accumulation,
         classifier=classifier,
         dtype=model.dtype_policy,
@@ -228,7 +230,9 @@ def _trainer(model, classifier, loss, optimization, learning_rate, builds=True):
     if builds:
         trainer.optimizer.build(trainer.trainable_variables)
     decay = optimization.ema_decay
-    return trainer, None if decay is None else WeightAverage(model, decay)
+    if decay is None:
+        return trainer, None
+    return trainer, WeightAverage(model, decay**optimization.factor)
 
 
 def _share(context):

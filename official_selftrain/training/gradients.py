@@ -68,11 +68,12 @@ def _accumulated(trainer, batch, variables):
     after the last part.
     """
     models = {stream: trainer.model_of(stream) for stream in trainer.streams(batch)}
-    sums = {s: [tf.zeros_like(v) for v in variables] for s in models}
+    sums = {s: [None] * len(variables) for s in models}
     losses, counts = dict.fromkeys(models, 0.0), dict.fromkeys(models, 0.0)
     for number in range(trainer.accumulation):
         # Each part waits for the previous one, which saves memory.
-        with tf.control_dependencies(tf.nest.flatten(sums)):
+        waits_for = [g for g in tf.nest.flatten(sums) if g is not None]
+        with tf.control_dependencies(waits_for):
             part = tf.nest.map_structure(
                 lambda v, number=number: tf.split(v, trainer.accumulation)[number],
                 batch,
@@ -87,11 +88,8 @@ def _accumulated(trainer, batch, variables):
                 for s, (loss, _) in parts.items()
             }
         for stream, (loss, count) in parts.items():
-            gradients = _gradients(tape, scaled[stream], variables)
-            sums[stream] = [
-                a + tf.cast(own[stream], g.dtype) * g
-                for a, g in zip(sums[stream], gradients)
-            ]
+            gradients = tape.gradient(scaled[stream], variables)
+            sums[stream] = _weighted_sum(sums[stream], own[stream], gradients)
             losses[stream] += loss
             counts[stream] += count
     divisors = {s: trainer.divisor(s, count) for s, count in counts.items()}
@@ -100,20 +98,26 @@ def _accumulated(trainer, batch, variables):
     with tf.GradientTape() as tape:
         penalty = trainer.penalty()
         scaled = trainer.optimizer.scale_loss(penalty)
-    gradients = _gradients(tape, scaled, variables)
+    gradients = tape.gradient(scaled, variables)
     for stream, of_stream in sums.items():
         factor = factors[stream] / divisors[stream]
-        gradients = [
-            g + tf.cast(factor, a.dtype) * a for g, a in zip(gradients, of_stream)
-        ]
+        gradients = _weighted_sum(gradients, factor, of_stream)
     terms["loss"] += penalty * distribution.num_replicas()
     return gradients, terms
 
 
-def _gradients(tape, loss, variables):
-    return tape.gradient(
-        loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-    )
+def _weighted_sum(gradients, factor, others):
+    """Return `gradients + factor · others`; None is the gradient of an unused weight.
+
+    The optimizer leaves such a weight alone; with a gradient of zero it would decay.
+    """
+    sums = []
+    for one, other in zip(gradients, others):
+        if other is not None:
+            other = tf.cast(factor, other.dtype) * other
+        parts = [g for g in (one, other) if g is not None]
+        sums.append(sum(parts[1:], parts[0]) if parts else None)
+    return sums
 
 
 def check_optimizer(optimizer):
@@ -124,7 +128,7 @@ def check_optimizer(optimizer):
     """
     if distribution.num_replicas() == 1:
         return
-    if _scales(optimizer):
+    if scales(optimizer):
         raise ValueError(
             "Expected mixed_bfloat16 or float32 on several replicas. Received: "
             "mixed_float16, whose loss scaling isn't safe there"
@@ -137,7 +141,8 @@ def check_optimizer(optimizer):
         )
 
 
-def _scales(optimizer):
+def scales(optimizer):
+    """Return whether an optimizer scales the loss, and skips steps that overflow."""
     return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
@@ -159,7 +164,7 @@ def clipped(gradients, optimizer):
     present = [g for g in gradients if g is not None]
     present = distribution.sum_over_replicas(present)
     norm = tf.linalg.global_norm(present)
-    if _scales(optimizer):
+    if scales(optimizer):
         norm /= optimizer.scale_loss(tf.ones(()))
     if replicas == 1:
         return gradients, norm
@@ -182,7 +187,7 @@ def unless_skipping(optimizer, variables):
         optimizer: `keras.optimizers.Optimizer`; only one that scales losses skips.
         variables: all variables that the step changes, without those.
     """
-    if not _scales(optimizer):
+    if not scales(optimizer):
         yield
         return
     before = [ops.copy(variable) for variable in variables]
@@ -202,7 +207,7 @@ def unless_skipped(optimizer, state, new_state):
             metrics'.
         new_state: the same after the step.
     """
-    if not _scales(optimizer):
+    if not scales(optimizer):
         return new_state
     count = [v is optimizer.iterations for v in optimizer.variables].index(True)
     is_skipped = state[2][count] == new_state[2][count]

@@ -1,5 +1,7 @@
 """Learning-rate schedules from the paper."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -122,54 +124,62 @@ class Stepwise(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def linear_scaling(schedule, factor):
+def batch_scaling(schedule, factor, is_adaptive=False):
     """Adapt a schedule to a different batch size.
 
     Step t of the new training has seen as many images as step `factor · t` of the
-    old one and uses `factor` times its learning rate; warm-up and drops shift
-    accordingly.
+    old one; warm-up and drops shift accordingly. The rate is `factor` times the old one
+    for gradient descent, and `√factor` times for an optimizer that divides gradients by
+    their size.
 
     Args:
         schedule: a `LearningRateSchedule` or a float.
         factor: float above 0, new batch size divided by the old one.
+        is_adaptive: bool, whether the optimizer divides gradients by their size.
 
     Returns:
         A `keras.optimizers.schedules.LearningRateSchedule`, or a float.
 
-    Source: Goyal et al. 2017 (linear scaling rule).
+    Source: Goyal et al. 2017 (linear scaling rule); Malladi et al. 2022 (square root).
     """
+    rate_factor = math.sqrt(factor) if is_adaptive else factor
     if isinstance(schedule, (int, float)):
-        return schedule * factor
-    return LinearScaling(schedule, factor)
+        return schedule * rate_factor
+    return BatchScaling(schedule, factor, rate_factor)
 
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
-class LinearScaling(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule scaled to `factor` times the rate and `factor` times the speed.
+class BatchScaling(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule scaled to `rate_factor` times the rate, `factor` times the speed.
 
     Args:
         schedule: `keras.optimizers.schedules.LearningRateSchedule`.
         factor: float.
+        rate_factor: float.
 
-    Source: see `linear_scaling`.
+    Source: see `batch_scaling`.
     """
 
-    def __init__(self, schedule, factor):
+    def __init__(self, schedule, factor, rate_factor):
         self.schedule = schedule
         self.factor = factor
+        self.rate_factor = rate_factor
 
     def __call__(self, step):
         """Return the learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32") * self.factor
-        return self.factor * ops.cast(self.schedule(step), "float32")
+        return self.rate_factor * ops.cast(self.schedule(step), "float32")
 
     def get_config(self):
         """Return the constructor's arguments, the schedule serialized."""
-        serialized = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": serialized, "factor": self.factor}
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "factor": self.factor,
+            "rate_factor": self.rate_factor,
+        }
 
     @classmethod
     def from_config(cls, config):
         """Build a schedule from `get_config`'s result."""
         inner = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(inner, config["factor"])
+        return cls(inner, config["factor"], config["rate_factor"])

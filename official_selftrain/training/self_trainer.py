@@ -1,5 +1,7 @@
 """The joint loss: labeled, pseudo-labeled and classified images in one step."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -347,6 +349,11 @@ class SelfTrainer(keras.Model):
                 }
         if "classified" in losses:
             factors["classified"] = self.classification_weight * ops.ones(())
+        if training and gradients.scales(getattr(self, "optimizer", None)):
+            # The optimizer skips a step by its gradients, which may be finite although
+            # a loss isn't.
+            is_finite = ops.isfinite(sum(losses.values()))
+            factors = {s: ops.where(is_finite, f, math.nan) for s, f in factors.items()}
         terms["loss"] = sum(factors[s] * loss for s, loss in losses.items())
         return factors, terms
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from official_selftrain.checks.arguments import check_choice, check_counts, check_decay
@@ -24,8 +25,8 @@ class Optimization:
         schedule: function `(steps)` → learning rate or schedule.
         accumulation: int, parts of a batch that go through the model in turn.
         ema_decay: float or None, decay of a moving average of the weights.
-        scaled_batch_size: int or None; replaces `batch_size`, with steps and learning
-            rate scaled accordingly.
+        scaled_batch_size: int or None; replaces `batch_size`, with steps, learning
+            rate and the decays of averages scaled accordingly.
 
     Raises:
         TypeError: for an optimizer or schedule that isn't a function.
@@ -57,6 +58,15 @@ class Optimization:
         if self.ema_decay is not None:
             check_decay(ema_decay=self.ema_decay)
 
+    @property
+    def factor(self):
+        """How much larger the batch is than the one that the settings are for.
+
+        An average with the decay d per step has d to this power: it reaches back over
+        as many images.
+        """
+        return (self.scaled_batch_size or self.batch_size) / self.batch_size
+
     def scaled(self, title):
         """Return the steps, batch size and learning rate to train with.
 
@@ -66,20 +76,24 @@ class Optimization:
         Returns:
             `(steps, batch_size, learning_rate)`: int, int, float or schedule.
 
-        Source: Goyal et al. 2017 (linear scaling rule).
+        Source: see `schedules.batch_scaling`.
         """
         rate = self.schedule(steps=self.steps)
         if self.scaled_batch_size is None:
             return self.steps, self.batch_size, rate
-        factor = self.scaled_batch_size / self.batch_size
-        steps = math.ceil(self.steps / factor)
+        steps = math.ceil(self.steps / self.factor)
+        optimizer = self.optimizer(learning_rate=1.0)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        is_adaptive = not isinstance(optimizer, keras.optimizers.SGD)
         if title is not None:
+            times = schedules.batch_scaling(1.0, self.factor, is_adaptive)
             print(
                 f"{title}: batch size {self.batch_size} → {self.scaled_batch_size}, "
-                f"{self.steps} → {steps} steps, learning rate × {factor:g}",
+                f"{self.steps} → {steps} steps, learning rate × {times:g}",
                 flush=True,
             )
-        return steps, self.scaled_batch_size, schedules.linear_scaling(rate, factor)
+        rate = schedules.batch_scaling(rate, self.factor, is_adaptive)
+        return steps, self.scaled_batch_size, rate
 
 
 @dataclasses.dataclass(frozen=True)

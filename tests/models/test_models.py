@@ -442,6 +442,27 @@ def test_save_and_load(tmp_path):
     ] * 2
 
 
+def test_nothing_is_detected_in_the_padding():
+    """The image covers the upper half of the frame; the best score is below it."""
+    model = small_model()
+    sizes = np.array([[model.image_size[0] // 2, model.image_size[1]]])
+    centers = (model.anchors[:, 0] + model.anchors[:, 2]) / 2
+    heights = model.anchors[:, 2] - model.anchors[:, 0]
+    below = np.flatnonzero(centers - heights / 2 > model.image_size[0] / 2)
+    above = np.flatnonzero(centers < model.image_size[0] / 4)
+    logits = np.full((1, len(model.anchors), model.num_classes), -9.0, np.float32)
+    logits[0, below, 0] = 4.0
+    logits[0, above[0], 1] = 2.0
+    outputs = {
+        "class_logits": logits,
+        "box_deltas": np.zeros((1, len(model.anchors), 4), np.float32),
+    }
+    found = {k: np.array(v)[0] for k, v in model.predictions(outputs, sizes).items()}
+    assert len(below) and found["num_detections"] == 1
+    np.testing.assert_array_equal(found["classes"][:2], [1, -1])
+    assert found["scores"][0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
 def test_mixed_precision():
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

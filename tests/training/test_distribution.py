@@ -64,6 +64,15 @@ def test_two_devices_equal_one(one_device, tmp_path):
     assert_same_step(variables(tmp_path), one_device)
 
 
+def test_two_devices_average_the_positives_of_one(tmp_path):
+    for folder, devices in ((tmp_path / "one", 1), (tmp_path / "two", 2)):
+        name = "one_device" if devices == 1 else "mirrored"
+        finish(start(name, folder, f"devices={devices}", "normalizer='average'"))
+    found = variables(tmp_path / "two")
+    assert_same_step(found, variables(tmp_path / "one"))
+    assert sum(name.startswith("positives/") for name in found) == 6
+
+
 def test_two_processes_equal_one(one_device, tmp_path):
     ports = []
     for _ in range(2):

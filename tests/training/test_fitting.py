@@ -14,13 +14,14 @@ import pytest
 import tensorflow as tf
 from toy_training import assert_equal_weights, fit, scenes, tiny_model, weights
 
-from official_selftrain.data import sources
+from official_selftrain.data import examples, sources
 from official_selftrain.data.sources import digits
 from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
 from official_selftrain.training import (
     Loss,
     Machine,
+    Optimization,
     actions,
     fitting,
     history,
@@ -269,6 +270,49 @@ def test_scaled_batch_size_is_reported(tmp_path, capsys):
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected, abs=1e-8)
     summary = json.loads((tmp_path / "teacher" / "fit.json").read_text())
     assert summary["steps"] == 8 and summary["images"] == 8
+
+
+def test_an_adaptive_optimizer_is_scaled_by_the_square_root(tmp_path, capsys):
+    settings = {"steps": 2, "batch_size": 4, "scaled_batch_size": 1}
+    fit(tmp_path / "teacher", optimizer=keras.optimizers.AdamW, **settings)
+    assert "2 → 8 steps, learning rate × 0.5" in capsys.readouterr().out
+
+
+def test_averages_reach_back_over_as_many_images_with_a_scaled_batch(monkeypatch):
+    """From 4 to 1 images: the fourth root of the decays per step."""
+    made = []
+    monkeypatch.setattr(
+        fitting, "WeightAverage", lambda model, decay: made.append(decay)
+    )
+    optimization = Optimization(
+        8, 4, keras.optimizers.SGD, lambda steps: 0.1,
+        ema_decay=0.9, scaled_batch_size=1,
+    )  # fmt: skip
+    loss = Loss(decay=0.99)
+    settings = tiny_model(), None, loss, optimization, 0.1
+    trainer, _ = fitting._trainer(*settings, builds=False)
+    assert trainer.loss_averages.decay == pytest.approx(0.99**0.25)
+    assert made == [pytest.approx(0.9**0.25)]
+
+
+def test_boxes_beyond_the_limit_are_told(tmp_path, capsys):
+    corners = np.float32([[0.0, 0.0, 0.5, 0.2 * k] for k in range(1, 4)])
+    record = {"encoded": scene_png(), "boxes": corners, "classes": np.zeros(3)}
+    records = [{**record, "id": 1}, {**record, "id": 2, "boxes": corners[:1],
+                                     "classes": np.zeros(1)}]  # fmt: skip
+    source = examples.from_records(records, ["a", "b"])
+    fit(tmp_path / "teacher", steps=1, labeled=source, max_boxes=2)
+    said = (
+        "teacher: labeled: 1 of 2 images have more than max_boxes=2 boxes (up to 3): "
+        "the smallest of the others are ignored"
+    )
+    assert capsys.readouterr().out.count(said) == 1
+    fit(tmp_path / "all", steps=1, labeled=source)
+    assert "max_boxes" not in capsys.readouterr().out
+
+
+def scene_png():
+    return tf.io.encode_png(np.full((32, 32, 3), 90, np.uint8)).numpy()
 
 
 def test_averaged_model_is_saved(tmp_path):

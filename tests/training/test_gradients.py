@@ -68,8 +68,37 @@ def test_accumulated_gradients_are_those_of_the_batch():
     for name, value in terms.items():
         assert float(parts_terms[name]) == pytest.approx(float(value), rel=1e-4), name
     for one, other in zip(whole, accumulated):
-        one = np.zeros(other.shape) if one is None else one.numpy()
-        np.testing.assert_allclose(other.numpy(), one, atol=2e-5)
+        np.testing.assert_allclose(other.numpy(), one.numpy(), atol=2e-5)
+
+
+class Unused(keras.Model):
+    """A weight times the pixels, and a weight that nothing uses."""
+
+    image_size = (1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.used = self.add_weight(name="used", shape=(), initializer="ones")
+        self.unused = self.add_weight(name="unused", shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, images, training=None):
+        return {"y": self.used * images[:, 0, 0, 0]}
+
+    def compute_losses(self, outputs, labels):
+        return {"loss": tf.reduce_mean(outputs["y"])}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_unused_weight_stays_as_it_is(accumulation):
+    """It isn't even decayed, as it would be with a gradient of zero."""
+    trainer = SelfTrainer(Unused(), accumulation=accumulation)
+    trainer.compile(optimizer=keras.optimizers.AdamW(0.1, weight_decay=0.5))
+    images = np.ones((2, 1, 1, 1), np.float32)
+    trainer.step({"labeled": {"images": images}})
+    # Weight decay of 0.1 · 0.5, then Adam's first step of 0.1.
+    assert float(trainer.model.used) == pytest.approx(0.95 - 0.1, abs=1e-6)
+    assert float(trainer.model.unused) == 1.0
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -51,14 +51,18 @@ def test_stepwise_by_hand():
         schedules.stepwise(9, 0.1, drops=((0.9, 0.1), (0.5, 0.01)))
 
 
-def test_linear_scaling_follows_the_same_schedule_per_image():
+def test_scaled_schedules_are_the_same_per_image():
     """A quarter of the batch: a quarter of the rate, four times the steps."""
     old = schedules.cosine(100, 0.8, warmup_steps=20, warmup_learning_rate=0.1)
-    new = schedules.linear_scaling(old, 0.25)
+    new = schedules.batch_scaling(old, 0.25)
     # In the middle of the warm-up and of the cosine.
     assert float(new(40)) == pytest.approx(0.25 * 0.45, rel=1e-5)
     assert float(new(4 * 60)) == pytest.approx(0.25 * 0.4, rel=1e-5)
-    assert schedules.linear_scaling(0.5, 0.25) == 0.125
+    assert schedules.batch_scaling(0.5, 0.25) == 0.125
+    # With the square root: half the rate.
+    root = schedules.batch_scaling(old, 0.25, is_adaptive=True)
+    assert float(root(4 * 60)) == pytest.approx(0.5 * 0.4, rel=1e-5)
+    assert schedules.batch_scaling(0.5, 0.25, is_adaptive=True) == 0.25
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(new)
     )

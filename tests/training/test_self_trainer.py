@@ -11,7 +11,11 @@ import toy_training
 from keras import ops
 
 from official_selftrain.training import batch_checks
-from official_selftrain.training.self_trainer import LossNormalizer, SelfTrainer
+from official_selftrain.training.loss_normalizer import (
+    LossNormalizer,
+    PositivesAverage,
+)
+from official_selftrain.training.self_trainer import SelfTrainer
 
 
 @keras.saving.register_keras_serializable(package="test_selftraining")
@@ -206,6 +210,98 @@ def test_history_averages_the_steps():
     losses = [(1.0 + 2 * scales[0] * 9.0) / 3, (4.0 + 2 * scales[1] * 1.0) / 3]
     assert logs["loss"] == [pytest.approx(sum(losses) / 2)]
     assert float(rows[-1]) == pytest.approx(losses[1])
+
+
+@keras.saving.register_keras_serializable(package="test_selftraining")
+class Counted(Line):
+    """Line, whose loss is a sum of squares divided by a count of positives plus 1."""
+
+    def loss_sum(self, outputs, labels):
+        return ops.sum(ops.square(outputs["y"] - labels["target"])), labels["count"][0]
+
+    def divisor(self, count):
+        return count + 1.0
+
+    def compute_losses(self, outputs, labels):
+        total, count = self.loss_sum(outputs, labels)
+        return {"loss": total / self.divisor(count)}
+
+
+def counted(target, count):
+    images = np.zeros((1, 1, 1, 1), np.float32)
+    labels = {"target": np.float32([target]), "count": np.float32([count])}
+    return {"images": images, **labels}
+
+
+def test_losses_are_divided_by_the_average_of_the_positives():
+    """Averages of 4, 0, 2 and of 0, 8, 0, decay 0.5, corrected for their start."""
+    trainer = SelfTrainer(Counted(), normalize=False, normalizer="average")
+    trainer.positives = PositivesAverage(0.5)
+    labeled = [4.0, (0.25 * 4 + 0.5 * 0) / 0.75, (0.125 * 4 + 0.5 * 2) / 0.875]
+    pseudo = [0.0, (0.5 * 8) / 0.75, (0.25 * 8) / 0.875]
+    for step, counts in enumerate(((4.0, 0.0), (0.0, 8.0), (2.0, 0.0))):
+        batch = {"labeled": counted(3.0, counts[0]), "pseudo": counted(5.0, counts[1])}
+        losses = trainer.stream_losses(batch, trainer(batch))
+        assert float(losses["labeled"]) == pytest.approx(9.0 / (labeled[step] + 1.0))
+        assert float(losses["pseudo"]) == pytest.approx(25.0 / (pseudo[step] + 1.0))
+    before = [float(v) for v in trainer.positives.variables]
+    losses = trainer.stream_losses(batch, trainer(batch), training=False)
+    assert float(losses["labeled"]) == 9.0 / 3.0  # its own positives
+    assert [float(v) for v in trainer.positives.variables] == before
+
+
+def test_a_trainer_without_average_divides_by_the_positives_of_the_batch():
+    trainer = SelfTrainer(Counted(), normalize=False)
+    for count in (4.0, 0.0):
+        batch = {"labeled": counted(3.0, count)}
+        losses = trainer.stream_losses(batch, trainer(batch))
+        assert float(losses["labeled"]) == pytest.approx(9.0 / (count + 1.0))
+    with pytest.raises(ValueError, match="one of batch, average.*normalizer='mean'"):
+        SelfTrainer(Counted(), normalizer="mean")
+
+
+def test_the_normalizer_is_saved(tmp_path):
+    trainer = SelfTrainer(Counted(), normalizer="average")
+    trainer.positives.update("pseudo", 7.0)
+    trainer.save(tmp_path / "trainer.keras")
+    again = keras.saving.load_model(tmp_path / "trainer.keras")
+    assert again.normalizer == "average"
+    values = [[float(v) for v in t.positives.variables] for t in (trainer, again)]
+    assert values[0] == values[1] and values[0][1] == pytest.approx(0.07)
+
+
+def test_an_overflow_does_not_change_the_averages():
+    """One finite step makes the scale 1/4; three overflows leave everything."""
+    trainer = SelfTrainer(Counted(), decay=0.5, normalizer="average")
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    trainer.compile(optimizer=optimizer)
+    trainer.step({"labeled": counted(1.0, 0.0), "pseudo": counted(2.0, 0.0)})
+    kept = [float(v) for v in (*trainer.variables, optimizer.iterations)]
+    assert float(trainer.loss_averages.scale()) == 0.25 and kept[-1] == 1.0
+    for target in (np.inf, 1e30, np.nan):
+        trainer.step({"labeled": counted(1.0, 3.0), "pseudo": counted(target, 3.0)})
+    assert [float(v) for v in (*trainer.variables, optimizer.iterations)] == kept
+    trainer.step({"labeled": counted(1.0, 0.0), "pseudo": counted(2.0, 0.0)})
+    assert float(optimizer.iterations) == 2.0
+    assert float(trainer.loss_averages.scale()) == 0.25
+
+
+def test_an_overflow_does_not_enter_the_logs_of_fit():
+    trainer = SelfTrainer(Counted())
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0))
+    trainer.compile(optimizer=optimizer)
+    batches = [
+        {"labeled": counted(1.0, 0.0), "pseudo": counted(target, 0.0)}
+        for target in (2.0, np.inf, 2.0)
+    ]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(batches),
+        output_signature=tf.nest.map_structure(
+            lambda v: tf.TensorSpec(v.shape, v.dtype), batches[0]
+        ),
+    )
+    logs = trainer.fit(dataset, verbose=0).history
+    assert logs["pseudo_loss"] == [4.0] and logs["labeled_loss"] == [1.0]
 
 
 def test_pixels_are_normalized_before_they_are_rounded_to_bfloat16():

@@ -14,6 +14,7 @@ import tensorflow as tf
 pytestmark = pytest.mark.process
 
 SETTINGS = ["steps=24", "log_every=1", "dropout=0.3", "ema_decay=0.9"]
+SETTINGS += ["normalizer='average'"]
 
 
 def start(folder):
