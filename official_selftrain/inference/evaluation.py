@@ -24,12 +24,12 @@ def evaluate_model(model, source, batch_size=16, name="model"):
         for batch in pipeline.evaluation_batches(source, batch_size, model.image_size):
             metric.update(predict(batch["images"], batch["sizes"]), batch)
             bar.update(len(batch["ids"]))
-    tell_unknown(metric, f"evaluation of {name}")
+    tell(metric, f"evaluation of {name}")
     return metric.result()
 
 
-def tell_unknown(metric, title):
-    """Print how many pixels a metric excluded, because their value is no class.
+def tell(metric, title):
+    """Print what limits a metric's figures: unknown pixels, crowded images.
 
     Args:
         metric: a model's metric, such as `metrics.MeanIoU`.
@@ -40,5 +40,12 @@ def tell_unknown(metric, title):
         print(
             f"{title}: {count:,} pixels have a value outside the "
             f"{metric.num_classes} classes and count as unknown",
+            flush=True,
+        )
+    count = getattr(metric, "crowded", 0)
+    if count:
+        print(
+            f"{title}: {count:,} images have more than 100 objects of a class; COCO's "
+            "AP counts the 100 best detections of each class and image",
             flush=True,
         )

@@ -125,7 +125,7 @@ def _mask_quality(source, score_threshold, truth):
             true = examples.read_mask(target, size).numpy()
             true = np.where(kept == masks.IGNORE_CLASS, kept, true)
             metric.update({"mask": kept}, {"mask": true})
-    evaluation.tell_unknown(metric, "quality of pseudo-labels")
+    evaluation.tell(metric, "quality of pseudo-labels")
     num_kept = pixels[:num_classes].sum()
     result = metric.result()
     levels = np.arange(256) / 255.0

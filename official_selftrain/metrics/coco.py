@@ -24,6 +24,10 @@ COCO_METRICS = (
 )
 
 
+# Of a class and an image, as in COCOeval.
+_MAX_DETECTIONS = 100
+
+
 class CocoMetric:
     """Compute COCO's box AP over a stream of batches.
 
@@ -33,11 +37,16 @@ class CocoMetric:
     Args:
         num_classes: int K.
 
+    Attributes:
+        crowded: int, images with more objects of a class than the 100 detections of
+            each class and image that AP counts.
+
     Source: pycocotools.
     """
 
     def __init__(self, num_classes):
         self.num_classes = num_classes
+        self.crowded = 0
         self._truth = []
         self._detections = []
         self._image_ids = set()
@@ -67,6 +76,8 @@ class CocoMetric:
             image_id = len(self._image_ids)
             self._image_ids.add(source_id)
             used = labels["classes"][row] >= 0
+            counts = np.bincount(labels["classes"][row][used & ~labels["ignore"][row]])
+            self.crowded += int(counts.max(initial=0) > _MAX_DETECTIONS)
             self._truth.append(
                 _rows(image_id, [labels[key][row][used] for key in _LABELS[1:]])
             )

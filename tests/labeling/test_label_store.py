@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from official_selftrain.data import examples, masks, sources
+from official_selftrain.data import examples, masks, pipeline, sources
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 from official_selftrain.geometry.letterbox import letterbox_scale
@@ -89,6 +89,44 @@ def test_stored_labels_equal_the_predictions(tmp_path):
         assert written["classes"].numpy().tolist() == [1]
         assert written["scores"].numpy().tolist() == [0.75]
         np.testing.assert_allclose(written["areas"], [16 * 24])
+
+
+class ManyTeacher(FixedTeacher):
+    """Predicts 320 boxes in every image, with scores from 1.0 down to 0.2."""
+
+    def predictions(self, outputs, sizes):
+        ones = ops.ones_like(outputs["mean"])[:, None]
+        corners = np.linspace(0.0, 20.0, 320, dtype=np.float32)
+        boxes = np.stack([corners, corners, corners + 8.0, corners + 8.0], axis=-1)
+        return {
+            "boxes": ones[..., None] * boxes[None],
+            "scores": ones * np.linspace(1.0, 0.2, 320, dtype=np.float32)[None],
+            "classes": ops.cast(0.0 * ones + np.zeros((1, 320), np.float32), "int32"),
+            "num_detections": ops.cast(320.0 * ones[:, 0], "int32"),
+        }
+
+
+def test_all_boxes_of_a_teacher_are_stored_and_taught(tmp_path):
+    pool = digits.scenes("unlabeled", 3, 0, (32, 48), num_classes=2)
+    teacher = teachers.keras_teacher(ManyTeacher(), ("0", "1"))
+    manifest = label_store.write(teacher, pool, str(tmp_path / "all"))
+    assert manifest["boxes_per_image_histogram"] == {"320": 3}
+    assert manifest["settings"]["max_boxes"] is None
+    stored = label_store.read(str(tmp_path / "all"))
+    np.testing.assert_array_equal(stored.box_counts, [[320, 320]] * 3)
+    # Scores from 0.5 on: 1.0 - 0.8 · k / 319 >= 0.5 for k up to 199; from 0.4 on: 239.
+    taught = examples.apply_threshold(stored, 0.5, 0.4)
+    np.testing.assert_array_equal(taught.box_counts, [[240, 200]] * 3)
+    batches = pipeline.training_batches(taught, 2, (32, 32), augment.fit)
+    assert next(iter(batches))["boxes"].shape == (2, 240, 4)
+    manifest = label_store.write(
+        teacher, pool, str(tmp_path / "best"), Storage(max_boxes=7)
+    )
+    assert manifest["boxes_per_image_histogram"] == {"7": 3}
+    best = next(label_store.read(str(tmp_path / "best")).dataset.as_numpy_iterator())
+    np.testing.assert_allclose(best["scores"], 1.0 - 0.8 * np.arange(7) / 319)
+    with pytest.raises(ValueError, match="at least 1. Received: max_boxes=0"):
+        Storage(max_boxes=0)
 
 
 def test_images_in_files_are_referenced(tiny_coco, tmp_path):

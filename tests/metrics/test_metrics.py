@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from official_selftrain.data import examples
+from official_selftrain.inference import evaluation
 from official_selftrain.metrics import COCO_METRICS, CocoMetric
 
 
@@ -205,3 +208,46 @@ def test_a_duplicate_image_raises():
 def test_no_images_raise():
     with pytest.raises(ValueError, match="Received: 0 images"):
         CocoMetric(1).result()
+
+
+class Found:
+    """A model that finds the given boxes in every image."""
+
+    image_size = (32, 32)
+
+    def __init__(self, boxes):
+        self.boxes = np.float32(boxes)
+
+    def __call__(self, images, training):
+        return images
+
+    def predictions(self, outputs, sizes):
+        shape = (outputs.shape[0], len(self.boxes))
+        return {
+            "boxes": tf.tile(self.boxes[None], (shape[0], 1, 1)),
+            "classes": tf.zeros(shape, tf.int32),
+            "scores": tf.tile(tf.linspace(0.9, 0.5, shape[1])[None], (shape[0], 1)),
+        }
+
+    def metric(self):
+        return CocoMetric(1)
+
+
+@pytest.mark.parametrize(
+    "found", [slice(0, 100), slice(50, 150)], ids=["first", "last"]
+)
+def test_an_evaluation_counts_every_object(found, capsys):
+    """100 of 150 found: a precision of 1 up to a recall of 2 / 3, 67 of 101 points."""
+    boxes = [[8 * (k // 15), 8 * (k % 15), 8 * (k // 15) + 6, 8 * (k % 15) + 6]
+             for k in range(150)]  # fmt: skip
+    record = {
+        "encoded": tf.io.encode_png(np.zeros((120, 120, 3), np.uint8)).numpy(),
+        "id": 1,
+        "boxes": np.float32(boxes) / 120,
+        "classes": np.zeros(150),
+    }
+    source = examples.from_records([record], ["a"])
+    figures = evaluation.evaluate_model(Found(boxes[found]), source)
+    assert figures["AP"] == pytest.approx(100 * 67 / 101, abs=1e-9)
+    said = "evaluation of model: 1 images have more than 100 objects of a class"
+    assert said in capsys.readouterr().out
