@@ -13,6 +13,10 @@ before, which is written out here:
 - `weights`: the weight of a batch without objects, relative to one with objects.
 - `empty`: students that train on correct labels of scenes, some of which are empty,
   by batch size and normalizer: AP, and loss curves in `empty_images.png`.
+- `first_steps`: the scale of the pseudo loss, and the scaled pseudo loss relative to
+  the labeled one, where the first pseudo batch has hardly any loss.
+- `leftovers`: doubtful boxes that Soft-NMS leaves beside a certain box of the same
+  class, and the anchors that they alone ignore.
 - `skipped`: the scale of the pseudo loss after float16 steps that overflowed (before:
   only what wasn't finite was restored).
 - `scaled`: AP after a training with a batch of 32, and with one of 8 whose learning
@@ -22,6 +26,7 @@ The last line of the output is JSON; `--record` appends it to benchmarks/results
 stores the picture there. `--quick` measures all but the trainings.
 """
 
+import collections
 import functools
 import importlib.metadata
 import os
@@ -39,6 +44,8 @@ from sklearn.datasets import load_sample_images
 from official_selftrain.data import examples, pipeline
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
+from official_selftrain.geometry import array_boxes, letterbox
+from official_selftrain.inference import prediction
 from official_selftrain.inference.evaluation import evaluate_model
 from official_selftrain.metrics.coco import CocoMetric
 from official_selftrain.models import RetinaNet, anchors, backbones
@@ -73,6 +80,7 @@ def main():
         "doubtful": doubtful,
         "crowded": crowded,
         "skipped": skipped,
+        "first_steps": first_steps,
         "weights": weights_of_empty_batches,
     }
     folder = pathlib.Path(arguments.output_dir)
@@ -80,6 +88,7 @@ def main():
     if not arguments.quick:
         settings = folder, arguments.steps, seeds
         measurements["empty"] = functools.partial(empty, *settings)
+        measurements["leftovers"] = functools.partial(leftovers, folder, settings[1])
         measurements["scaled"] = functools.partial(scaled, *settings)
     only = arguments.only.split(",") if arguments.only else measurements
     figures = {name: measurements[name]() for name in only}
@@ -172,17 +181,9 @@ class Constant(keras.Model):
         return {"loss": tf.reduce_mean(outputs["y"] * labels["target"])}
 
 
-def skipped():
-    """Return the scale after each of four steps, three of which overflow.
-
-    The pseudo loss is 4 times the labeled one: the scale is 0.25.
-    """
-    trainer = SelfTrainer(Constant(), decay=0.5)
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0))
-    trainer.compile(optimizer=optimizer)
-    labeled = pseudo = 0.0
-    remaining, rows, before = 1.0, [], []
-    for value in (4.0, np.inf, np.inf, np.inf):
+def steps_of(trainer, pseudo_losses):
+    """Take steps with a labeled loss of 1; yield the scale after each."""
+    for value in pseudo_losses:
         batch = {
             stream: {
                 "images": np.ones((1, 1, 1, 1), np.float32),
@@ -191,8 +192,33 @@ def skipped():
             for stream, target in (("labeled", 1.0), ("pseudo", value))
         }
         trainer.step(batch)
-        rows.append(float(trainer.loss_averages.scale()))
-        labeled, remaining = 0.5 * labeled + 0.5, 0.5 * remaining
+        yield float(trainer.loss_averages.scale())
+
+
+def first_steps():
+    """Return scales and scaled pseudo losses after a first pseudo loss of 0.02."""
+    trainer = SelfTrainer(Constant())
+    trainer.compile(optimizer=keras.optimizers.SGD(0.0))
+    values = (0.02, 0.5, 0.5, 0.5, 0.5, 0.5)
+    scales = list(steps_of(trainer, values))
+    weights = [scale * value for scale, value in zip(scales, values)]
+    print(f"first steps: scales {scales}, scaled pseudo losses {weights}")
+    return {"pseudo_loss": values, "scale": scales, "scaled": weights}
+
+
+def skipped():
+    """Return the scale after each of four steps, three of which overflow.
+
+    The pseudo loss is 4 times the labeled one: the scale is 0.25.
+    """
+    trainer = SelfTrainer(Constant(), decay=0.5)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.0))
+    trainer.compile(optimizer=optimizer)
+    labeled, pseudo, rows, before = 0.0, 0.0, [], []
+    values = (4.0, np.inf, np.inf, np.inf)
+    for value, scale in zip(values, steps_of(trainer, values)):
+        rows.append(scale)
+        labeled = 0.5 * labeled + 0.5
         if np.isfinite(value):
             pseudo = 0.5 * pseudo + 0.5 * value
         before.append(labeled / pseudo)
@@ -261,18 +287,20 @@ def scenes(pool, count, seed, share=0.0):
     return examples.from_records(records, [str(k) for k in range(5)])
 
 
-def detector(seed=0):
+def detector(seed=0, momentum=0.95):
     """Return the quickstart's detector."""
     keras.utils.set_random_seed(seed)
     return RetinaNet(
         5,
         FRAME,
-        backbones.resnet(50, blocks=(1, 1, 1), filters=(16, 24, 32), bn_momentum=0.95),
+        backbones.resnet(
+            50, blocks=(1, 1, 1), filters=(16, 24, 32), bn_momentum=momentum
+        ),
         max_level=4,
         num_filters=64,
         num_head_convs=2,
         separable_head=True,
-        bn_momentum=0.95,
+        bn_momentum=momentum,
         bn_epsilon=1e-3,
         anchor_size=1.75,
         aspect_ratios=(1.0, 0.6),
@@ -282,9 +310,11 @@ def detector(seed=0):
     )
 
 
-def trained(folder, streams, optimization, loss=PLAIN, seed=0, start=None):
-    """Train a detector, or read a finished one; return its AP and its history."""
-    model = detector(seed)
+def trained(  # noqa: PLR0913 -- what is varied
+    folder, streams, optimization, loss=PLAIN, seed=0, start=None, momentum=0.95
+):
+    """Train a detector, or read a finished one; return it, its AP and its history."""
+    model = detector(seed, momentum)
     if start is not None:
         model.set_weights(start.get_weights())
     every = max(optimization.steps // 40, 1)
@@ -386,8 +416,58 @@ def draw(curves, path):
     figure.savefig(path, dpi=110)
 
 
+def leftovers(folder, steps):
+    """Return what Soft-NMS leaves beside certain boxes, and what it makes ignored."""
+    hard, _, _ = trained(
+        folder / "teacher",
+        Streams(scenes("labeled", 60, 0)),
+        optimization_of(2 * steps, 16, 6e-3),
+    )
+    soft = RetinaNet.from_config({**hard.get_config(), "soft_nms_sigma": 0.3})
+    soft.set_weights(hard.get_weights())
+    rows = {}
+    for name, model in (("nms", hard), ("soft_nms", soft)):
+        label = prediction.labeler(model)
+        images = np.float32([image for image, *_ in digits.compose("unlabeled", 300)])
+        images = letterbox.fit(images, FRAME)
+        counts = collections.Counter()
+        for start in range(0, len(images), 50):
+            part = images[start : start + 50]
+            for labels in label(part, np.tile([FRAME], (len(part), 1))):
+                counts.update(_leftovers_of(model, labels))
+        rows[name] = dict(counts)
+    print(f"left beside certain boxes: {rows}")
+    return rows
+
+
+def _leftovers_of(model, labels):
+    kept = labels["scores"] >= 0.2
+    boxes, scores, classes = (labels[k][kept] for k in ("boxes", "scores", "classes"))
+    is_doubtful = scores < 0.5
+    overlap = np.array([array_boxes.iou(box[None], boxes) for box in boxes])
+    overlap = overlap.reshape(len(boxes), len(boxes))
+    beside = (classes[:, None] == classes) & ~is_doubtful & (overlap > 0.5)
+    is_left = is_doubtful & beside.any(axis=1)
+    counts = {"doubtful": int(is_doubtful.sum()), "left_over": int(is_left.sum())}
+    for title, rows in (("ignored", is_left | True), ("ignored_without", ~is_left)):
+        if rows.any():
+            given = {
+                "boxes": boxes[rows][None],
+                "scores": np.float32(scores[rows][None]),
+                "classes": classes[rows][None],
+                "ignore": is_doubtful[rows][None],
+            }
+            found = anchors.assign_targets(model.anchors, given, 0.5, 0.4)[0]
+            counts[title] = int((np.array(found) == anchors.IGNORED).sum())
+    return counts
+
+
 def scaled(folder, steps, seeds):
-    """Return AP with a batch of 32, and with one of 8 by two rules."""
+    """Return AP with a batch of 32, and with one of 8 by two rules.
+
+    `_slow_bn`: with the square root, and batch normalization whose statistics reach
+    back over as many images.
+    """
     labeled = scenes("labeled", 300, 0)
     optimizers = {
         "adamw": (
@@ -406,6 +486,7 @@ def scaled(folder, steps, seeds):
         runs = {"batch_32": (steps, 32, rate)}
         for rule, factor in (("linear", 0.25), ("square_root", 0.5)):
             runs[f"batch_8_{rule}"] = (4 * steps, 8, rate * factor)
+        runs["batch_8_square_root_slow_bn"] = runs["batch_8_square_root"]
         for title, (count, size, own_rate) in runs.items():
             values = [
                 trained(
@@ -413,6 +494,7 @@ def scaled(folder, steps, seeds):
                     Streams(labeled, seed=seed),
                     optimization_of(count, size, own_rate, optimizer),
                     seed=seed,
+                    momentum=0.95**0.25 if title.endswith("slow_bn") else 0.95,
                 )[1]
                 for seed in seeds
             ]

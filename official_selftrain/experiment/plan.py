@@ -10,6 +10,7 @@ from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import STAGES
 from official_selftrain.labeling import label_store
 from official_selftrain.training.checkpoints import KEPT
+from official_selftrain.training.streams import Streams
 
 _TRAINED = ("teacher", "student", "control")
 # Of training on an image: labeling or evaluating one takes about a third.
@@ -107,6 +108,7 @@ def _outlines(work, names):
     if not names:
         return {}
     network = stages.model_of(work)
+    _check_detections(work, network)
     streams = {}
     if work.classified:
         streams["classified"] = work.classified
@@ -125,6 +127,17 @@ def _outlines(work, names):
             reason = str(error).strip().splitlines()[0]
             raise kind(f"{reason} (settings of {name})") from error
     return outlines
+
+
+def _check_detections(work, network):
+    """Warn of a model that can't find as many objects as there are on an image."""
+    limit = getattr(network, "max_detections", None)
+    if limit is not None and work.labeled.most_boxes > limit:
+        print(
+            f"warning: an image has {work.labeled.most_boxes:,} boxes, but the model "
+            f"finds at most {limit:,} (max_detections)",
+            flush=True,
+        )
 
 
 def _check_readable(work):
@@ -239,6 +252,8 @@ def _lines(work, names, outlines, disk):
         sources.append(("classified", work.classified))
     for name, source in sources:
         lines.append(f"  {name:14}{_described(source, work.fingerprint(name))}")
+    limit = work.experiment.data.max_boxes
+    lines += [f"  {line}" for line in Streams(work.labeled, max_boxes=limit).surplus()]
     for name in (n for n in STAGES if n in names):
         if name != "control" or work.experiment.teaching.control:
             lines.append(f"  {name:14}{_task(work, name, outlines)}")

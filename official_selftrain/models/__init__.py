@@ -39,7 +39,7 @@ Detection:
 | dict | keys |
 |---|---|
 | batch | `images` float32 `[B, H, W, 3]`, `sizes` int32 `[B, 2]`, `ids` int64 `[B]` and the labels |
-| labels | `boxes` float32 `[B, M, 4]` (ymin, xmin, ymax, xmax); `classes` int32 `[B, M]`, -1 in unused slots; `scores` float32 `[B, M]`, 1.0 for human labels; `ignore` bool `[B, M]` |
+| labels | `boxes` float32 `[B, M, 4]` (ymin, xmin, ymax, xmax); `classes` int32 `[B, M]`, -1 in unused slots; `scores` float32 `[B, M]`, 1.0 for human labels; `ignore` bool `[B, M]`: with a score of 1.0 a region such as a crowd, with a lower one a doubtful object |
 | outputs | `class_logits` float32 `[B, A, K]`, `box_deltas` float32 `[B, A, 4]` |
 | predictions | `boxes` float32 `[B, D, 4]`, `scores` float32 `[B, D]`, `classes` int32 `[B, D]`, `num_detections` int32 `[B]` |
 

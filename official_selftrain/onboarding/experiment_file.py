@@ -93,6 +93,9 @@ training.Monitoring.log_every = {log_every}
 # pseudo-labels on the validation images shows precision and recall at every threshold;
 # ignore_threshold must be below the one you choose.
 experiment.Teaching.ignore_threshold = 0.2
+# Small batches often have no pseudo-label at all: losses are divided by the average
+# number of positives.
+training.Loss.normalizer = "average"
 {boxes_reason}
 retinanet.RetinaNet.max_detections = {max_detections}
 

@@ -208,6 +208,21 @@ def test_a_doubtful_box_ignores_what_it_would_match(size, count):
     assert not np.array(deltas).any()
 
 
+@pytest.mark.parametrize("side", [64, 128, 300])
+def test_a_large_doubtful_box_ignores_what_it_would_match(side):
+    """Counted by another formula; the smaller anchors inside it stay background."""
+    grid = anchors.anchor_boxes((640, 640))
+    box = np.float64([324 - side / 2, 324 - side / 2, 324 + side / 2, 324 + side / 2])
+    low, high = np.maximum(grid[:, :2], box[:2]), np.minimum(grid[:, 2:], box[2:])
+    shared = np.prod(np.maximum(high - low, 0.0), axis=1)
+    areas = np.prod(grid[:, 2:].astype(np.float64) - grid[:, :2], axis=1)
+    matching = shared / (areas + side**2 - shared) >= 0.5
+    assert matching.sum() >= 20 and not matching[areas < side**2 / 4].any()
+    labels = labels_of([box], [0], ignore=[True], scores=[0.3])
+    classes, _ = anchors.assign_targets(grid, labels)
+    np.testing.assert_array_equal(classes, [np.where(matching, -2, -1)])
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(

@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 from toy_training import assert_equal_weights, fit, scenes, tiny_model, weights
 
-from official_selftrain.data import examples, sources
+from official_selftrain.data import examples, masks, sources
+from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 from official_selftrain.files.run_folder import StageFolder
 from official_selftrain.models import RetinaNet, SemanticSegmenter, backbones
@@ -313,6 +314,40 @@ def test_boxes_beyond_the_limit_are_told(tmp_path, capsys):
 
 def scene_png():
     return tf.io.encode_png(np.full((32, 32, 3), 90, np.uint8)).numpy()
+
+
+def test_skipped_steps_do_not_count_for_the_average(tmp_path):
+    """The loss times a scale of 3e38 overflows until the scale is small enough."""
+
+    def optimizer(learning_rate):
+        return keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(learning_rate), initial_scale=3e38
+        )
+
+    fit(tmp_path / "teacher", steps=8, ema_decay=0.9, optimizer=optimizer)
+    path = tf.train.latest_checkpoint(str(tmp_path / "teacher" / "checkpoints"))
+    reader = tf.train.load_checkpoint(path)
+    counts = {
+        name.split("/.ATT")[0]: int(reader.get_tensor(name))
+        for name in reader.get_variable_to_shape_map()
+        if "inner_optimizer/_iterations" in name or "average/updates" in name
+    }
+    steps, updates = counts.values()
+    assert 0 < steps == updates < 8
+
+
+def test_pixels_of_no_class_are_told(tmp_path, capsys):
+    """Two classes; a mask with 5 pixels of value 7, and 3 declared unknown."""
+    mask = np.zeros((128, 128), np.uint8)
+    mask[0, :5], mask[1, :3] = 7, 255
+    record = {"mask": masks.encode(mask), "id": 1}
+    record["encoded"] = tf.io.encode_png(np.zeros((128, 128, 3), np.uint8)).numpy()
+    source = examples.from_records([record], ["a", "b"])
+    settings = {"labeled": source, "batch_size": 1, "augment": augment.fit}
+    fit(tmp_path / "teacher", 2, tiny_segmenter(), **settings)
+    said = "5 pixels of the batch's masks have a value that is no class"
+    assert capsys.readouterr().err.count(said) == 1
+    assert "unknown" not in (tmp_path / "teacher" / "history.csv").read_text()
 
 
 def test_averaged_model_is_saved(tmp_path):
