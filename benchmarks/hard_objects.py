@@ -410,7 +410,7 @@ def draw(curves, path):
             )
         axes.set_title(f"batch {size}, {100 * share:.0f} % empty", fontsize=8)
         axes.set_yscale("log")
-        axes.tick_params(labelsize=7)
+        axes.tick_params(which="both", labelsize=7)
     grid[0][0].legend(fontsize=7, title="pseudo loss, normalizer", title_fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -251,7 +251,8 @@ def _lines(work, names, outlines, disk):
     if work.classified:
         sources.append(("classified", work.classified))
     for name, source in sources:
-        lines.append(f"  {name:14}{_described(source, work.fingerprint(name))}")
+        text = _described(source, work.fingerprint(name), work.labeled)
+        lines.append(f"  {name:14}{text}")
     limit = work.experiment.data.max_boxes
     lines += [f"  {line}" for line in Streams(work.labeled, max_boxes=limit).surplus()]
     for name in (n for n in STAGES if n in names):
@@ -268,12 +269,14 @@ def _lines(work, names, outlines, disk):
     return lines
 
 
-def _described(source, fingerprint):
+def _described(source, fingerprint, labeled):
     text = f"{source.num_images:,} images"
     if source.has_labels:
         if fingerprint.get("objects") and not source.has_masks:
             text += f", {fingerprint['objects']:,} objects"
-            text += f" (up to {source.most_boxes:,} on an image)"
+        # Others than the labeled images' would be counted for this line only.
+        if not source.has_masks and (source.count_boxes or source is labeled):
+            text += f", up to {source.most_boxes:,} on an image"
         names = source.class_names
         listed = ", ".join(names[:10]) + ", …" * (len(names) > 10)
         text += f", {len(names)} classes: {listed}"

@@ -114,7 +114,8 @@ def test_the_plan_by_hand(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"plan: {tmp_path / 'run'}"
-    assert lines[2] == "  unlabeled     12 images, 19 objects, 2 classes: 0, 1"
+    counted = "12 images, 19 objects, up to 2 on an image, 2 classes: 0, 1"
+    assert lines[2] == f"  unlabeled     {counted}"
     # 4 images of the labeled stream; twice as many for the student and the control.
     assert lines[4:9] == [
         "  teacher       to do: 20 steps of 4 images; 17,929 weights",
@@ -124,6 +125,29 @@ def test_the_plan_by_hand(tmp_path, capsys):
         "  evaluation    to do",
     ]
     assert lines[9].startswith("  disk          about ")
+
+
+def test_limits_are_told_before_training(tiny_coco, tmp_path, capsys):
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    limits = "experiment.Data.max_boxes = 1", "retinanet.RetinaNet.max_detections = 1"
+    bound.run_tiny(tmp_path / "run", *limits, gin_file=gin_file, check=True)
+    said = capsys.readouterr().out
+    counts = [0] * 6
+    for annotation in json.loads(tiny_coco.annotations.read_text())["annotations"]:
+        counts[annotation["image_id"] % 6] += 1
+    most, beyond = max(counts), sum(count > 1 for count in counts)
+    assert (
+        most > 1
+        and (
+            f"labeled: {beyond} of 6 images have more than max_boxes=1 boxes (up to "
+            f"{most}): the smallest of the others are ignored"
+        )
+        in said
+    )
+    assert (
+        f"warning: an image has {most} boxes, but the model finds at most 1 "
+        "(max_detections)"
+    ) in said
 
 
 def test_the_state_and_the_work_by_hand(tmp_path, monkeypatch):
