@@ -34,6 +34,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from official_selftrain.checks import progress
 from official_selftrain.data import fingerprints, images, masks
 
 _NO_LABELS = {
@@ -61,7 +62,7 @@ class Source:
         fingerprint: function () → dict, equal for equal images and labels, as described
             in `fingerprints`.
         count_boxes: function () → `box_counts`, if the reader knows them; None: all
-            examples are read to count them.
+            examples are read to count them. Replace it with the dataset.
     """
 
     dataset: tf.data.Dataset
@@ -91,9 +92,9 @@ class Source:
             taught = tf.math.count_nonzero(~example["ignore"])
             return tf.stack([tf.size(example["ignore"], tf.int64), taught])
 
-        counts = self.dataset.map(count, tf.data.AUTOTUNE).batch(1024)
-        parts = list(counts.as_numpy_iterator())
-        return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
+        counts = self.dataset.map(count, tf.data.AUTOTUNE).as_numpy_iterator()
+        read = progress.over(counts, self.num_images, "counting boxes", "image")
+        return np.array(list(read), np.int64).reshape(-1, 2)
 
     @property
     def most_boxes(self):
@@ -578,7 +579,7 @@ def _confident_masks(source, score_threshold):
         confidence = read_confidence(example, tf.shape(mask))
         mask = masks.confident(mask, confidence, score_threshold)
         png = tf.io.encode_png(mask[..., None], compression=1)
-        has_pixels = tf.reduce_any(mask != masks.IGNORE_CLASS)
+        has_pixels = tf.reduce_any(mask < len(source.class_names))
         # The confidence is no longer needed and would only fill the shuffle buffer.
         return {**example, "mask": png, "confidence": tf.constant("")}, has_pixels
 

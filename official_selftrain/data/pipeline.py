@@ -9,6 +9,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from official_selftrain.checks.arguments import check_counts
 from official_selftrain.data.augmentation import augment as augmentations
 from official_selftrain.data.examples import read_image, read_mask
 from official_selftrain.geometry import letterbox
@@ -77,8 +78,8 @@ def training_batches(
         augment: function as described in `augment`.
         seed: int.
         start_step: int, the number of batches to skip.
-        max_boxes: int, most boxes of an image that are taught; the smallest of the
-            others are ignored as doubtful objects. None: all are taught.
+        max_boxes: int, most boxes of an image that are taught: all but the largest
+            ones are ignored as doubtful objects. None: all are taught.
         share: `Share`, this worker's part of every batch; B is
             `batch_size / share.num_replicas`.
 
@@ -86,12 +87,18 @@ def training_batches(
         `tf.data.Dataset` of batches: `images` float32 `[B, H, W, 3]`, `sizes`
         int32 `[B, 2]`, `ids` int64 `[B]` and, in pixels of the frame, either
         `boxes` float32 `[B, M, 4]`, `classes` int32 `[B, M]`, `scores` float32
-        `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, 255 where the
-        class is unknown. M is the largest number of boxes of an image of the source.
+        `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, where a value
+        outside the classes, such as 255, is unknown. M is the largest number of boxes
+        of an image of the source.
+
+    Raises:
+        ValueError: for a `max_boxes` below 1.
 
     Source: own.
     """
     slots = None if source.has_masks else source.most_boxes
+    if max_boxes is not None:
+        check_counts(max_boxes=max_boxes)
 
     # Without AutoGraph, an invalid setting raises a one-line error.
     @tf.autograph.experimental.do_not_convert
@@ -208,6 +215,13 @@ def _limited(labels, max_boxes):
 
 def _pad(labels, slots):
     count = tf.shape(labels["boxes"])[0]
+    check = tf.debugging.Assert(
+        count <= slots,
+        ["Expected at most", slots, "boxes on an image, as its source counts them (an "
+         "augmentation may drop boxes, not add any). Received:", count],
+    )  # fmt: skip
+    with tf.control_dependencies([check] if check is not None else []):
+        count = tf.identity(count)
     # Row `count` is the padding.
     rows = tf.minimum(tf.range(slots), count)
     padded = {}

@@ -60,7 +60,7 @@ def check_sizes(source, count=64):
     for example in source.dataset.take(count):
         path = example["path"].numpy()
         if "stated_size" not in example or not path:
-            return
+            continue
         found = images.header(path)
         if found and not examples.fits(example, found.size):
             lines.append(f"{name(example)}: {problem(example, source)}")

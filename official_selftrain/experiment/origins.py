@@ -55,7 +55,7 @@ def of_training(work, name, number=1):
     settings = {
         "seed": experiment.seed,
         "image_size": list(data.image_size),
-        "max_boxes": data.max_boxes,
+        "max_boxes": _limit(work, data.max_boxes),
         "precision": experiment.machine.precision or "float32",
         **functions["model"],
         **functions["teacher" if name == "teacher" else "student"],
@@ -85,6 +85,21 @@ def of_training(work, name, number=1):
             if not name.lower().endswith(_OF_PSEUDO_LABELS)
         }
     return {"settings": settings, "sources": sources, "weights": weights}
+
+
+def _limit(work, max_boxes):
+    """Return a limit of the boxes, or None if no image has more."""
+    is_idle = max_boxes is None or max_boxes >= work.labeled.most_boxes
+    return None if is_idle else max_boxes
+
+
+def _stored(work, stage):
+    """Return a training's stored record; earlier versions always set a limit."""
+    record = atomic.read_json(stage.origin)
+    if record is not None:
+        settings = record["settings"]
+        settings["max_boxes"] = _limit(work, settings.get("max_boxes"))
+    return record
 
 
 def of_metrics(work, stage):
@@ -188,7 +203,7 @@ def settle(work, stage, name, number=1):
     Raises:
         ValueError: if it was made from something else.
     """
-    record, before = of_training(work, name, number), atomic.read_json(stage.origin)
+    record, before = of_training(work, name, number), _stored(work, stage)
     check(work, name, changes(before, record))
     if work.is_first and before is None and (stage.is_started or stage.is_finished):
         print(f"{name}: kept, without a record of what it was made from", flush=True)
@@ -241,7 +256,7 @@ def _check_stage(work, name, number):
     stage = work.folder.round(number).stage(name)
     if stage.is_started or stage.is_finished:
         record = of_training(work, name, number)
-        check(work, name, changes(atomic.read_json(stage.origin), record))
+        check(work, name, changes(_stored(work, stage), record))
 
 
 def restart(work, name):

@@ -132,10 +132,13 @@ def _outlines(work, names):
 def _check_detections(work, network):
     """Warn of a model that can't find as many objects as there are on an image."""
     limit = getattr(network, "max_detections", None)
-    if limit is not None and work.labeled.most_boxes > limit:
+    if limit is None or work.labeled.has_masks:
+        return
+    most = work.labeled.box_counts[:, 1].max(initial=0)
+    if most > limit:
         print(
-            f"warning: an image has {work.labeled.most_boxes:,} boxes, but the model "
-            f"finds at most {limit:,} (max_detections)",
+            f"warning: an image has {most:,} objects, but the model finds at most "
+            f"{limit:,} (max_detections)",
             flush=True,
         )
 

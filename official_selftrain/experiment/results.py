@@ -210,7 +210,7 @@ def stored_metrics(
         if network is None:
             network = keras.saving.load_model(model)
         with problems.unreadable_images_named(source):
-            metrics = evaluate_model(network, source, batch_size, title)
+            metrics = evaluate_model(network, source, batch_size, name=title)
         atomic.write_json(path, metrics)
     return metrics
 

@@ -23,8 +23,8 @@ class Data:
             measure the quality of the pseudo-labels.
         validation: function () → `examples.Source` with labels.
         image_size: (height, width) of the frame that images are fitted into.
-        max_boxes: int, most boxes of an image that are taught; the smallest of the
-            others are ignored, neither objects nor background. None: all are taught.
+        max_boxes: int, most boxes of an image that are taught: all but the largest
+            ones are ignored, neither objects nor background. None: all are taught.
         classified: function () → `examples.Source` with one class per image, for joint
             training of the backbone (see `SelfTrainer`), or None.
         validate_every: int, steps between two validations during training, a multiple

@@ -143,7 +143,15 @@ class Work:
         )
         if self.labels(number).is_finished:  # by another version, too
             now["version"] = before.get("version")
+            limit, most = before.get("max_boxes"), self._most_labels(number)
+            if limit is not None and most < limit:  # earlier versions always had one
+                now["max_boxes"] = limit
         return label_store.changes(before, now)
+
+    def _most_labels(self, number):
+        """Return the largest number of stored boxes of an image."""
+        manifest = label_store.read_manifest(self.labels(number).path)
+        return max(map(int, manifest["boxes_per_image_histogram"]), default=0)
 
     def labels(self, number):
         """Return the `LabelFolder` of a round."""
@@ -463,7 +471,7 @@ def _validated(work, network):
         network,
         work.validation,
         work.experiment.labeling.batch_size,
-        "validation",
+        name="validation",
     )
     return metrics[headline(metrics)] or 0.0
 

@@ -5,7 +5,7 @@ from official_selftrain.data import pipeline
 from official_selftrain.inference import prediction
 
 
-def evaluate_model(model, source, batch_size=16, name="model"):
+def evaluate_model(model, source, batch_size=16, *, name="model"):
     """Evaluate a model on labeled images.
 
     Args:

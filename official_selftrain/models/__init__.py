@@ -47,7 +47,7 @@ Segmentation:
 
 | dict | keys |
 |---|---|
-| labels | `mask` int32 `[B, H, W]`, 255 where the class is unknown |
+| labels | `mask` int32 `[B, H, W]`; where a value is outside 0…K - 1, such as 255, the class is unknown |
 | outputs | `mask_logits` float32 `[B, H / 4, W / 4, K]` |
 | predictions | `mask` int32 `[B, H, W]`, `scores` float32 `[B, H, W]` |
 

@@ -30,7 +30,8 @@ class Checkpoints:
             "seeds": [v.value for v in model.variables if "seed_generator" in v.path],
         }
         if trainer.positives is not None:
-            state["positives"] = trainer.positives
+            # Its variables are in dicts, which TensorFlow's tracking doesn't see.
+            state["positives"] = [v.value for v in trainer.positives.variables]
         if trainer.classifier is not None:
             state["classifier"] = trainer.classifier
         if average is not None:
@@ -50,6 +51,12 @@ class Checkpoints:
                 return int(path.rsplit("-", 1)[1])
             except tf.errors.OpError as error:
                 print(f"warning: {path} can't be read: {error.message}", flush=True)
+            except AssertionError as error:  # of what must be matched
+                reason = str(error).strip().splitlines()[0]
+                raise ValueError(
+                    "Expected a checkpoint of a training with these settings. "
+                    f"Received: {path}: {reason}"
+                ) from error
         if paths:
             raise ValueError(
                 "Expected a checkpoint that can be read, or none. Received: "

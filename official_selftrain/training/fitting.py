@@ -225,6 +225,8 @@ def _trainer(model, classifier, loss, optimization, learning_rate, builds=True):
         classifier=classifier,
         dtype=model.dtype_policy,
     )
+    if trainer.positives is not None:
+        trainer.positives.decay **= optimization.factor
     optimizer = optimization.optimizer(learning_rate=learning_rate)
     trainer.compile(optimizer=optimizer, jit_compile=False)
     if builds:
@@ -249,7 +251,7 @@ def _compiled(trainer, average, strategy, jit_compile):
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def step(batch, stop):
-        averages = [] if average is None else average.variables
+        averages = [] if average is None else [*average.averages, average.updates]
         with gradients.unless_skipping(trainer.optimizer, averages):
             with _one_learning_rate(trainer.optimizer):
                 terms = strategy.run(_step, args=(trainer, batch, stop))

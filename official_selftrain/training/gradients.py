@@ -191,11 +191,19 @@ def unless_skipping(optimizer, variables):
         yield
         return
     before = [ops.copy(variable) for variable in variables]
-    count = ops.copy(optimizer.iterations)
+    count = ops.copy(_counter(optimizer))
     yield
-    is_skipped = optimizer.iterations == count
+    is_skipped = _counter(optimizer) == count
     for variable, value in zip(variables, before):
         variable.assign(ops.where(is_skipped, value, variable))
+
+
+def _counter(optimizer):
+    """Return the variable that counts the steps that aren't skipped.
+
+    `iterations` counts updates of the weights, which may take several steps.
+    """
+    return optimizer.inner_optimizer._iterations
 
 
 def unless_skipped(optimizer, state, new_state):
@@ -209,8 +217,8 @@ def unless_skipped(optimizer, state, new_state):
     """
     if not scales(optimizer):
         return new_state
-    count = [v is optimizer.iterations for v in optimizer.variables].index(True)
-    is_skipped = state[2][count] == new_state[2][count]
+    place = [v is _counter(optimizer) for v in optimizer.variables].index(True)
+    is_skipped = state[2][place] == new_state[2][place]
 
     def unless(before, after):
         return [ops.where(is_skipped, old, new) for old, new in zip(before, after)]

@@ -25,8 +25,8 @@ class Streams:
         validate: function (model) → float, higher is better, or None.
         validate_every: int, steps between two validations, a multiple of
             `Monitoring.log_every`; None: at every row of the history.
-        max_boxes: int, most boxes of an image that are taught; the smallest of the
-            others are ignored. None: all are taught.
+        max_boxes: int, most boxes of an image that are taught: all but the largest
+            ones are ignored. None: all are taught.
         seed: int, of order and augmentation.
         later: float, the work that follows the training, in images that are trained
             on; the progress bar shows the time left for both.
@@ -77,7 +77,7 @@ class Streams:
                 lines.append(
                     f"{stream}: {len(beyond):,} of {len(counts):,} images have more "
                     f"than max_boxes={self.max_boxes} boxes (up to {beyond.max()}): "
-                    "the smallest of the others are ignored"
+                    "all but the largest are ignored"
                 )
         return lines
 

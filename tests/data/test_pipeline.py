@@ -159,6 +159,36 @@ def test_the_smallest_boxes_beyond_the_limit_are_ignored():
         )
 
 
+@pytest.mark.parametrize("value", [0, "3", 2.5])
+def test_a_limit_is_a_count(value):
+    with pytest.raises(ValueError, match=f"at least 1. Received: max_boxes={value!r}"):
+        training(source_of(2), max_boxes=value)
+
+
+def test_no_box_beyond_the_slots_is_dropped_silently():
+    def doubled(image, labels, image_size, seed):
+        image, labels, size = augment.fit(image, labels, image_size, seed)
+        return image, {k: tf.concat([v, v], 0) for k, v in labels.items()}, size
+
+    source = source_of(3)
+    message = "an augmentation may drop boxes, not add any"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        taken(training(source, augment=doubled), 3)
+
+
+def test_boxes_of_other_sources_are_counted():
+    """By reading, unless the reader knows; then they are counted no more."""
+    known = source_of(7)
+    for source in (
+        examples.Source(known.dataset, known.class_names, 7),
+        examples.apply_threshold(known, 0.0),
+    ):
+        assert source.count_boxes is None
+        np.testing.assert_array_equal(source.box_counts, known.box_counts)
+    part = examples.part(known, 1, 2)
+    np.testing.assert_array_equal(part.box_counts, [[1, 1], [2, 1]])
+
+
 def test_crowds_do_not_count_towards_the_limit():
     source = boxes_of_areas([900, 100, 500, 200], [True, False, False, False])
     batches = training(

@@ -140,12 +140,12 @@ def test_limits_are_told_before_training(tiny_coco, tmp_path, capsys):
         most > 1
         and (
             f"labeled: {beyond} of 6 images have more than max_boxes=1 boxes (up to "
-            f"{most}): the smallest of the others are ignored"
+            f"{most}): all but the largest are ignored"
         )
         in said
     )
     assert (
-        f"warning: an image has {most} boxes, but the model finds at most 1 "
+        f"warning: an image has {most} objects, but the model finds at most 1 "
         "(max_detections)"
     ) in said
 

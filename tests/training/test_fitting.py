@@ -305,7 +305,7 @@ def test_boxes_beyond_the_limit_are_told(tmp_path, capsys):
     fit(tmp_path / "teacher", steps=1, labeled=source, max_boxes=2)
     said = (
         "teacher: labeled: 1 of 2 images have more than max_boxes=2 boxes (up to 3): "
-        "the smallest of the others are ignored"
+        "all but the largest are ignored"
     )
     assert capsys.readouterr().out.count(said) == 1
     fit(tmp_path / "all", steps=1, labeled=source)
@@ -314,6 +314,14 @@ def test_boxes_beyond_the_limit_are_told(tmp_path, capsys):
 
 def scene_png():
     return tf.io.encode_png(np.full((32, 32, 3), 90, np.uint8)).numpy()
+
+
+def test_a_checkpoint_of_other_settings_is_named(tmp_path):
+    fit(tmp_path / "teacher", steps=2)
+    os.remove(tmp_path / "teacher" / "model.keras")
+    message = "a training with these settings. Received: .*ckpt-2: "
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "teacher", steps=4, normalizer="average")
 
 
 def test_skipped_steps_do_not_count_for_the_average(tmp_path):

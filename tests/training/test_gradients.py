@@ -134,6 +134,19 @@ def test_the_norm_is_told_without_the_loss_scale():
     assert float(norm) == 5.0
 
 
+def test_a_step_that_only_adds_to_a_gradient_is_not_skipped():
+    weight, other = keras.Variable(1.0), keras.Variable(1.0)
+    sgd = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    optimizer = keras.optimizers.LossScaleOptimizer(sgd, initial_scale=4.0)
+    optimizer.build([weight])
+    for step in range(2):
+        with gradients.unless_skipping(optimizer, [other]):
+            other.assign_add(1.0)
+            optimizer.apply([tf.constant(2.0)], [weight])
+        assert float(other) == step + 2.0
+    assert float(weight) == 0.5
+
+
 @pytest.mark.parametrize("gradient", [2.0, float("inf")])
 def test_a_skipped_step_leaves_everything_as_it_was(gradient):
     """Also what is finite: a group whose parts went on separately has no meaning."""

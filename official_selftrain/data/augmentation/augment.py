@@ -8,8 +8,8 @@ int32 `[2]` come out. Labels are a dict of
 - `boxes` float32 `[n, 4]` and any other tensors with n rows, and, or,
 - `mask` `[h, w]`, integer class ids.
 
-Boxes outside the frame are dropped; mask pixels of unknown class are
-`placement.IGNORE_CLASS`.
+Boxes outside the frame are dropped, none is added; mask pixels outside the image are
+`placement.IGNORE_CLASS`, and values of no class stay as they are.
 
 `s1` to `s4` are the paper's Augment-S1 to S4, for detection and segmentation.
 """

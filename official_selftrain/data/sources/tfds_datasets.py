@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import examples
@@ -78,6 +79,9 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
     dataset = _encoded(builder, name, split, data_dir).enumerate().map(convert)
     dataset = dataset.map(examples.with_places)
     num_images = int(dataset.cardinality())
+    # An image has as many boxes as classes: one, or none.
+    each = {_image_class: 1, _no_labels: 0}.get(labels_of)
+    counts = None if each is None else np.full((num_images, 2), each, np.int64)
     described = {
         "title": split,
         "data set": builder.info.full_name,
@@ -91,6 +95,7 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         num_images,
         has_labels,
         fingerprint=lambda: described,
+        count_boxes=None if counts is None else lambda: counts,
     )
 
 

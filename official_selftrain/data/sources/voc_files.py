@@ -173,7 +173,8 @@ def _told(found, class_names, place):
     strange = [path for path, mask in found if mask.unknown]
     if strange:
         notes.append(
-            f"pixels of unknown class: {unknown.total():,} in {len(strange)} masks "
+            f"pixels of unknown class: {unknown.total():,} in {len(strange)} mask"
+            f"{'s' * (len(strange) > 1)} "
             f"(values {_values(unknown)}; first: {strange[0]})"
         )
     return notes

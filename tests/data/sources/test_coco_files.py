@@ -396,7 +396,7 @@ def test_stated_sizes(read, content, folder, tmp_path, size, stated, turned, tex
 def test_areas_are_those_of_the_resized_image(read, content):
     """18 pixels of 400 x 600 are 0.18 of 40 x 60."""
     content["images"][1].update(height=400, width=600)
-    batches = pipeline.evaluation_batches(read(content), 2, (64, 64), 2)
+    batches = pipeline.evaluation_batches(read(content), 2, (64, 64))
     (batch,) = batches.as_numpy_iterator()
     np.testing.assert_allclose(batch["areas"], [[9, 0], [0.18, 0]], rtol=1e-6)
     np.testing.assert_allclose(batch["boxes"][1, 0], [0.2, 0.1, 0.8, 0.4], rtol=1e-6)
