@@ -398,3 +398,18 @@ def test_a_source_that_is_no_longer_used():
 def test_restart_of_a_stage_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="nearest: student.*restart='studnt'"):
         bound.run_tiny(tmp_path, restart="studnt")
+
+
+def test_a_limit_that_no_image_reaches_is_no_change(run, tmp_path, capsys):
+    """Earlier versions always stored one; labels stored fewer boxes, too."""
+    model_dir = tmp_path / "run"
+    before = made(model_dir)
+    records = [model_dir / name / "origin.json" for name in TRAINED]
+    for path in (*records, model_dir / "pseudo_labels" / "settings.json"):
+        content = json.loads(path.read_text())
+        content.get("settings", content)["max_boxes"] = 100
+        path.write_text(json.dumps(content))
+    run("experiment.Data.max_boxes = 50")
+    assert made(model_dir) == before
+    with pytest.raises(ValueError, match="Received: max_boxes=1, was None; --restart"):
+        run("experiment.Data.max_boxes = 1")
