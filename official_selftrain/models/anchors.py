@@ -3,6 +3,7 @@
 Letters in shapes: B batch, A anchors, M label slots.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -167,10 +168,10 @@ def assign_targets(
     ignored = (best_overlap >= unmatched_threshold) | (
         ops.max(of_doubtful, axis=2) >= unmatched_threshold
     )
-    fits = is_region[:, None] & _fitting(highest)
+    claims = [is_region & fits for fits in _fitting(highest)]
     ignored |= _are_among(
-        ops.concatenate([best, best_anchor[:, None]], axis=1),
-        ops.concatenate([fits, is_doubtful[:, None]], axis=1),
+        ops.concatenate([*best, best_anchor], axis=1),
+        ops.concatenate([*claims, is_doubtful], axis=1),
         anchors.shape[0],
     )
     regions = ops.where(is_region[..., None], boxes, 0.0)
@@ -206,40 +207,42 @@ def _best_of_levels(overlap, level_counts):
     """Return every box's highest overlap with each level, and its best anchor.
 
     Returns:
-        `(highest, ids)`, float32 and int32 `[B, L, M]`.
+        `(highest, ids)`, lists of float32 and int32 `[B, M]`, by level.
     """
     highest, ids, start = [], [], 0
     for count in level_counts:
         of_level = overlap[:, start : start + count]
-        best = ops.cast(ops.argmax(of_level, axis=1), "int32")[:, None]
-        highest.append(ops.take_along_axis(of_level, best, axis=1))
-        ids.append(best + start)
+        highest.append(ops.max(of_level, axis=1))
+        ids.append(ops.cast(ops.argmax(of_level, axis=1), "int32") + start)
         start += count
-    return ops.concatenate(highest, axis=1), ops.concatenate(ids, axis=1)
+    return highest, ids
 
 
 def _best_of_all(highest, ids):
     """Return the best anchor of every box, int32 `[B, M]`."""
-    level = ops.cast(ops.argmax(highest, axis=1), "int32")[:, None]
-    return ops.take_along_axis(ids, level, axis=1)[:, 0]
+    best, best_overlap = ids[0], highest[0]
+    for overlap, of_level in zip(highest[1:], ids[1:]):
+        is_better = overlap > best_overlap  # the first of equal ones wins
+        best = ops.where(is_better, of_level, best)
+        best_overlap = ops.where(is_better, overlap, best_overlap)
+    return best
 
 
 def _fitting(highest):
-    """Return which levels fit every box, bool `[B, L, M]`."""
-    least = _FITTING * ops.max(highest, axis=1, keepdims=True)
-    return (highest >= least) & (highest > 0.0)
+    """Return for each level whether it fits every box, bool `[B, M]`."""
+    least = _FITTING * functools.reduce(ops.maximum, highest)
+    return [(overlap >= least) & (overlap > 0.0) for overlap in highest]
 
 
 def _are_among(ids, counts, num_anchors):
     """Return which anchors are among those ids that count, bool `[B, A]`.
 
     Args:
-        ids: int32 `[B, L, M]`.
-        counts: bool `[B, L, M]`.
+        ids: int32 `[B, N]`.
+        counts: bool `[B, N]`.
         num_anchors: int A.
     """
     batch = ops.shape(ids)[0]
-    ids, counts = (ops.reshape(values, (batch, -1)) for values in (ids, counts))
     places = ids + num_anchors * ops.arange(batch, dtype="int32")[:, None]
     hits = ops.scatter(
         ops.reshape(places, (-1, 1)),

@@ -95,7 +95,7 @@ def send_in(monkeypatch, stage, number):
         function = getattr(owner, name)
 
         def patched(*args, **kwargs):
-            if is_due(*args):
+            if is_due(*args, *kwargs.values()):
                 os.kill(os.getpid(), number)
             return function(*args, **kwargs)
 

@@ -148,7 +148,7 @@ def test_no_teacher(tmp_path):
 
 
 def test_defaults_of_storage():
-    assert label_store.Storage() == label_store.Storage(500, 0.05, 100, False)
+    assert label_store.Storage() == label_store.Storage(500, 0.05, None, False)
 
 
 def test_exported_boxes_stay_inside():

@@ -274,7 +274,10 @@ def test_decoding_matches_the_authors(golden_model):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
 def test_detections_match_the_authors(threshold, monkeypatch):
-    """Suppression and ranking on their decoded boxes."""
+    """Suppression and ranking on their decoded boxes.
+
+    Except for the boxes that lie beside the image: theirs are clipped to no area.
+    """
     golden = np.load(GOLDEN / "postprocess.npz")
     model = small_model(
         image_size=(128, 128), max_level=7, num_classes=5, nms_threshold=threshold
@@ -286,21 +289,23 @@ def test_detections_match_the_authors(threshold, monkeypatch):
     actual = model.predictions(golden_outputs(golden), sizes)
     key = f"out/v1_iou{round(100 * threshold)}"
     for row, count in enumerate(golden[f"{key}/num_detections"]):
-        used = slice(0, count)
-        assert int(actual["num_detections"][row]) == count
+        theirs = golden[f"{key}/detection_boxes"][row][:count]
+        inside = (theirs[:, 2:] > theirs[:, :2]).all(axis=1)
+        used = slice(0, inside.sum())
+        # Where theirs fill all 100 slots, ours have room for others.
+        assert inside.sum() <= int(actual["num_detections"][row]) <= count
+        assert count == 100 or int(actual["num_detections"][row]) == inside.sum()
         np.testing.assert_allclose(
             actual["scores"][row][used],
-            golden[f"{key}/detection_scores"][row][used],
+            golden[f"{key}/detection_scores"][row][:count][inside],
             atol=1e-5,
         )
         np.testing.assert_array_equal(
             actual["classes"][row][used] + 1,
-            golden[f"{key}/detection_classes"][row][used],
+            golden[f"{key}/detection_classes"][row][:count][inside],
         )
         np.testing.assert_allclose(
-            actual["boxes"][row][used],
-            golden[f"{key}/detection_boxes"][row][used],
-            atol=1e-3,
+            actual["boxes"][row][used], theirs[inside], atol=1e-3
         )
 
 
