@@ -72,7 +72,7 @@ def main():
     """Run the measurements and print a JSON line."""
     parser = record.parser(__doc__)
     parser.add_argument("--output_dir", default="runs/hard_objects")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--only", default="", help="comma-separated figures")
     arguments = parser.parse_args()
