@@ -35,7 +35,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
-from official_selftrain.data import fingerprints, images, masks
+from official_selftrain.data import fingerprints, images, ledger, masks
 
 _NO_LABELS = {
     "boxes": np.zeros((0, 4), np.float32),
@@ -61,8 +61,9 @@ class Source:
         notes: tuple of str, what the reader found in the files and changed.
         fingerprint: function () → dict, equal for equal images and labels, as described
             in `fingerprints`.
-        count_boxes: function () → `box_counts`, if the reader knows them; None: all
-            examples are read to count them. Replace it with the dataset.
+        account: function () → `(box_counts, ledger)`; None: all examples are read, and
+            nothing was left out. Replace it with the dataset.
+        is_counted: bool, whether `account` is known without reading the examples.
     """
 
     dataset: tf.data.Dataset
@@ -73,7 +74,8 @@ class Source:
     has_masks: bool = False
     notes: tuple = ()
     fingerprint: Callable | None = None
-    count_boxes: Callable | None = None
+    account: Callable | None = None
+    is_counted: bool = False
 
     def __post_init__(self):
         if self.fingerprint is None:
@@ -83,23 +85,88 @@ class Source:
         return {"images": self.num_images, "classes": list(self.class_names)}
 
     @functools.cached_property
+    def _account(self):
+        return self.account() if self.account is not None else _accounted(self)
+
+    @property
     def box_counts(self):
         """The boxes of each image, int array `[num_images, 2]`: all, not ignored."""
-        if self.count_boxes is not None:
-            return self.count_boxes()
+        return self._account[0]
 
-        def count(example):
-            taught = tf.math.count_nonzero(~example["ignore"])
-            return tf.stack([tf.size(example["ignore"], tf.int64), taught])
-
-        counts = self.dataset.map(count, tf.data.AUTOTUNE).as_numpy_iterator()
-        read = progress.over(counts, self.num_images, "counting boxes", "image")
-        return np.array(list(read), np.int64).reshape(-1, 2)
+    @property
+    def ledger(self):
+        """Where the images and labels of the files went, a `ledger.Ledger`."""
+        return self._account[1]
 
     @property
     def most_boxes(self):
         """The largest number of boxes of an image, at least 1."""
         return int(self.box_counts[:, 0].max(initial=1))
+
+
+def counted(dataset, num_images, num_classes, more=None):
+    """Count the labels of examples in one pass.
+
+    Args:
+        dataset: `tf.data.Dataset` of examples, or of anything that `more` knows.
+        num_images: int.
+        num_classes: int K.
+        more: function (item) → `(example, counts)`: an example, and further numbers of
+            it, a list of int64 scalars; None: the items are examples.
+
+    Returns:
+        `(rows, classes)`: int64 `[num_images, 2 + m]`, the boxes of each image: all,
+        not ignored, and the further numbers; int64 `[K]`, the boxes of each class that
+        aren't ignored.
+    """
+
+    def count(item):
+        example, others = more(item) if more else (item, [])
+        taught = tf.boolean_mask(example["classes"], ~example["ignore"])
+        row = [tf.size(example["ignore"], tf.int64), tf.size(taught, tf.int64)]
+        of_classes = tf.math.bincount(
+            taught, minlength=num_classes, maxlength=num_classes, dtype=tf.int64
+        )
+        return tf.stack([*row, *others]), of_classes
+
+    rows, classes = [], np.zeros(num_classes, np.int64)
+    counts = dataset.map(count, tf.data.AUTOTUNE).as_numpy_iterator()
+    for row, of_classes in progress.over(counts, num_images, "counting boxes", "image"):
+        rows.append(row)
+        classes += of_classes
+    return np.array(rows, np.int64).reshape(len(rows), -1), classes
+
+
+def _accounted(source):
+    """Return the account of a source that holds all there is."""
+    if source.has_masks or not source.class_names:
+        counts = np.zeros((source.num_images, 2), np.int64)
+        book = ledger.Ledger(source.num_images)
+        if source.has_masks:  # each image has one
+            book = ledger.Ledger(source.num_images, source.num_images, "masks")
+            counts[:] = 1
+            return counts, book.close("the masks", counts)
+        return counts, book.close("the images", counts, has_labels=False)
+    names = source.class_names
+    rows, classes = counted(source.dataset, source.num_images, len(names))
+    return rows, boxes_ledger(rows, dict(zip(names, classes)), source.has_labels)
+
+
+def boxes_ledger(rows, taught, has_labels=True):
+    """Return the ledger of boxes none of which were left out.
+
+    Args:
+        rows: int `[n, 2]`, the boxes of each image: all, not ignored.
+        taught: dict of class name to its number of boxes that aren't ignored.
+        has_labels: bool, as of `Source`.
+
+    Returns:
+        `ledger.Ledger`.
+    """
+    every, sure = rows.sum(axis=0)
+    book = ledger.Ledger(len(rows), every, classes=taught)
+    book.labels.put("crowd", every - sure)
+    return book.close("the boxes", rows, taught, has_labels)
 
 
 def whole_image(label):
@@ -149,9 +216,12 @@ def from_records(
     for record in records:
         _check_path(record.get("path", ""))
     records = [_with_labels(record) for record in records]
+    for record in records if class_names else ():
+        _check_classes(record, len(class_names))
     counts = [len(record["boxes"]) for record in records]
     taught = [int(np.sum(~np.asarray(record["ignore"], bool))) for record in records]
     box_counts = np.stack([counts, taught], axis=1)
+    has_masks = any(record.get("mask") for record in records)
     ends = tf.constant(np.cumsum(counts), tf.int64)
     counts = tf.constant(counts, tf.int64)
     pictures = {
@@ -180,6 +250,12 @@ def from_records(
             **{key: tf.gather(values, rows) for key, values in labels.items()},
         }
 
+    def account():
+        classes = labels["classes"].numpy()[~labels["ignore"].numpy()]
+        totals = np.bincount(classes, minlength=len(class_names)).tolist()
+        of_classes = dict(zip(class_names, totals))
+        return box_counts, boxes_ledger(box_counts, of_classes, has_labels)
+
     dataset = tf.data.Dataset.range(len(records)).map(lookup)
     return Source(
         dataset,
@@ -187,12 +263,13 @@ def from_records(
         len(records),
         has_labels,
         tuple(skipped),
-        any(record.get("mask") for record in records),
+        has_masks,
         tuple(notes),
         functools.partial(
             _fingerprint, pictures, labels, counts, class_names, files, folder
         ),
-        lambda: box_counts,
+        None if has_masks or not class_names else account,
+        True,
     )
 
 
@@ -225,6 +302,16 @@ def _with_labels(record):
                 f"the image with id={record['id']}"
             )
     return record
+
+
+def _check_classes(record, count):
+    classes = np.asarray(record["classes"])
+    wrong = classes[(classes < 0) | (classes >= count)]
+    if len(wrong):
+        raise ValueError(
+            f"Expected classes of 0 to {count - 1}, those of class_names. Received: "
+            f"{wrong[0]} for the image with id={record['id']}"
+        )
 
 
 def from_paths(paths, ids, skipped=(), folder=None):
@@ -261,7 +348,7 @@ def from_paths(paths, ids, skipped=(), folder=None):
         fingerprint=functools.partial(
             _fingerprint, pictures, labels, counts, (), (), folder
         ),
-        count_boxes=lambda: np.zeros((len(ids), 2), np.int64),
+        is_counted=True,
     )
 
 
@@ -430,6 +517,21 @@ def parse(serialized, class_ids, class_names=(), form=RecordForm()):
     }
 
 
+def held_labels(serialized, form=RecordForm()):
+    """Return how many labels a serialized `tf.train.Example` holds, as it stands.
+
+    Args:
+        serialized: string tensor.
+        form: `RecordForm`.
+
+    Returns:
+        int64 scalar.
+    """
+    key = _TEXT if form.labels == "text" else _LABEL
+    record = tf.io.parse_single_example(serialized, {key: _features(form)[key]})
+    return tf.size(record[key], tf.int64)
+
+
 def _features(form):
     features = dict(_FEATURES)
     if form.labels == "float":
@@ -569,8 +671,26 @@ def apply_threshold(source, score_threshold, ignore_threshold=None):
         kept["ignore"] |= kept["scores"] < score_threshold
         return {**example, **kept}
 
-    kept = source.dataset.map(keep)
-    return dataclasses.replace(source, dataset=kept, count_boxes=None)
+    def of_one(example):
+        kept, is_kept = keep(example), example["scores"] >= lower
+        crowds = tf.math.count_nonzero(example["ignore"] & is_kept)
+        low = tf.math.count_nonzero(~is_kept)
+        return kept, [tf.size(is_kept, tf.int64), crowds, low]
+
+    def account():
+        names = source.class_names
+        data, count = source.dataset, source.num_images
+        rows, classes = counted(data, count, len(names), of_one)
+        every, taught, held, crowds, low = rows.sum(axis=0)
+        book = ledger.Ledger(count, held)
+        book.labels.put("crowd", crowds)
+        book.labels.put("doubtful", every - taught - crowds)
+        book.labels.put("low", low)
+        return rows[:, :2], book.close("the pseudo-labels", rows[:, :2])
+
+    return dataclasses.replace(
+        source, dataset=source.dataset.map(keep), account=account, is_counted=False
+    )
 
 
 def _confident_masks(source, score_threshold):
@@ -586,15 +706,28 @@ def _confident_masks(source, score_threshold):
     def with_pixels(example, has_pixels):
         return has_pixels
 
-    kept = source.dataset.map(threshold, tf.data.AUTOTUNE, deterministic=True)
-    kept = kept.filter(with_pixels).map(lambda example, has_pixels: example)
-    count = int(kept.reduce(np.int64(0), lambda total, example: total + 1))
+    every = source.dataset.map(threshold, tf.data.AUTOTUNE, deterministic=True)
+    kept = every.filter(with_pixels).map(lambda example, has_pixels: example)
+    both = every.reduce(
+        np.zeros(2, np.int64),
+        lambda total, item: total + tf.stack([1, tf.cast(item[1], tf.int64)]),
+    )
+    held, count = both.numpy().tolist()
     if count == 0:
         raise ValueError(
             "Expected masks with a pixel that scores at least score_threshold="
             f"{score_threshold}. Received: none in {source.num_images} images"
         )
-    return dataclasses.replace(source, dataset=kept, num_images=count)
+
+    def account():
+        book, counts = ledger.Ledger(held, held, "masks"), np.ones((count, 2), np.int64)
+        for part in (book.images, book.labels):
+            part.put("empty", held - count)
+        return counts, book.close("the pseudo-labels", counts)
+
+    return dataclasses.replace(
+        source, dataset=kept, num_images=count, account=account, is_counted=True
+    )
 
 
 def check_thresholds(score_threshold, ignore_threshold=None):
@@ -742,7 +875,8 @@ def part(source, start, size):
         source,
         dataset=dataset,
         num_images=size,
-        count_boxes=lambda: source.box_counts[start : start + size],
+        account=None,
+        is_counted=False,
         fingerprint=lambda: {
             **source.fingerprint(),
             "images": size,

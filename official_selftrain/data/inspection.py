@@ -3,6 +3,8 @@
 Findings are a dict of kind to list of str, a line for every case.
 """
 
+import collections
+
 import numpy as np
 
 from official_selftrain.data import shapes
@@ -36,6 +38,19 @@ KINDS = {
     "double": "duplicate images, left out, their boxes joined",
     "foreign": "images in unsupported formats, left out",
 }
+
+
+class Findings(collections.defaultdict):
+    """What a reader found: lines by a key of `KINDS`.
+
+    Args:
+        book: `ledger.Ledger`, where the images and labels went.
+    """
+
+    def __init__(self, book):
+        super().__init__(list)
+        self.ledger = book
+
 
 # Boxes with at least this IoU are in the same place.
 SAME_PLACE = 0.95

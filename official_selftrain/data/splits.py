@@ -55,7 +55,8 @@ def fraction(source, share, seed=0, split_file=None):
         source,
         dataset=dataset,
         num_images=len(ids),
-        count_boxes=None,
+        account=lambda: _account(source, dataset, len(ids)),
+        is_counted=False,
         fingerprint=lambda: {
             **source.fingerprint(),
             "images": len(ids),
@@ -63,6 +64,15 @@ def fraction(source, share, seed=0, split_file=None):
             "ids": sha256(ids),
         },
     )
+
+
+def _account(source, dataset, count):
+    """Return the account of a part of a source: the other images are left out."""
+    part = dataclasses.replace(source, dataset=dataset, num_images=count, account=None)
+    counts, book = part.box_counts, part.ledger
+    book.images.held += source.num_images - count
+    book.images.put("part", source.num_images - count)
+    return counts, book
 
 
 def chosen(ids, share, seed=0):

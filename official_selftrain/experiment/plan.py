@@ -278,7 +278,7 @@ def _described(source, fingerprint, labeled):
         if fingerprint.get("objects") and not source.has_masks:
             text += f", {fingerprint['objects']:,} objects"
         # Others than the labeled images' would be counted for this line only.
-        if not source.has_masks and (source.count_boxes or source is labeled):
+        if not source.has_masks and (source.is_counted or source is labeled):
             text += f", up to {source.most_boxes:,} on an image"
         names = source.class_names
         listed = ", ".join(names[:10]) + ", …" * (len(names) > 10)

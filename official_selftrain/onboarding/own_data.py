@@ -13,7 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
-from official_selftrain.data import images, inspection, problems, sources, splits
+from official_selftrain.data import (
+    images,
+    inspection,
+    ledger,
+    problems,
+    sources,
+    splits,
+)
 from official_selftrain.data.sources import coco_files, tool_files
 from official_selftrain.files import hashes
 from official_selftrain.geometry import array_boxes
@@ -98,6 +105,9 @@ def read(annotations, folder, categories=None, labeled=()):
     )
     for index, original in copies.items():
         _join(*(content["images"][k] for k in (index, original)), rows)
+    for index, image in enumerate(content["images"]):
+        if index not in sizes and index not in copies:
+            findings.ledger.labels.leave_out("image", rows[image["id"]])
     for index, size in sizes.items():
         image = content["images"][index]
         _resize(image, rows[image["id"]], size)
@@ -117,7 +127,20 @@ def read(annotations, folder, categories=None, labeled=()):
             f"Expected at least one box on a readable image. Received: {annotations}"
             f"{_listed(findings)}"
         )
-    return content, dict(findings)
+    _close(findings.ledger, content, annotations, rows)
+    return content, findings
+
+
+def _close(book, content, where, rows):
+    """Close the ledger: what is kept is taught or ignored."""
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    taught = collections.Counter(names[a["category_id"]] for a in objects(content))
+    every = collections.Counter(a["image_id"] for a in content["annotations"])
+    sure = collections.Counter(a["image_id"] for a in objects(content))
+    counts = [(every[i["id"]], sure[i["id"]]) for i in content["images"]]
+    coco_files.closed(book, where, content["annotations"], counts, taught)
+    for annotation in content["annotations"]:
+        annotation.pop(ledger.STANDS_FOR, None)
 
 
 def _join(image, other, rows):
@@ -169,6 +192,7 @@ def _with_categories(annotations, names, categories, findings):
             kept.append({**annotation, "category_id": category_id})
         else:
             findings["unknown"].append(name)
+            findings.ledger.labels.leave_out("unknown", [annotation])
     return kept
 
 
@@ -178,7 +202,8 @@ def _usable_images(files, labeled, findings, stated=None):
     Args:
         files: list of str, their paths.
         labeled: paths of images to exclude.
-        findings: dict of lists, to which problems of the other images are added.
+        findings: `inspection.Findings`, to which problems of the other images are
+            added.
         stated: list of (height, width), or None.
 
     Returns:
@@ -187,21 +212,26 @@ def _usable_images(files, labeled, findings, stated=None):
     """
     labeled, seen = {hashes.sha256(path) for path in labeled}, {}
     usable, copies = {}, {}
+
+    def leave_out(kind, line):
+        findings[kind].append(line)
+        findings.ledger.images.put(kind)
+
     for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
         if not os.path.exists(path):
-            findings["missing"].append(path)
+            leave_out("missing", path)
         elif size is None or stated and None in stated[index]:
             reason = reason or "its size can't be read"
-            findings["unreadable"].append(f"{path}: {reason}")
+            leave_out("unreadable", f"{path}: {reason}")
         elif stated and not images.is_resized(size, stated[index]):
             contents = tf.io.read_file(path)
             advice = images.contradiction(size, stated[index], contents)
             text = f"{_misstated(size, stated[index])} {advice.numpy().decode()}"
-            findings["size"].append(f"{path}: {text}")
+            leave_out("size", f"{path}: {text}")
         elif (digest := hashes.sha256(path)) in labeled:
-            findings["labeled"].append(path)
+            leave_out("labeled", path)
         elif digest in seen:
-            findings["double"].append(path)
+            leave_out("double", path)
             copies[index] = seen[digest]
         else:
             seen[digest] = index
@@ -253,6 +283,7 @@ def _usable_boxes(image, annotations, names, findings):
         )
         if double and double["category_id"] == annotation["category_id"]:
             findings["repeated"].append(where)
+            findings.ledger.labels.leave_out("repeated", [annotation])
             continue
         if double:
             other = names[double["category_id"]]
@@ -304,13 +335,9 @@ def read_unlabeled(folder, labeled):
             f"Received: unlabeled={folder!r}"
         ) from error
     files = [e["path"].decode() for e in source.dataset.as_numpy_iterator()]
-    findings = collections.defaultdict(
-        list,
-        unreadable=list(source.skipped),
-        labeled=[],
-        double=[],
-        foreign=_foreign_files(folder),
-    )
+    findings = inspection.Findings(source.ledger.reopened())
+    findings["unreadable"] += source.skipped
+    findings["foreign"] += _foreign_files(folder)
     sizes, _ = _usable_images(files, labeled, findings)
     start = root(folder)
     entries = [
@@ -327,7 +354,8 @@ def read_unlabeled(folder, labeled):
             "Expected a readable image that isn't labeled. Received: "
             f"unlabeled={folder!r}{_listed(findings)}"
         )
-    return {"images": entries}, dict(findings)
+    findings.ledger.close(folder, np.zeros((len(entries), 2)), has_labels=False)
+    return {"images": entries}, findings
 
 
 def root(images):

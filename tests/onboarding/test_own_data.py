@@ -484,7 +484,7 @@ XML = """<annotation><filename>{name}</filename>
 def test_boxes_of_pascal_voc(tmp_path):
     (tmp_path / "b.xml").write_text(XML.format(name="b.jpg", first="cup"))
     (tmp_path / "a.xml").write_text(XML.format(name="a.png", first="ball"))
-    content = voc_files.boxes(str(tmp_path))
+    content, _ = voc_files.boxes(str(tmp_path))
     content, findings = coco_files.checked(content, "voc")
     assert not any(findings.values())
     assert content["images"] == [entry(1, "a.png"), entry(2, "b.jpg")]

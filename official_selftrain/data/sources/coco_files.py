@@ -5,6 +5,7 @@ more than one way is refused, with the entry, the field and its value.
 """
 
 import collections
+import dataclasses
 import difflib
 import json
 import os
@@ -13,7 +14,7 @@ import urllib.parse
 
 import numpy as np
 
-from official_selftrain.data import examples, images, inspection, shapes
+from official_selftrain.data import examples, images, inspection, ledger, shapes
 
 # Required fields of the entries of a COCO file.
 _FIELDS = {
@@ -81,6 +82,8 @@ def coco(annotations, images, class_names=None):
     for annotation in content["annotations"]:
         if annotation["category_id"] in class_of:
             rows[annotation["image_id"]].append(annotation)
+        else:
+            findings.ledger.labels.leave_out("unknown", [annotation])
     records = [
         _record(image, rows[image["id"]], class_of, images, annotations)
         for image in content["images"]
@@ -90,7 +93,7 @@ def coco(annotations, images, class_names=None):
         objects = [a for a in content["annotations"] if not a.get("iscrowd")]
         used = {class_of.get(a["category_id"]) for a in objects}
         findings["unused"] = [n for k, n in enumerate(names) if k not in used]
-    return examples.from_records(
+    source = examples.from_records(
         records,
         names,
         has_labels,
@@ -98,6 +101,34 @@ def coco(annotations, images, class_names=None):
         files=files,
         folder=images,
     )
+    kept = [annotation for row in rows.values() for annotation in row]
+    taught = collections.Counter(
+        names[label] for r in records for label in r["classes"][~r["ignore"]]
+    )
+    counts = source.box_counts
+    book = closed(findings.ledger, annotations, kept, counts, taught, has_labels)
+    return dataclasses.replace(source, account=lambda: (counts, book))
+
+
+def closed(book, where, annotations, counts, taught, has_labels=True):
+    """Close the ledger of a COCO file whose kept annotations are given.
+
+    Args:
+        book: `ledger.Ledger`.
+        where: str, the files.
+        annotations: list of dicts, those that are taught or ignored.
+        counts: as of `ledger.Ledger.close`.
+        taught: dict of class name to its number of taught boxes.
+        has_labels: bool.
+
+    Returns:
+        `ledger.Ledger`.
+    """
+    for annotation in annotations:
+        for place, count in ledger.places_of(annotation).items():
+            if place != ledger.TAUGHT:
+                book.labels.put(place, count)
+    return book.close(where, counts, taught, has_labels)
 
 
 def _record(image, objects, class_of, folder, path):
@@ -215,6 +246,7 @@ def several(read, paths, folders):
     start = root(folders)
     images, categories, annotations, present = {}, {}, [], set()
     together = _together([found for _, found in parts])
+    book = together.ledger
     for (content, _), folder in zip(parts, folders):
         ids, names = {}, {}
         for image in content["images"]:
@@ -223,6 +255,7 @@ def several(read, paths, folders):
                 name = os.path.relpath(os.path.join(folder, name), start)
             if name in images:
                 together["shared"].append(name)
+                book.images.put("shared")
             entry = {**image, "file_name": name, "id": len(images) + 1}
             ids[image["id"]] = images.setdefault(name, entry)["id"]
             names[image["id"]] = name
@@ -248,6 +281,7 @@ def several(read, paths, folders):
         together["repeated"] += [
             f"{listed[a['image_id'] - 1]}: {a['bbox']}" for a in repeated
         ]
+        book.labels.leave_out("repeated", repeated)
         annotations += [a for a in moved if _place(a) not in present]
         present.update(map(_place, moved))
     together["similar"] = _similar(categories)
@@ -268,8 +302,9 @@ def _without_outline(annotation, scale):
 
 def _together(findings):
     """Return the findings of several files as those of one."""
-    together = collections.defaultdict(list)
+    together = inspection.Findings(ledger.Ledger(0))
     for found in findings:
+        together.ledger.add(found.ledger)
         for kind, lines in found.items():
             together[kind] += lines
     return together
@@ -332,13 +367,14 @@ def read_text(path):
         ) from error
 
 
-def checked(content, path, folder=None):
+def checked(content, path, folder=None, book=None):
     """Bring the content of a COCO file into one form, see `read`.
 
     Args:
         content: what the JSON file holds; it is changed.
         path: str, the file, for messages.
         folder: str or None, the folder of images.
+        book: `ledger.Ledger` of the file that the content was converted from, or None.
 
     Returns:
         `(content, findings)`, as `read`.
@@ -354,7 +390,7 @@ def checked(content, path, folder=None):
             )
     for kind, fields in _FIELDS.items():
         _check_fields(content[kind], kind, fields, path)
-    findings = collections.defaultdict(list)
+    findings = inspection.Findings(_ledger(content) if book is None else book)
     image_ids = _number(content["images"], "images", path, findings)
     category_ids = _number(content["categories"], "categories", path, findings)
     owners = _read_images(content["images"], path, folder, findings)
@@ -370,6 +406,16 @@ def checked(content, path, folder=None):
     content["annotations"] = _placed(kept, sizes, path, findings)
     findings["outlines"] = inspection.compare_outlines(content)
     return content, findings
+
+
+def _ledger(content):
+    """Return a ledger of what a COCO file holds."""
+    names = {key_of(c["id"]): str(c["name"]).strip() for c in content["categories"]}
+    classes = collections.Counter(
+        names.get(key_of(a["category_id"]), "") for a in content["annotations"]
+    )
+    annotations = len(content["annotations"])
+    return ledger.Ledger(len(content["images"]), annotations, classes=classes)
 
 
 def _check_fields(entries, kind, fields, path):
@@ -472,6 +518,7 @@ def _read_images(entries, path, folder, findings):
                 f"{sizes[0]}"
             )
         findings["twice"].append(name)
+        findings.ledger.images.put("twice")
     return owners
 
 
@@ -604,6 +651,7 @@ def _listed(annotations, image_ids, category_ids, path, findings):
     kept, invalid = [], []
     listed = ", ".join(map(str, sorted(set(category_ids.values()))))
     for annotation in annotations:
+        annotation.pop(ledger.STANDS_FOR, None)
         image_id = image_ids.get(key_of(annotation["image_id"]))
         category_id = category_ids.get(key_of(annotation["category_id"]))
         message = None
@@ -619,9 +667,12 @@ def _listed(annotations, image_ids, category_ids, path, findings):
                 f"Expected {expected}. Received: {_name(annotation)} in {path} with "
                 f"{field}={_short(annotation[field])}"
             )
-            if image_id is not None:
+            if image_id is None:
+                findings.ledger.labels.put("unlisted")
+            else:
                 fields = {"image_id": image_id, "iscrowd": 1, "score": 1.0, "area": 0.0}
-                invalid.append({**annotation, **fields})
+                stands_for = {ledger.STANDS_FOR: {"wrong": 1}}
+                invalid.append({**annotation, **fields, **stands_for})
             continue
         annotation["image_id"], annotation["category_id"] = image_id, category_id
         kept.append(annotation)
@@ -684,7 +735,7 @@ def _placed(annotations, sizes, path, findings):
     }
     beyond = np.maximum(-low, high - limits).max(axis=1, initial=-np.inf)
     changed = (bboxes[:, 2:] < 0.0).any(axis=1) | (beyond > 0.0) | ~is_given
-    kept, covered = [], set()
+    kept, regions = [], {}
     for row, annotation in enumerate(annotations):
         unusable = [kind for kind, rows in rows_of.items() if rows[row]]
         if not unusable and not changed[row]:
@@ -695,12 +746,9 @@ def _placed(annotations, sizes, path, findings):
         where = f"{_name(annotation)}, bbox={_short(annotation.get('bbox'))}"
         if unusable:
             findings[unusable[0]].append(where)
-            key = annotation["image_id"], annotation["category_id"]
-            width, height = sizes[annotation["image_id"]]
-            if key not in covered and width:
-                covered.add(key)
-                kept.append({**annotation, "bbox": [0, 0, width, height],
-                             "iscrowd": 1, "area": 0.0})  # fmt: skip
+            places = annotation.get(ledger.STANDS_FOR) or {unusable[0]: 1}
+            size = sizes[annotation["image_id"]]
+            kept += _regions(annotation, places, size, regions, findings.ledger)
             continue
         if (bboxes[row, 2:] < 0.0).any():
             findings["reversed"].append(where)
@@ -709,6 +757,28 @@ def _placed(annotations, sizes, path, findings):
         annotation["bbox"] = [*start[row].tolist(), *(end - start)[row].tolist()]
         kept.append(annotation)
     return kept
+
+
+def _regions(annotation, places, size, regions, book):
+    """Return the region that replaces an annotation, in a list; empty if it has one.
+
+    Args:
+        annotation: dict, one without a usable box.
+        places: dict, where it goes in the ledger.
+        size: the image's (width, height).
+        regions: dict of (image, category) to the places of its region; it is updated.
+        book: `ledger.Ledger`.
+    """
+    key, (width, height) = (annotation["image_id"], annotation["category_id"]), size
+    if not width:
+        book.labels.put("sizeless", sum(places.values()))
+        return []
+    if key in regions:
+        regions[key].update(places)
+        return []
+    regions[key] = collections.Counter(places)
+    whole = {"bbox": [0, 0, width, height], "iscrowd": 1, "area": 0.0}
+    return [{**annotation, **whole, ledger.STANDS_FOR: regions[key]}]
 
 
 def _quadruples(values):

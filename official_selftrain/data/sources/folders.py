@@ -1,9 +1,12 @@
 """Folders of images, unlabeled or with one folder per class."""
 
+import dataclasses
 import os
 import pathlib
 
-from official_selftrain.data import examples
+import numpy as np
+
+from official_selftrain.data import examples, ledger
 from official_selftrain.data.images import ENDINGS
 
 
@@ -27,9 +30,15 @@ def folder(images):
 
     Source: own.
     """
-    ids, paths, skipped = image_paths(images)
+    ids, paths, skipped, others = image_paths(images)
     root = images if os.path.isdir(images) else None
-    return examples.from_paths(paths, ids, skipped, root)
+    book = ledger.Ledger(len(paths) + len(skipped) + len(others))
+    book.images.put("link", len(skipped))
+    book.images.put("foreign", len(others))
+    counts = np.zeros((len(paths), 2), np.int64)
+    book.close(images, counts, has_labels=False)
+    source = examples.from_paths(paths, ids, skipped, root)
+    return dataclasses.replace(source, account=lambda: (counts, book))
 
 
 def image_paths(images):
@@ -39,14 +48,16 @@ def image_paths(images):
         images: as in `folder`.
 
     Returns:
-        `(ids, paths, skipped)`: ints, the positions in sorted order; str; a line for
-        each broken link.
+        `(ids, paths, skipped, others)`: ints, the positions in sorted order; str; a
+        line for each broken link; the files that aren't images by their names.
 
     Raises:
         FileNotFoundError: if no image is found.
     """
-    paths = _walk(images) if os.path.isdir(images) else _glob(images)
-    paths = sorted(path for path in paths if path.lower().endswith(ENDINGS))
+    found = sorted(_walk(images) if os.path.isdir(images) else _glob(images))
+    paths = [path for path in found if path.lower().endswith(ENDINGS)]
+    others = [path for path in found if not path.lower().endswith(ENDINGS)]
+    others += [path for path in paths if os.path.isdir(path)]
     files = [(index, path) for index, path in enumerate(paths) if os.path.isfile(path)]
     if not files:
         raise FileNotFoundError(
@@ -54,7 +65,7 @@ def image_paths(images):
         )
     skipped = [f"{path}: a broken link" for path in paths if not os.path.exists(path)]
     ids, paths = zip(*files)
-    return ids, paths, skipped
+    return ids, paths, skipped, others
 
 
 def class_folders(folder):
@@ -94,14 +105,24 @@ def class_folders(folder):
             "Expected a folder for each of at least two classes. Received: "
             f"folder={folder!r} with {len(names)}"
         )
-    records, skipped = [], []
+    records, skipped, others = [], [], []
     for label, name in enumerate(names):
-        _, paths, broken = image_paths(os.path.join(folder, name))
+        _, paths, broken, foreign = image_paths(os.path.join(folder, name))
         skipped += broken
+        others += foreign
         for path in paths:
             whole = examples.whole_image(label)
             records.append({"path": path, "id": len(records), **whole})
-    return examples.from_records(records, names, skipped=skipped, folder=folder)
+    source = examples.from_records(records, names, skipped=skipped, folder=folder)
+
+    def account():
+        book = source.ledger
+        book.images.held += len(skipped) + len(others)
+        book.images.put("link", len(skipped))
+        book.images.put("foreign", len(others))
+        return source.box_counts, book
+
+    return dataclasses.replace(source, account=account)
 
 
 def _walk(folder):

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import examples
+from official_selftrain.data import examples, ledger
 
 # The feature that holds a TFDS data set's boxes, and the flag of regions that contain
 # many objects.
@@ -81,7 +81,12 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
     num_images = int(dataset.cardinality())
     # An image has as many boxes as classes: one, or none.
     each = {_image_class: 1, _no_labels: 0}.get(labels_of)
-    counts = None if each is None else np.full((num_images, 2), each, np.int64)
+
+    def account():
+        counts = np.full((num_images, 2), each, np.int64)
+        book = ledger.Ledger(num_images, counts[:, 0].sum())
+        return counts, book.close(name, counts, has_labels=has_labels)
+
     described = {
         "title": split,
         "data set": builder.info.full_name,
@@ -95,7 +100,8 @@ def tfds(name, split, data_dir=None, has_image_classes=False):
         num_images,
         has_labels,
         fingerprint=lambda: described,
-        count_boxes=None if counts is None else lambda: counts,
+        account=None if each is None else account,
+        is_counted=each is not None,
     )
 
 

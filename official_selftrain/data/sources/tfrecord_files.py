@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from official_selftrain.data import examples
+from official_selftrain.data import examples, ledger
 
 _READ_BUFFER = 2**20  # bytes
 _NUM_SAMPLED = 32
@@ -68,16 +68,33 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
     if class_ids:
         records = list(dataset.take(_NUM_SAMPLED).as_numpy_iterator())
         form, notes = _form(records, class_ids, class_names, paths[0])
-    dataset = dataset.map(
-        lambda serialized: examples.parse(serialized, class_ids, class_names, form)
-    )
+
+    def parse(serialized):
+        return examples.parse(serialized, class_ids, class_names, form)
+
+    def of_one(serialized):
+        example = parse(serialized)
+        placed = examples.with_places(example) if has_labels else example
+        flat = tf.math.count_nonzero(placed["ignore"] & ~example["ignore"])
+        return placed, [examples.held_labels(serialized, form), flat]
+
+    def account():
+        rows, classes = examples.counted(dataset, num_images, len(class_names), of_one)
+        every, taught, held, flat = rows.sum(axis=0)
+        book = ledger.Ledger(num_images, held)
+        book.labels.put("flat", flat)
+        book.labels.put("crowd", every - taught - flat)
+        return rows[:, :2], book.close(pattern, rows[:, :2], has_labels=is_labeled)
+
+    is_labeled = has_labels and len(class_names) > 0
+    parsed = dataset.map(parse)
     if has_labels:
-        dataset = dataset.map(examples.with_places)
+        parsed = parsed.map(examples.with_places)
     return examples.Source(
-        dataset,
+        parsed,
         tuple(class_names),
         num_images,
-        has_labels and len(class_names) > 0,
+        is_labeled,
         has_masks=has_masks,
         notes=tuple(notes),
         fingerprint=lambda: {
@@ -87,6 +104,7 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
             "class_ids": class_ids,
             "sha256": _sha256(checksums),
         },
+        account=account if class_names and not has_masks else None,
     )
 
 

@@ -1,7 +1,8 @@
 """Annotation files of other tools, converted to the content of a COCO file.
 
-Every function returns what `coco_files.checked` brings into one form: `images`,
-`annotations` and `categories`, with `bbox` None where an object has no usable place.
+Every function returns what `coco_files.checked` brings into one form: a dict of
+`images`, `annotations` and `categories`, with `bbox` None where an object has no usable
+place; and a `ledger.Ledger` of all that the files hold.
 """
 
 import os
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from official_selftrain.data import images as pictures
-from official_selftrain.data import shapes
+from official_selftrain.data import ledger, shapes
 from official_selftrain.data.images import ENDINGS
 from official_selftrain.data.sources import coco_files, voc_files
 
@@ -46,10 +47,11 @@ def read(annotations, images):
     """
     if isinstance(annotations, (list, tuple)) or isinstance(images, (list, tuple)):
         return coco_files.several(read, annotations, images)
+    book = None
     if os.path.isdir(annotations):
-        content = _of_folder(annotations, images)
+        content, book = _of_folder(annotations, images)
     elif annotations.lower().endswith(".xml"):
-        content = cvat(annotations)
+        content, book = cvat(annotations)
     else:
         if not os.path.isfile(annotations):
             raise FileNotFoundError(
@@ -63,10 +65,10 @@ def read(annotations, images):
                 f"{annotations}"
             )
         if isinstance(first, dict) and "data" in first:
-            content = label_studio(content, annotations, images)
+            content, book = label_studio(content, annotations, images)
         elif isinstance(content, dict) and "shapes" in content:
-            content = label_me({annotations: content})
-    return coco_files.checked(content, annotations, images)
+            content, book = label_me({annotations: content})
+    return coco_files.checked(content, annotations, images, book)
 
 
 def _of_folder(folder, images):
@@ -116,10 +118,17 @@ def _without_pixels(path):
 
 
 class _Content:
-    """Collects images, objects and classes."""
+    """Collects images, objects and classes.
 
-    def __init__(self, names=()):
+    Args:
+        images: int, how many images the files name.
+        labels: int, how many labels they hold.
+        names: sequence of str, the classes, if they are known.
+    """
+
+    def __init__(self, images, labels, names=()):
         self.images, self.annotations = [], []
+        self.book = ledger.Ledger(images, labels)
         self._classes = {name: k for k, name in enumerate(names, 1)}
 
     def add_image(self, file_name, height, width):
@@ -130,6 +139,7 @@ class _Content:
     def add(self, name, bbox, **more):
         """Add an object of the last image."""
         category_id = self._classes.setdefault(name, len(self._classes) + 1)
+        self.book.held[name.strip()] += 1
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,
@@ -141,11 +151,12 @@ class _Content:
         )
 
     def content(self):
-        return {
+        content = {
             "images": self.images,
             "annotations": self.annotations,
             "categories": [{"id": k, "name": n} for n, k in self._classes.items()],
         }
+        return content, self.book
 
 
 def yolo(folder, images):
@@ -162,7 +173,7 @@ def yolo(folder, images):
         images: str, the folder of images. Every image counts as labeled.
 
     Returns:
-        dict, see the module.
+        dict and ledger, see the module.
 
     Raises:
         ValueError: for a line in another form, or without names of classes.
@@ -170,10 +181,14 @@ def yolo(folder, images):
     Source: docs.ultralytics.com.
     """
     names, has_points = _yolo_names(folder)
-    found = _Content(names)
-    labels = _label_files(folder)
+    labels, pictured = _label_files(folder), _image_names(images)
+    lines_of = {stem: _lines(path) for stem, path in labels.items()}
+    stems = {os.path.splitext(name)[0].casefold() for name in pictured}
+    orphans = [stem for stem in labels if stem not in stems]
+    held = sum(map(len, lines_of.values()))
+    found = _Content(len(pictured) + len(orphans), held, names)
     owners = {}
-    for name in _image_names(images):
+    for name in pictured:
         size = pictures.upright_size(os.path.join(images, name)) or (None, None)
         found.add_image(name, *size)
         stem = os.path.splitext(name)[0].casefold()
@@ -185,19 +200,23 @@ def yolo(folder, images):
                 f"{name} in {images}"
             )
         owners[stem] = name
-        lines = coco_files.read_text(labels[stem]).splitlines()
-        for number, values in enumerate(map(str.split, lines), 1):
-            if values:
-                where = f"line {number} of {labels[stem]}: {' '.join(values)[:80]!r}"
-                label, numbers = _yolo_values(values, names, where)
-                numbers = numbers[:4] if has_points else numbers
-                found.add(names[label], _yolo_box(numbers, size, where))
-    stems = {os.path.splitext(i["file_name"])[0].casefold() for i in found.images}
-    for stem, path in labels.items():
-        if stem not in stems:  # its image is missing
-            name = os.path.splitext(os.path.relpath(path, folder))[0]
-            found.add_image(name, None, None)
+        for number, values in lines_of[stem]:
+            where = f"line {number} of {labels[stem]}: {' '.join(values)[:80]!r}"
+            label, numbers = _yolo_values(values, names, where)
+            numbers = numbers[:4] if has_points else numbers
+            found.add(names[label], _yolo_box(numbers, size, where))
+    for stem in orphans:  # their images are missing
+        name = os.path.splitext(os.path.relpath(labels[stem], folder))[0]
+        found.add_image(name, None, None)
+    ownerless = [lines for stem, lines in lines_of.items() if stem not in owners]
+    found.book.labels.put("image", sum(map(len, ownerless)))
     return found.content()
+
+
+def _lines(path):
+    """Return the number and the words of each line of a file that isn't blank."""
+    lines = map(str.split, coco_files.read_text(path).splitlines())
+    return [(number, words) for number, words in enumerate(lines, 1) if words]
 
 
 def _label_files(folder):
@@ -317,14 +336,15 @@ def label_studio(tasks, path, images):
             that Label Studio puts before their name.
 
     Returns:
-        dict, see the module.
+        dict and ledger, see the module.
 
     Raises:
         ValueError: for a task in another form.
 
     Source: labelstud.io.
     """
-    found = _Content()
+    held = sum(len(result) for task in tasks for result in _results(task))
+    found = _Content(len(tasks), held)
     names = coco_files.FileNames(images)
     for index, task in enumerate(tasks):
         try:
@@ -337,22 +357,41 @@ def label_studio(tasks, path, images):
     return found.content()
 
 
+def _annotations(task):
+    if not isinstance(task, dict):
+        return []
+    return task.get("annotations") or task.get("completions") or []
+
+
+def _results(task):
+    """Return the lists of results of all annotations of a task."""
+    annotations = _annotations(task)
+    annotations = annotations if isinstance(annotations, list) else []
+    results = [a.get("result") for a in annotations if isinstance(a, dict)]
+    return [result for result in results if isinstance(result, list)]
+
+
 def _add_task(found, task, names):
-    annotations = task.get("annotations") or task.get("completions") or []
+    annotations = _annotations(task)
     done = [a for a in annotations if not a.get("was_cancelled")]
     done.sort(key=lambda annotation: not annotation.get("ground_truth"))
     pictured = [v for v in task["data"].values() if _is_image_name(v)]
     if len(pictured) != 1:
         raise ValueError(f"Expected one image of a task. Received: {pictured}")
+    chosen = done[0]["result"] if done else []
+    others = sum(map(len, _results(task))) - len(chosen)
+    found.book.labels.put("canceled", others)
     if not done:
-        return  # not labeled
+        found.book.images.put("open")
+        return
     source = pictured[0]
     name = names.find(urllib.parse.unquote(source.partition("?d=")[2] or source))
     if not names.has(name):
         folder, _, last = name.rpartition("/")
         short = names.find(f"{folder}/{_LABEL_STUDIO_HASH.sub('', last)}")
         name = short if names.has(short) else name
-    results = [r for r in done[0]["result"] if r.get("type") != "relation"]
+    results = [r for r in chosen if r.get("type") != "relation"]
+    found.book.labels.put("other", len(chosen) - len(results))
     if not all(isinstance(r["value"], dict) for r in results):
         raise ValueError("a result without value")
     sizes = [(r["original_height"], r["original_width"])
@@ -368,6 +407,7 @@ def _add_task(found, task, names):
         kind, value, number = result["type"], result["value"], result.get("id")
         is_shape = kind in _LABEL_STUDIO_SHAPES and number not in named
         if not is_shape and not kind.endswith("labels"):
+            found.book.labels.put("other")
             continue
         labels = value.get(kind) or value.get("labels") or choices.get(number) or []
         if len(labels) != 1:
@@ -430,14 +470,16 @@ def label_me(files):
         files: dict of path to a file's content.
 
     Returns:
-        dict, see the module.
+        dict and ledger, see the module.
 
     Raises:
         ValueError: for a file in another form.
 
     Source: github.com/wkentaro/labelme.
     """
-    found = _Content()
+    shapes_of = [c.get("shapes") for c in files.values() if isinstance(c, dict)]
+    held = sum(len(listed) for listed in shapes_of if isinstance(listed, list))
+    found = _Content(len(files), held)
     for path, content in files.items():
         try:
             name = content["imagePath"]
@@ -481,7 +523,7 @@ def cvat(path):
         path: str.
 
     Returns:
-        dict, see the module.
+        dict and ledger, see the module.
 
     Raises:
         ValueError: for a file in another format.
@@ -496,11 +538,14 @@ def cvat(path):
             raise ValueError(f"<{root.tag}> instead of <annotations>")
         if root.find("track") is not None:
             raise ValueError('the format "for video"')
-        found = _Content()
-        for image in root.iter("image"):
+        pictures = list(root.iter("image"))
+        found = _Content(len(pictures), sum(map(len, pictures)))
+        for image in pictures:
             found.add_image(*(image.attrib[k] for k in ("name", "height", "width")))
             for shape in image:
-                if shape.tag != "tag":
+                if shape.tag == "tag":  # of the whole image
+                    found.book.labels.put("other")
+                else:
                     found.add(shape.attrib["label"], _cvat_box(shape))
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(

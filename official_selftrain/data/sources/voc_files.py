@@ -7,7 +7,7 @@ import re
 from xml.etree import ElementTree
 
 from official_selftrain.checks import progress
-from official_selftrain.data import examples, masks
+from official_selftrain.data import examples, ledger, masks
 from official_selftrain.data import images as pictures
 from official_selftrain.data.images import ENDINGS
 from official_selftrain.data.sources import coco_files
@@ -224,7 +224,8 @@ def boxes(folder, images=None):
     Returns:
         dict with `images`, `annotations` and `categories`, to be checked by
         `coco_files.checked`; a box is `[x, y, width, height]` in 0-based pixels, or
-        None where the file has none, and so are an image's `height` and `width`.
+        None where the file has none, and so are an image's `height` and `width`. And a
+        `ledger.Ledger` of what the files hold.
 
     Raises:
         FileNotFoundError: if there is no XML file.
@@ -236,7 +237,7 @@ def boxes(folder, images=None):
     if not stems:
         raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
     found = _found_in(images) if images is not None and os.path.isdir(images) else None
-    entries, annotations = [], []
+    entries, annotations, held = [], [], 0
     for index, (stem, name) in enumerate(stems.items(), start=1):
         path = os.path.join(folder, name)
         try:
@@ -245,6 +246,7 @@ def boxes(folder, images=None):
                 raise ValueError(f"<{root.tag}> instead of <annotation>")
             for element in root.iter():
                 element.tag = element.tag.lower()
+                held += element.tag == "object"
             objects = [_object(item) for item in root.iter("object")]
         except (ElementTree.ParseError, LookupError, ValueError) as error:
             raise ValueError(
@@ -259,14 +261,16 @@ def boxes(folder, images=None):
         named = {"file_name": file_name, "stated_name": stated or file_name}
         entries.append({"id": index, **named, **size})
         annotations += [{"image_id": index, **entry} for entry in objects]
-    names = sorted({entry["name"] for entry in annotations})
+    classes = collections.Counter(entry["name"] for entry in annotations)
+    book, names = ledger.Ledger(len(stems), held, classes=classes), sorted(classes)
     given = [entry["corners"] for entry in annotations if entry["corners"]]
     first = 0.0 if any(min(corners) < 1.0 for corners in given) else 1.0
     for number, entry in enumerate(annotations, start=1):
         entry.update(id=number, category_id=names.index(entry.pop("name")) + 1)
         entry["bbox"] = _bbox(entry.pop("corners"), first)
     categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
-    return {"images": entries, "annotations": annotations, "categories": categories}
+    content = {"images": entries, "annotations": annotations, "categories": categories}
+    return content, book
 
 
 def _found_in(folder):
