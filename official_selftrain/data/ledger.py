@@ -41,12 +41,15 @@ PLACES = {
     "open": "not labeled yet",
     "canceled": "of canceled or further annotations",
     "part": "not in the chosen part",
+    "surplus": "beyond max_boxes",
     "link": "broken links",
     "foreign": "other files",
 }
 
 # Labels of these places are neither taught nor left out, and so are images.
-_IGNORED = ("ignored", "crowd", "wrong", "placeless", "flat", "beyond", "doubtful")
+_IGNORED = (
+    *("ignored", "crowd", "wrong", "placeless", "flat", "beyond", "doubtful", "empty"),
+)
 _KEPT = (TAUGHT, "negative", "unlabeled")
 
 # The key of an annotation for its places, if it isn't itself taught or a crowd: a
@@ -98,18 +101,7 @@ class Account:
         return {"held": self.held, **kept, **{k: v for k, v in parts.items() if v}}
 
     def __str__(self):
-        content = self.content()
-        parts = [
-            f"{count:,} {name}"
-            for name, count in content.items()
-            if isinstance(count, int) and name != "held"
-        ]
-        for name in ("ignored", "left out"):
-            if name in content:
-                reasons = [f"{k}: {v:,}" for k, v in content[name].items()]
-                total = sum(content[name].values())
-                parts.append(f"{total:,} {name} ({', '.join(reasons)})")
-        return f"{self.held:,} {self.unit}: {', '.join(parts) or 'none'}"
+        return line(self.unit, self.content())
 
 
 class Ledger:
@@ -189,11 +181,30 @@ class Ledger:
         return content
 
     def lines(self):
-        """Return the ledger as text, a list of one or two lines."""
-        return [str(self.images)] + [str(self.labels)] * (self.labels.held > 0)
+        """Return the ledger as text, a list of at most two lines."""
+        accounts = [self.images] * (self.images.went["unlabeled"] < self.images.held)
+        accounts += [self.labels] * (self.labels.held > 0)
+        return list(map(str, accounts))
 
     def __str__(self):
         return "; ".join(self.lines())
+
+
+def line(unit, content):
+    """Return an account as text.
+
+    Args:
+        unit: str, such as `"boxes"`.
+        content: dict, as returned by `Account.content`.
+    """
+    parts = []
+    for name, count in content.items():
+        if isinstance(count, dict):
+            reasons = ", ".join(f"{k}: {v:,}" for k, v in count.items())
+            parts.append(f"{sum(count.values()):,} {name} ({reasons})")
+        elif name != "held":
+            parts.append(f"{count:,} {name}")
+    return f"{content['held']:,} {unit}: {', '.join(parts) or 'none'}"
 
 
 def places_of(annotation):

@@ -30,7 +30,8 @@ def checked(work, names):
     first ones.
 
     Args:
-        work: `stages.Work`; the work that follows each stage is stored in `later`.
+        work: `stages.Work`; the work that follows each stage is stored in `later`,
+            where its labels went in `books`.
         names: the stages to run.
 
     Returns:
@@ -256,6 +257,9 @@ def _lines(work, names, outlines, disk):
     for name, source in sources:
         text = _described(source, work.fingerprint(name), work.labeled)
         lines.append(f"  {name:14}{text}")
+        if source.is_counted or source is work.labeled:
+            work.books[name] = source.ledger
+            lines += [f"  {'':14}{line}" for line in source.ledger.lines()]
     limit = work.experiment.data.max_boxes
     lines += [f"  {line}" for line in Streams(work.labeled, max_boxes=limit).surplus()]
     for name in (n for n in STAGES if n in names):
@@ -319,5 +323,6 @@ def _steps_done(stage):
 def write(work):
     """Write the configuration to the experiment's folder, before its first step."""
     os.makedirs(work.folder.path, exist_ok=True)
+    stages.enter(work.folder, work.books)
     if work.described.text:
         atomic.write_text(work.folder.operative_gin, work.described.text)

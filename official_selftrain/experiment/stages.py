@@ -42,6 +42,8 @@ class Work:
         self.kept = []
         # The work after the current training, in images that are trained on.
         self.later = {}
+        # Where the labels of the sources went, by the names of their properties.
+        self.books = {}
         self._fingerprints = {}
         self.strategy = experiment.machine.open()
         # Opened once: models are created in its scope.
@@ -200,6 +202,19 @@ class Work:
         return origins.of_metrics(self, stage)
 
 
+def enter(folder, books):
+    """Write where labels went to a folder's `ledger.json`, beside what it has.
+
+    Args:
+        folder: `RunFolder`.
+        books: dict of a source's name to its `ledger.Ledger`.
+    """
+    before = atomic.read_json(folder.ledger) or {}
+    content = {**before, **{name: book.content() for name, book in books.items()}}
+    if content != before:
+        atomic.write_json(folder.ledger, content)
+
+
 def restart(work, name):
     """Move a stage and what follows from it aside.
 
@@ -276,7 +291,12 @@ def train_student(work, number):
     Needs: the round's labels, and its teacher if the student starts from it. Writes:
     `student/`.
     """
-    stage, taught = work.folder.round(number).stage("student"), _taught(work, number)
+    folder, taught = work.folder.round(number), _taught(work, number)
+    stage = folder.stage("student")
+    if work.is_first and not stage.is_finished:
+        for line in taught.ledger.lines():
+            print(f"pseudo: {line}", flush=True)
+        enter(folder, {"pseudo": taught.ledger})
     _train(work, stage, number, pseudo=taught)
 
 

@@ -104,6 +104,8 @@ class RunFolder:
     classified_class_names = _in_folder("classified_labels.txt")
     quality = _in_folder("quality.json")
     labeling_time = _in_folder("labelling.json")
+    # Where every image and label went.
+    ledger = _in_folder("ledger.json")
     results = _in_folder("results.json")
     report = _in_folder("report.html")
     # There until a restart is complete.

@@ -1,5 +1,6 @@
 """Summarize a finished folder of labels in a few printed lines."""
 
+from official_selftrain.data import ledger
 from official_selftrain.data.sources import pools
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import LabelFolder
@@ -26,6 +27,8 @@ def describe(output_dir, score_threshold):
         f"{len(manifest['skipped'])} skipped; {quality['empty_images']} without a "
         f"label of at least {score_threshold}; in {output_dir}"
     )
+    for unit, content in manifest.get("ledger", {}).items():
+        print(f"  {ledger.line(unit, content)}")
     return quality
 
 

@@ -23,6 +23,7 @@ from official_selftrain.data import (
     examples,
     fingerprints,
     images,
+    ledger,
     masks,
     problems,
     sources,
@@ -123,7 +124,8 @@ def write(
         `boxes_per_image`, `empty_images` (without a stored box), `score_histogram`
         (counts in 20 bins over 0…1; for masks, of pixels), `class_histogram` (by name),
         `boxes_per_image_histogram` (images by their number of boxes), `shards`,
-        `skipped` (a line for each skipped image) and `settings`.
+        `skipped` (a line for each skipped image), `ledger` (where the teacher's boxes
+        went) and `settings`.
 
     Raises:
         ValueError: if `output_dir` holds labels made from something else or is in use
@@ -386,22 +388,30 @@ def _write_shard(base, teacher, labeled, storage, advance):
                     summary.skipped.append(f"{problems.name(example)}: {labels}")
                     continue
                 if not teacher.has_masks:
-                    labels = _cleaned(labels, size, storage)
+                    labels = _cleaned(labels, size, storage, summary.book)
                 summary.add(labels)
                 record = _image_record(example, storage.embed_images)
                 writer.write(examples.serialize({**record, **labels}, *size))
         atomic.write_json(base + ".json", summary.content(), shared=True)
 
 
-def _cleaned(labels, size, storage):
-    """Return boxes as stored: normalized, clipped and sorted by score."""
+def _cleaned(labels, size, storage, book):
+    """Return boxes as stored: normalized, clipped and sorted by score.
+
+    What isn't stored is put into the `ledger.Account`.
+    """
     limits = np.float32([*size, *size])
     # NaN becomes a box without area.
     pixels = np.nan_to_num(np.asarray(labels["boxes"], np.float32).reshape(-1, 4))
     boxes = np.clip(pixels, 0.0, limits) / limits
     scores = np.asarray(labels["scores"], np.float32)
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (scores >= storage.score_floor)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    kept = has_area & (scores >= storage.score_floor)
     order = np.argsort(-scores[kept], kind="stable")[: storage.max_boxes]
+    book.held += len(boxes)
+    book.put("placeless", (~has_area).sum())
+    book.put("low", (has_area & ~kept).sum())
+    book.put("surplus", kept.sum() - len(order))
     boxes, scores = boxes[kept][order], np.minimum(scores[kept][order], 1.0)
     return {
         "boxes": boxes,
@@ -430,6 +440,8 @@ class _Summary:
 
     def __init__(self, teacher):
         self.skipped = []
+        # Of the boxes that the teacher gave.
+        self.book = ledger.Account("boxes")
         self._boxes_per_image = collections.Counter()
         self._scores = np.zeros(_HISTOGRAM_BINS, np.int64)
         self._classes = np.zeros(256, np.int64)
@@ -456,6 +468,8 @@ class _Summary:
             "class_histogram": counts[: len(self._names)].tolist(),
             "boxes_per_image_histogram": dict(sorted(self._boxes_per_image.items())),
             "skipped": self.skipped,
+            "given": self.book.held,
+            "left_out": dict(self.book.went),
         }
 
 
@@ -465,9 +479,15 @@ def _finish(output_dir, source, num_shards, settings):
     if not all(os.path.exists(base + ".tfrecord") for base in bases):
         return None
     scores, classes, boxes, skipped = 0, 0, collections.Counter(), []
+    book = ledger.Ledger(source.num_images + len(source.skipped))
     for base in bases:
         with open(base + ".json") as file:
             summary = json.load(file)
+        if book and "given" in summary:
+            book.labels.add(ledger.Account("boxes", summary["given"]))
+            book.labels.went.update(summary["left_out"])
+        else:  # a shard of an earlier version
+            book = None
         scores += np.array(summary["score_histogram"])
         classes += np.array(summary["class_histogram"])
         for number, count in summary["boxes_per_image_histogram"].items():
@@ -496,11 +516,23 @@ def _finish(output_dir, source, num_shards, settings):
             "Expected at least one readable image. Received: "
             f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
         )
+    if book is not None:
+        book.images.put("unreadable", len(manifest["skipped"]))
+        manifest["ledger"] = _closed(book, boxes, manifest["has_masks"]).content()
     atomic.write_json(LabelFolder(output_dir).manifest, manifest, shared=True)
     for path in globbing.glob(os.path.join(globbing.escape(output_dir), "*.partial")):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
     return manifest
+
+
+def _closed(book, boxes, has_masks):
+    """Return the closed ledger of labels, given the images by number of boxes."""
+    numbers = np.repeat([*boxes], [*boxes.values()])
+    if has_masks:
+        numbers = np.ones(len(numbers), np.int64)
+        book.labels = ledger.Account("masks", len(numbers))
+    return book.close("the teacher's answers", np.stack([numbers, numbers], axis=1))
 
 
 def _without_items(fingerprint):

@@ -90,7 +90,8 @@ def warnings(validation):
 
 
 def _text(lines, findings):
-    return "\n".join(["", *lines, *(f"  {x}" for x in inspection.summary(findings))])
+    found = [*findings.ledger.lines(), *inspection.summary(findings)]
+    return "\n".join(["", *lines, *(f"  {line}" for line in found)])
 
 
 def _images_line(title, content):

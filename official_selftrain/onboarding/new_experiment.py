@@ -21,13 +21,14 @@ class Files(typing.NamedTuple):
     validation: str
     unlabeled: str
     findings: str
+    ledger: str
 
 
 def write(places, output):
     """Write an experiment for custom images, and print a summary of them.
 
-    Next to the experiment it writes the usable images and boxes as COCO files, and a
-    list of all problems.
+    Next to the experiment it writes the usable images and boxes as COCO files, a
+    list of all problems, and where every image and box went.
 
     Args:
         places: `own_data.Places`.
@@ -48,6 +49,8 @@ def write(places, output):
     _write_coco(files.validation, validation)
     _write_coco(files.unlabeled, unlabeled)
     atomic.write_text(files.findings, data_report.all_findings(findings))
+    books = {title: found.ledger.content() for title, found in findings.items()}
+    atomic.write_json(files.ledger, books)
     summary = data_report.summary(training, validation, unlabeled)
     experiment = experiment_file.text(places, files, settings, summary)
     atomic.write_text(files.experiment, experiment)
@@ -71,6 +74,7 @@ def _new_files(output):
         validation=f"{stem}_validation.json",
         unlabeled=f"{stem}_unlabeled.json",
         findings=f"{stem}_findings.txt",
+        ledger=f"{stem}_ledger.json",
     )
     for path in files:
         if os.path.exists(path):

@@ -2,9 +2,12 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
 import re
 from xml.etree import ElementTree
+
+import numpy as np
 
 from official_selftrain.checks import progress
 from official_selftrain.data import examples, ledger, masks
@@ -123,7 +126,7 @@ def voc(
     if has_labels:
         place = os.path.join(root, mask_folder)
         notes = _told(found, class_names, place)
-    return examples.from_records(
+    source = examples.from_records(
         records,
         class_names,
         has_labels,
@@ -131,6 +134,23 @@ def voc(
         files=[list_path],
         folder=folder,
     )
+    if not has_labels:
+        return source
+    counts, book = _account(lines, [mask for _, mask in found], class_names, list_path)
+    return dataclasses.replace(source, account=lambda: (counts, book))
+
+
+def _account(lines, found, class_names, list_path):
+    """Return the account of masks: those with a pixel of known class are taught."""
+    places = [mask.ids - {masks.IGNORE_CLASS} for mask in found]
+    counts = np.array([(1, len(ids) > 0) for ids in places], np.int64)
+    book = ledger.Ledger(len(lines), len(lines), "masks")
+    book.labels.put("empty", (counts[:, 1] == 0).sum())
+    book.close(list_path, counts)
+    with_class = collections.Counter(class_names[k] for ids in places for k in ids)
+    book.held.update(with_class)
+    book.taught.update(with_class)
+    return counts, book
 
 
 def _stem_of(line, images):
