@@ -92,10 +92,10 @@ class Account:
     def content(self):
         """Return the account as a dict for JSON."""
         parts = {"ignored": {}, "left out": {}}
-        for place, count in self.went.items():
-            if place not in _KEPT:
+        for place, text in PLACES.items():
+            if self.went[place] and place not in _KEPT:
                 part = "ignored" if place in _IGNORED else "left out"
-                parts[part][PLACES[place]] = count
+                parts[part][text] = self.went[place]
         kept = {("taught" if p == TAUGHT else PLACES[p]): self.went[p]
                 for p in _KEPT if self.went[p]}  # fmt: skip
         return {"held": self.held, **kept, **{k: v for k, v in parts.items() if v}}
