@@ -5,9 +5,9 @@
 
 Prints a summary of the data and its problems, and writes `mine.gin`, each setting with
 its reason. Next to it are `mine_train.json`, `mine_validation.json` and
-`mine_unlabeled.json`, the usable images and boxes, and `mine_findings.txt`, all
-problems. Your own files are never changed. Exit codes: 0 done, 1 a mistake in the call
-or the data.
+`mine_unlabeled.json`, the usable images and boxes, `mine_findings.txt`, all problems,
+and `mine_ledger.json`, where every image and box went. Your own files are never
+changed. Exit codes: 0 done, 1 a mistake in the call or the data.
 """
 
 from absl import app, flags
@@ -42,6 +42,13 @@ _VALIDATION_ANNOTATIONS = flags.DEFINE_string(
     None,
     "The validation images' boxes; a fifth of the labeled images if not set.",
 )
+_SPLIT_BY = flags.DEFINE_string(
+    "split_by",
+    "auto",
+    "What a split keeps on one side: auto (copies of an image, and frames of a clip), "
+    "image (nothing), folder, or a regular expression whose first group names an "
+    "image's group, such as '(video\\d+)_'.",
+)
 
 
 def main(argv):
@@ -68,6 +75,7 @@ def _init():
         unlabeled=_UNLABELED.value,
         validation_images=_VALIDATION_IMAGES.value,
         validation_annotations=_VALIDATION_ANNOTATIONS.value,
+        split_by=_SPLIT_BY.value,
     )
     new_experiment.write(places, _OUTPUT.value)
 

@@ -59,7 +59,7 @@ def test_generated_experiment_runs(arguments, tmp_path):
     written = {path.name for path in (tmp_path / "settings").iterdir()}
     parts = ("train", "validation", "unlabeled")
     assert written == {
-        *("it's mine.gin", "it's mine_findings.txt"),
+        *("it's mine.gin", "it's mine_findings.txt", "it's mine_ledger.json"),
         *(f"it's mine_{part}.json" for part in parts),
     }
     found = (tmp_path / "settings" / "it's mine_findings.txt").read_text().splitlines()

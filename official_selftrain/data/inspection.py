@@ -45,11 +45,15 @@ class Findings(collections.defaultdict):
 
     Args:
         book: `ledger.Ledger`, where the images and labels went.
+
+    Attributes:
+        looks: `copies.Looks` of the images that can be used, if they were decoded.
     """
 
     def __init__(self, book):
         super().__init__(list)
         self.ledger = book
+        self.looks = None
 
 
 # Boxes with at least this IoU are in the same place.

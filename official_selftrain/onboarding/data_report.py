@@ -28,6 +28,33 @@ def labeled(title, content, findings):
     return _text([*lines, *_class_table(content)], findings)
 
 
+def split(training, validation, group_of):
+    """Describe how images are divided, and what is kept together.
+
+    Args:
+        training, validation: dicts, contents of COCO files.
+        group_of: dict of image id to its group.
+
+    Returns:
+        str.
+    """
+    sizes = collections.Counter(group_of.values())
+    together = [size for size in sizes.values() if size > 1]
+    counts = [len(part["images"]) for part in (training, validation)]
+    text = f"split: {counts[0]:,} images to train on, {counts[1]:,} to validate"
+    if not together:
+        return text
+    sides = [{group_of[i["id"]] for i in p["images"]} for p in (training, validation)]
+    kept = "each on one side"
+    if sides[0] & sides[1]:
+        kept = "whose end is held out, beside frames that are trained on"
+    groups = f"{len(together)} group{'s' * (len(together) > 1)} of images that belong"
+    return (
+        f"{text}; {groups} together (copies, or frames of a clip; the largest has "
+        f"{max(together)}), {kept} (--split_by=image splits them)"
+    )
+
+
 def unlabeled(content, findings):
     """Describe unlabeled images, and any problems.
 

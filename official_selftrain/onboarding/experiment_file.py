@@ -202,6 +202,8 @@ def _reasons(settings):
 def _arguments(places, output):
     """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
+    if places.split_by == "auto":
+        del given["split_by"]
     return " \\\n#       ".join(
         f"--{name}={shlex.quote(value)}"
         for name, values in given.items()

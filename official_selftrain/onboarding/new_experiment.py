@@ -4,6 +4,7 @@ import json
 import os
 import typing
 
+from official_selftrain.data import copies
 from official_selftrain.files import atomic
 from official_selftrain.onboarding import (
     data_report,
@@ -42,7 +43,7 @@ def write(places, output):
     """
     files = _new_files(output)
     training, validation, findings = _labeled_images(places)
-    unlabeled, findings["unlabeled"] = _unlabeled_images(places, training, validation)
+    unlabeled, findings["unlabeled"] = _unlabeled_images(places, findings)
     settings = proposals.propose(training, validation, **proposals.machine())
 
     _write_coco(files.training, training)
@@ -91,24 +92,26 @@ def _labeled_images(places):
     print(data_report.labeled("labeled", labeled, of_labeled))
     findings = {"labeled": of_labeled}
     if not places.validation_annotations:
-        return *own_data.hold_out(labeled), findings
+        group_of = own_data.groups(labeled, of_labeled.looks, places.split_by)
+        parts = own_data.hold_out(labeled, group_of=group_of)
+        print(data_report.split(*parts, group_of))
+        return *parts, findings
     validation, of_validation = own_data.read(
         places.validation_annotations,
         places.validation_folder,
         labeled["categories"],
-        own_data.paths(labeled, places.folder),
+        of_labeled.looks,
     )
     print(data_report.labeled("validation", validation, of_validation))
     return labeled, validation, {**findings, "validation": of_validation}
 
 
-def _unlabeled_images(places, training, validation):
-    """Return the unlabeled images, and the findings."""
-    labeled = own_data.paths(training, places.folder)
-    labeled += own_data.paths(validation, places.validation_folder)
-    unlabeled, findings = own_data.read_unlabeled(places.unlabeled, labeled)
-    print(data_report.unlabeled(unlabeled, findings))
-    return unlabeled, findings
+def _unlabeled_images(places, findings):
+    """Return the unlabeled images, and what was found in them."""
+    known = sum((found.looks for found in findings.values()), copies.NOTHING)
+    unlabeled, found = own_data.read_unlabeled(places.unlabeled, known)
+    print(data_report.unlabeled(unlabeled, found))
+    return unlabeled, found
 
 
 def _write_coco(path, content):

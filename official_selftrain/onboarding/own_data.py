@@ -8,12 +8,14 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import re
 
 import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
 from official_selftrain.data import (
+    copies,
     images,
     inspection,
     ledger,
@@ -43,6 +45,7 @@ class Places:
         validation_images: str, the folder of the validation images; None: `images`.
         validation_annotations: str, like `annotations`; None: validation images are
             held out from the labeled ones.
+        split_by: str, what is kept together when they are, as in `groups`.
     """
 
     images: str | tuple
@@ -50,6 +53,7 @@ class Places:
     unlabeled: str
     validation_images: str | None = None
     validation_annotations: str | None = None
+    split_by: str = "auto"
 
     @property
     def folder(self):
@@ -62,7 +66,7 @@ class Places:
         return self.validation_images or self.folder
 
 
-def read(annotations, folder, categories=None, labeled=()):
+def read(annotations, folder, categories=None, labeled=copies.NOTHING):
     """Read labeled images, leaving out unusable images and boxes.
 
     Args:
@@ -70,13 +74,13 @@ def read(annotations, folder, categories=None, labeled=()):
         folder: str, the folder of the images, or a tuple of as many.
         categories: list of COCO's category entries, or None for the file's own. They
             are matched by name; boxes of other classes are left out.
-        labeled: paths of images to exclude. Files with the same bytes are the same
-            image.
+        labeled: `copies.Looks` of images to exclude, also if they were renamed or saved
+            in another format.
 
     Returns:
         `(content, findings)`: a COCO file's content with the usable images and boxes
-        and the classes that have boxes; dict of a name from `inspection.KINDS` to list
-        of str.
+        and the classes that have boxes; `inspection.Findings`, whose `looks` are the
+        usable images'.
 
     Raises:
         FileNotFoundError: for a missing file or folder.
@@ -97,16 +101,16 @@ def read(annotations, folder, categories=None, labeled=()):
     rows = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         rows[annotation["image_id"]].append(annotation)
-    sizes, copies = _usable_images(
+    sizes, twins = _usable_images(
         paths(content, folder),
         labeled,
         findings,
         [(image["height"], image["width"]) for image in content["images"]],
     )
-    for index, original in copies.items():
+    for index, original in twins.items():
         _join(*(content["images"][k] for k in (index, original)), rows)
     for index, image in enumerate(content["images"]):
-        if index not in sizes and index not in copies:
+        if index not in sizes and index not in twins:
             findings.ledger.labels.leave_out("image", rows[image["id"]])
     for index, size in sizes.items():
         image = content["images"][index]
@@ -199,65 +203,70 @@ def _with_categories(annotations, names, categories, findings):
 def _usable_images(files, labeled, findings, stated=None):
     """Return the images that are readable, unique and of the stated size.
 
+    Their looks are stored in the findings.
+
     Args:
         files: list of str, their paths.
-        labeled: paths of images to exclude.
+        labeled: `copies.Looks` of images to exclude.
         findings: `inspection.Findings`, to which problems of the other images are
             added.
         stated: list of (height, width), or None.
 
     Returns:
-        `(usable, copies)`: dict of index in `files` to (height, width); dict of the
+        `(usable, twins)`: dict of index in `files` to (height, width); dict of the
         index of a copy to that of the usable image with the same bytes.
     """
-    labeled, seen = {hashes.sha256(path) for path in labeled}, {}
-    usable, copies = {}, {}
+    seen, usable, twins, thumbnails = {}, {}, {}, []
 
     def leave_out(kind, line):
         findings[kind].append(line)
         findings.ledger.images.put(kind)
 
-    for index, (path, (size, reason)) in enumerate(zip(files, _sizes(files))):
+    for index, (path, (size, look)) in enumerate(zip(files, _looks(files))):
         if not os.path.exists(path):
             leave_out("missing", path)
         elif size is None or stated and None in stated[index]:
-            reason = reason or "its size can't be read"
+            reason = look if size is None else "its size can't be read"
             leave_out("unreadable", f"{path}: {reason}")
         elif stated and not images.is_resized(size, stated[index]):
             contents = tf.io.read_file(path)
             advice = images.contradiction(size, stated[index], contents)
             text = f"{_misstated(size, stated[index])} {advice.numpy().decode()}"
             leave_out("size", f"{path}: {text}")
-        elif (digest := hashes.sha256(path)) in labeled:
-            leave_out("labeled", path)
+        elif (other := labeled.find(look, digest := hashes.sha256(path))) is not None:
+            leave_out("labeled", f"{path} is {other}")
         elif digest in seen:
             leave_out("double", path)
-            copies[index] = seen[digest]
+            twins[index] = seen[digest]
         else:
             seen[digest] = index
             usable[index] = size
+            thumbnails.append(look)
             if stated and size != stated[index]:
                 findings["resized"].append(f"{path}: {_misstated(size, stated[index])}")
-    return usable, copies
+    if usable:
+        kept = [files[index] for index in usable]
+        findings.looks = copies.Looks(kept, np.stack(thumbnails), list(seen))
+    return usable, twins
 
 
 def _misstated(size, stated):
     return f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
 
 
-def _sizes(paths):
-    """Decode image files; return (height, width) or None, and the reason, of each."""
+def _looks(paths):
+    """Decode image files; return (height, width) and thumbnail, or None and why not."""
 
-    def size(path):
+    def look(path):
         try:
-            pixels = images.decode_file(tf.io.read_file(path))
+            pixels = images.decode_file(tf.io.read_file(path)).numpy()
         except tf.errors.OpError as error:
             return None, problems.reason(error)
-        return tuple(pixels.shape[:2]), None
+        return pixels.shape[:2], copies.thumbnail(pixels)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = pool.map(size, paths)
-        return list(progress.over(sizes, len(paths), "images", "image"))
+        looks = pool.map(look, paths)
+        return list(progress.over(looks, len(paths), "images", "image"))
 
 
 def _usable_boxes(image, annotations, names, findings):
@@ -312,11 +321,12 @@ def paths(content, folder):
 def read_unlabeled(folder, labeled):
     """List the readable unlabeled images that aren't among the labeled ones.
 
-    Files with the same bytes are the same image.
+    Files with the same bytes are the same image, and so are labeled ones that were
+    renamed or saved in another format.
 
     Args:
         folder: str, a folder or glob.
-        labeled: list of str, the paths of the labeled images.
+        labeled: `copies.Looks` of the labeled images.
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
@@ -379,15 +389,70 @@ def _foreign_files(folder):
     ]
 
 
-def hold_out(content, seed=0):
+def groups(content, looks, split_by="auto"):
+    """Group images that belong on one side of a split.
+
+    Args:
+        content: dict, a COCO file's content.
+        looks: `copies.Looks` of its images.
+        split_by: str: `"auto"` keeps copies and the frames of a clip together (see
+            `copies.groups`), `"image"` nothing, `"folder"` the images of a folder;
+            anything else is a regular expression whose first group, or the whole of
+            it, names an image's group.
+
+    Returns:
+        dict of image id to a name or number of its group.
+
+    Raises:
+        ValueError: for an expression that is invalid or fits no part of a file name,
+            or if all images are in one group.
+    """
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    if split_by == "image":
+        return {number: number for number in names}
+    if split_by == "auto":
+        found = copies.groups(list(names.values()), looks.thumbnails)
+        return dict(zip(names, found))
+    if split_by == "folder":
+        found = {number: os.path.dirname(name) for number, name in names.items()}
+    else:
+        found = {number: _group(name, split_by) for number, name in names.items()}
+    if len(set(found.values())) < 2:
+        raise ValueError(
+            "Expected images of at least two groups, one of them for validation. "
+            f"Received: split_by={split_by!r}, with which all {len(names)} are in one"
+        )
+    return found
+
+
+def _group(name, expression):
+    try:
+        found = re.search(expression, name)
+    except re.error as error:
+        raise ValueError(
+            "Expected split_by, auto, image, folder or a regular expression. Received: "
+            f"split_by={expression!r}: {error}"
+        ) from None
+    if found is None:
+        raise ValueError(
+            f"Expected split_by to fit every file name. Received: "
+            f"split_by={expression!r}, {name!r}"
+        )
+    return found[1] if found.re.groups else found[0]
+
+
+def hold_out(content, seed=0, group_of=None):
     """Split labeled images into training and validation.
 
     A fifth is held out, at least one image. Every class keeps at least one training
-    image.
+    image. Groups stay together: if none is small enough, the smallest is held out; of
+    a single one, the end.
 
     Args:
         content: dict, a COCO file's content.
         seed: int.
+        group_of: dict of image id to its group, as returned by `groups`; None: each
+            image is one of its own.
 
     Returns:
         `(training, validation)`, contents of COCO files with the same categories.
@@ -398,14 +463,18 @@ def hold_out(content, seed=0):
     classes = {image["id"]: set() for image in content["images"]}
     for annotation in objects(content):
         classes[annotation["image_id"]].add(annotation["category_id"])
-    left = collections.Counter(key for keys in classes.values() for key in keys)
+    members = collections.defaultdict(list)
+    for number in classes:
+        members[group_of[number] if group_of else number].append(number)
     count = max(round(_HELD_OUT * len(classes)), 1)
-    chosen = set()
-    for number in splits.ordered(classes, seed):
-        keys = classes[number]
-        if len(chosen) < count and keys and all(left[key] > 1 for key in keys):
-            chosen.add(number)
-            left.subtract(keys)
+    if len(members) == 1 and len(classes) > 1:
+        (only,) = members.values()
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        only.sort(key=names.get)
+        members = {"start": only[:-count], "end": only[-count:]}
+    first = {numbers[0]: numbers for numbers in members.values()}
+    order = [first[number] for number in splits.ordered(first, seed)]
+    chosen = _chosen(order, classes, count)
     if not chosen:
         raise ValueError(
             "Expected every class on two images, one of them for validation. "
@@ -421,3 +490,31 @@ def hold_out(content, seed=0):
         }
 
     return part(lambda key: key not in chosen), part(lambda key: key in chosen)
+
+
+def _chosen(order, classes, count):
+    """Return the images to hold out: groups in the given order, up to a count.
+
+    Args:
+        order: list of lists of image ids, the groups.
+        classes: dict of image id to the set of its classes.
+        count: int.
+
+    Returns:
+        set of image ids; empty if every group is needed for training.
+    """
+    left = collections.Counter(key for keys in classes.values() for key in keys)
+    chosen = set()
+
+    def can_be_held_out(group):
+        lost = collections.Counter(key for number in group for key in classes[number])
+        return lost and all(left[key] > lost[key] for key in lost)
+
+    for group in order:
+        if len(chosen) + len(group) <= count and can_be_held_out(group):
+            chosen.update(group)
+            left.subtract(key for number in group for key in classes[number])
+    if not chosen:
+        fitting = [group for group in order if can_be_held_out(group)]
+        chosen.update(min(fitting, key=len, default=()))
+    return chosen

@@ -115,16 +115,32 @@ def test_the_plan_by_hand(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"plan: {tmp_path / 'run'}"
     counted = "12 images, 19 objects, up to 2 on an image, 2 classes: 0, 1"
-    assert lines[2] == f"  unlabeled     {counted}"
+    assert lines[4:7] == [
+        f"  unlabeled     {counted}",
+        "                12 images: 12 taught",
+        "                19 boxes: 19 taught",
+    ]
     # 4 images of the labeled stream; twice as many for the student and the control.
-    assert lines[4:9] == [
+    assert lines[10:15] == [
         "  teacher       to do: 20 steps of 4 images; 17,929 weights",
         "  pseudo_labels to do: 12 images",
         "  student       to do: 20 steps of 8 images; 17,929 weights",
         "  control       to do: 20 steps of 8 images; 17,929 weights",
         "  evaluation    to do",
     ]
-    assert lines[9].startswith("  disk          about ")
+    assert lines[15].startswith("  disk          about ")
+
+
+def test_images_in_two_sources_are_told(tiny_coco, tmp_path, capsys):
+    """The labeled images are the validation images, and are in the pool."""
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    pool = f"UNLABELED_IMAGES = {str(tiny_coco.images)!r}"
+    bound.run_tiny(tmp_path / "run", pool, gin_file=gin_file, check=True)
+    told = [x for x in capsys.readouterr().out.splitlines() if x[:8] == "warning:"]
+    assert told[0].startswith("warning: 6 of 6 validation images are unlabeled images")
+    assert told[1].startswith("warning: 6 of 6 validation images are labeled images, ")
+    assert told[1].endswith(": metrics on them are too high")
+    assert told[2].endswith(": they are trained on twice")
 
 
 def test_limits_are_told_before_training(tiny_coco, tmp_path, capsys):

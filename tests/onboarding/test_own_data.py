@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain.data import inspection, sources
+from official_selftrain.data import copies, inspection, sources
 from official_selftrain.data.sources import coco_files, voc_files
 from official_selftrain.onboarding import own_data, proposals
 
@@ -19,6 +19,10 @@ def entry(number, name, width=40, height=30):
 
 def boxed(image_id, category_id, bbox, **more):
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, **more}
+
+
+def looks(path):
+    return copies.of_source(sources.folder(str(path)), 1)
 
 
 CATEGORIES = [
@@ -251,11 +255,10 @@ def test_duplicate_images(folder, write):
     assert [a["image_id"] for a in content["annotations"]] == [1, 3]
     assert findings["double"] == [str(folder / "copy.png")]
     assert len(findings["repeated"]) == 1  # the same box
-    content, findings = own_data.read(
-        path, str(folder), labeled=[str(folder / "c.png")]
-    )
+    labeled = looks(folder / "c.png")
+    content, findings = own_data.read(path, str(folder), labeled=labeled)
     assert [image["id"] for image in content["images"]] == [1]
-    assert findings["labeled"] == [str(folder / "c.png")]
+    assert findings["labeled"] == [f"{folder / 'c.png'} is {folder / 'c.png'}"]
     boxed_copy = write(images[:2], [boxed(2, 3, [1, 2, 5, 5])])
     content, _ = own_data.read(boxed_copy, str(folder))
     (annotation,) = content["annotations"]  # none is another's background
@@ -314,12 +317,12 @@ def test_unlabeled_images(folder, tmp_path):
     shutil.copy(folder / "c.png", pool / "d.png")
     (pool / "notes.txt").write_text("no image")
     (pool / "photo.HEIC").write_bytes(b"ftypheic")
-    content, findings = own_data.read_unlabeled(str(pool), [str(folder / "a.png")])
+    content, findings = own_data.read_unlabeled(str(pool), looks(folder / "a.png"))
     assert content["images"] == [
         entry(1, "c.png"),
         entry(2, "turned.jpg", 30, 40),
     ]
-    assert findings["labeled"] == [str(pool / "a.png")]
+    assert findings["labeled"] == [f"{pool / 'a.png'} is {folder / 'a.png'}"]
     assert findings["double"] == [str(pool / "d.png")]
     assert findings["foreign"] == [str(pool / "photo.HEIC")]
     (broken,) = findings["unreadable"]
@@ -333,9 +336,9 @@ def test_unlabeled_images(folder, tmp_path):
     with pytest.raises(
         ValueError, match=r"isn't labeled. .*pool/a.\*'; images that are"
     ):
-        own_data.read_unlabeled(str(pool / "a.*"), [str(folder / "a.png")])
+        own_data.read_unlabeled(str(pool / "a.*"), looks(folder / "a.png"))
     with pytest.raises(FileNotFoundError, match="with images .*unlabeled='nowhere'"):
-        own_data.read_unlabeled("nowhere", [])
+        own_data.read_unlabeled("nowhere", copies.NOTHING)
 
 
 def content_of(num_images, bboxes, width=640, height=480, category_id=3):
