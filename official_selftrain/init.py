@@ -49,6 +49,12 @@ _SPLIT_BY = flags.DEFINE_string(
     "image (nothing), folder, or a regular expression whose first group names an "
     "image's group, such as '(video\\d+)_'.",
 )
+_TILE = flags.DEFINE_bool(
+    "tile",
+    False,
+    "Cut large photographs into overlapping tiles, in a folder next to the .gin file: "
+    "small objects can be learned then.",
+)
 
 
 def main(argv):
@@ -77,7 +83,7 @@ def _init():
         validation_annotations=_VALIDATION_ANNOTATIONS.value,
         split_by=_SPLIT_BY.value,
     )
-    new_experiment.write(places, _OUTPUT.value)
+    new_experiment.write(places, _OUTPUT.value, _TILE.value)
 
 
 def _one_or_all(values):

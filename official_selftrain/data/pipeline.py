@@ -133,7 +133,8 @@ def evaluation_batches(source, batch_size, image_size):
     Args:
         source: `examples.Source`.
         batch_size: int; the last batch may be smaller.
-        image_size: (height, width) of the frame.
+        image_size: (height, width) of the frame; None, for batches of one image with
+            boxes: `images` are uint8, as they are.
 
     Returns:
         `tf.data.Dataset` of batches as in training, with four differences:
@@ -153,7 +154,8 @@ def evaluation_batches(source, batch_size, image_size):
             frame, labels, _ = augmentations.fit(image, labels, image_size)
         else:
             count = tf.maximum(tf.shape(labels["boxes"])[0], 1)
-            frame, labels = letterbox.fit(image, image_size), _pad(labels, count)
+            frame = image if image_size is None else letterbox.fit(image, image_size)
+            labels = _pad(labels, count)
         return {"images": frame, "sizes": size, "ids": example["id"], **labels}
 
     dataset = source.dataset.map(prepare, tf.data.AUTOTUNE, deterministic=True)

@@ -12,7 +12,6 @@ from official_selftrain.data import masks, problems
 from official_selftrain.experiment import origins, report
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import RunFolder, StageFolder
-from official_selftrain.geometry import letterbox
 from official_selftrain.inference import pictures, prediction
 from official_selftrain.inference.evaluation import evaluate_model
 from official_selftrain.training.fitting import read_history
@@ -217,11 +216,9 @@ def stored_metrics(
 
 def _add_predictions(samples, title, model):
     """Add a model's predictions to the samples of a report."""
-    label = prediction.labeler(model)
+    label = prediction.image_labeler(model)
     for sample in samples:
-        image = sample["image"]
-        frame = letterbox.fit(image, model.image_size)
-        labels = label(frame[None], np.array([image.shape[:2]], np.int32))[0]
+        labels = label(sample["image"])
         if "mask" in labels:
             sample["labels"][title] = {"mask": masks.decode(labels["mask"]).numpy()}
         else:

@@ -2,7 +2,7 @@
 
 from official_selftrain.checks import progress
 from official_selftrain.data import pipeline
-from official_selftrain.inference import prediction
+from official_selftrain.inference import prediction, tiles
 
 
 def evaluate_model(model, source, batch_size=16, *, name="model"):
@@ -11,18 +11,25 @@ def evaluate_model(model, source, batch_size=16, *, name="model"):
     Args:
         model: model that obeys the contract of `official_selftrain.models`.
         source: `examples.Source` with labels.
-        batch_size: int.
+        batch_size: int; images that are cut into tiles are read one by one.
         name: str, shown in the progress bar.
 
     Returns:
         dict of the model's metrics, in percent: COCO's twelve for detection, mean IoU
         for segmentation.
     """
-    predict = prediction.predictor(model)
-    metric = model.metric()
+    metric, tile = model.metric(), getattr(model, "tile", None)
+    predict = (tiles.detector if tile else prediction.predictor)(model)
     with progress.bar(source.num_images, f"evaluation of {name}", "image") as bar:
-        for batch in pipeline.evaluation_batches(source, batch_size, model.image_size):
-            metric.update(predict(batch["images"], batch["sizes"]), batch)
+        frame = None if tile else model.image_size
+        for batch in pipeline.evaluation_batches(
+            source, 1 if tile else batch_size, frame
+        ):
+            if tile:
+                found = tiles.as_batch(predict(batch["images"][0]))
+            else:
+                found = predict(batch["images"], batch["sizes"])
+            metric.update(found, batch)
             bar.update(len(batch["ids"]))
     tell(metric, f"evaluation of {name}")
     return metric.result()

@@ -3,9 +3,11 @@
 import concurrent.futures
 import functools
 
+import numpy as np
 import tensorflow as tf
 
-from official_selftrain.geometry.letterbox import covered_size
+from official_selftrain.geometry import letterbox
+from official_selftrain.inference import tiles
 
 
 def predictor(model):
@@ -64,6 +66,27 @@ def labeler(model, scales=(1.0,), flip=False):
     return functools.partial(_masks, probabilities, _mask_pngs.get_concrete_function())
 
 
+def image_labeler(model):
+    """Return a function that labels one image, tile by tile if the model has a tile.
+
+    Args:
+        model: model that obeys the contract of `official_selftrain.models`.
+
+    Returns:
+        function (image uint8 `[h, w, 3]`) → labels, as in `Teacher`.
+    """
+    if getattr(model, "tile", None):
+        detect = tiles.detector(model)
+        return lambda image: {k: v.numpy() for k, v in detect(image).items()}
+    label = labeler(model)
+
+    def of_image(image):
+        frame = letterbox.fit(image, model.image_size)
+        return label(frame[None], np.array([image.shape[:2]], np.int32))[0]
+
+    return of_image
+
+
 def _boxes(predict, images, sizes):
     predictions = {k: v.numpy() for k, v in predict(images, sizes).items()}
     labels = []
@@ -78,7 +101,7 @@ def _boxes(predict, images, sizes):
 def _masks(probabilities, mask_pngs, images, sizes):
     predicted = probabilities(images)
     # The part of the frame that each image covers.
-    covered = covered_size(sizes, tuple(images.shape[1:3])).numpy()
+    covered = letterbox.covered_size(sizes, tuple(images.shape[1:3])).numpy()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pngs = pool.map(
             lambda row: mask_pngs(

@@ -15,7 +15,7 @@ import tensorflow as tf
 from official_selftrain.data import masks
 from official_selftrain.files import hashes
 from official_selftrain.geometry import letterbox
-from official_selftrain.inference import prediction
+from official_selftrain.inference import prediction, tiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +66,19 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
             f"Expected a name for each of the teacher's {num_classes} classes. "
             f"Received: {len(class_names)} names, {list(class_names)}"
         )
-    label = prediction.labeler(model, scales, flip)
+    label, tile = prediction.labeler(model, scales, flip), getattr(model, "tile", None)
+    detect = tiles.detector(model) if tile else None
 
     def prepare(example, image):
-        return {"image": letterbox.fit(image, model.image_size)}
+        frame = letterbox.fit(image, model.image_size)
+        return {"image": frame, "pixels": image} if tile else {"image": frame}
 
     def label_batch(items):
-        frames = tf.stack([item["image"] for item in items])
-        return label(frames, np.stack([item["size"].numpy() for item in items]))
+        sizes = np.stack([item["size"].numpy() for item in items])
+        if tile and (sizes > tile[:2]).any():
+            found = [detect(item["pixels"]) for item in items]
+            return [{k: v.numpy() for k, v in of_one.items()} for of_one in found]
+        return label(tf.stack([item["image"] for item in items]), sizes)
 
     has_masks = hasattr(model, "multi_scale")
     return Teacher(

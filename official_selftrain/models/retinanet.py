@@ -12,7 +12,7 @@ from keras import ops
 from official_selftrain import metrics
 from official_selftrain.checks import arguments
 from official_selftrain.geometry import boxes as box_ops
-from official_selftrain.geometry import letterbox, suppression
+from official_selftrain.geometry import letterbox, suppression, tiling
 from official_selftrain.models import anchors, losses
 from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.fpn import fpn
@@ -73,7 +73,10 @@ class RetinaNet(keras.Model):
         soft_nms_sigma: float; above 0, scores of overlapping boxes decay instead
             (Soft-NMS, 0.3 in the paper's SpineNet rows), and `nms_threshold` has no
             effect.
-        max_detections: int D, maximum number of detections per image.
+        max_detections: int D, maximum number of detections per image, or per tile.
+        tile: (height, width, overlap) in pixels of an image; larger images are labeled,
+            evaluated and served tile by tile (see `inference.tiles`). None: an image is
+            fitted into the frame as a whole.
 
     Raises:
         ValueError: if `image_size` doesn't fit the strides, or a count is
@@ -112,6 +115,7 @@ class RetinaNet(keras.Model):
         nms_threshold=0.5,
         soft_nms_sigma=0.0,
         max_detections=100,
+        tile=None,
         name="retinanet",
     ):
         arguments.check_choice("decoder", decoder, ("fpn", "nasfpn", "none"))
@@ -211,7 +215,7 @@ class RetinaNet(keras.Model):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.soft_nms_sigma = soft_nms_sigma
-        self.max_detections = max_detections
+        self.max_detections, self.tile = max_detections, tile and tiling.check(tile)
         self._policy = keras.config.dtype_policy().name
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios
@@ -412,6 +416,7 @@ class RetinaNet(keras.Model):
             "nms_threshold": self.nms_threshold,
             "soft_nms_sigma": self.soft_nms_sigma,
             "max_detections": self.max_detections,
+            "tile": self.tile,
             "name": self.name,
             "dtype_policy": self._policy,
         }

@@ -105,15 +105,57 @@ def all_findings(findings):
     )
 
 
-def warnings(validation):
-    """Return warnings about the validation images, a list of str."""
+def tiles(images, boxes, training, unlabeled, tile, folder):
+    """Describe how photographs were cut into tiles.
+
+    Args:
+        images: int, the labeled photographs.
+        boxes: int, their boxes.
+        training, unlabeled: dicts, contents of COCO files of tiles.
+        tile: (height, width, overlap).
+        folder: str.
+
+    Returns:
+        str.
+    """
+    empty = len(training["images"]) - len(
+        {a["image_id"] for a in training["annotations"]}
+    )
+    return (
+        f"tiles: {tile[1]} x {tile[0]} pixels, overlapping by {tile[2]}, in {folder}: "
+        f"{len(training['images']):,} of {images:,} labeled photographs ({empty:,} "
+        f"without a box), with {boxes:,} boxes, {len(own_data.objects(training)):,} "
+        f"counting those in several tiles; {len(unlabeled['images']):,} unlabeled"
+    )
+
+
+def warnings(validation, settings):
+    """Return warnings about images and settings, a list of str.
+
+    Args:
+        validation: dict, a COCO file's content.
+        settings: dict, as returned by `proposals.propose`.
+    """
+    found = []
+    if settings["median"] < proposals.LEAST_OBJECT:
+        advice = "" if settings["tile"] else "; cut the photographs into tiles: --tile"
+        found.append(
+            f"objects are {settings['median']:.1f} pixels large in the frame of "
+            f"{settings['image_size'][0]} (median), too small to be learned{advice}"
+        )
+    elif settings["small"] < proposals.LEAST_OBJECT and not settings["tile"]:
+        found.append(
+            f"10 % of the objects are at most {settings['small']:.1f} pixels large in "
+            f"the frame of {settings['image_size'][0]}, too small to be learned; "
+            "--tile cuts large photographs into tiles"
+        )
     count = len(validation["images"])
-    if count >= _FEW_IMAGES:
-        return []
-    return [
-        f"few validation images ({count}): metrics, and a threshold chosen on "
-        "them, are unreliable"
-    ]
+    if count < _FEW_IMAGES:
+        found.append(
+            f"few validation images ({count}): metrics, and a threshold chosen on "
+            "them, are unreliable"
+        )
+    return found
 
 
 def _text(lines, findings):

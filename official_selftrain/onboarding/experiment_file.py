@@ -98,7 +98,7 @@ experiment.Teaching.ignore_threshold = 0.2
 training.Loss.normalizer = "average"
 {boxes_reason}
 retinanet.RetinaNet.max_detections = {max_detections}
-
+{tile_setting}
 {model_reason}
 experiment.Experiment.model = @retinanet.RetinaNet
 {backbone}
@@ -125,11 +125,12 @@ augment.flip_and_jitter.color_strength = 0.3
 """
 
 
-def text(places, files, settings, summary):
+def text(places, read_from, files, settings, summary):
     """Return the gin file of an experiment, each setting with its reason.
 
     Args:
-        places: `own_data.Places`.
+        places: `own_data.Places`, as stated.
+        read_from: `own_data.Places` that the experiment reads: the same, or tiles.
         files: `new_experiment.Files`, the files that the experiment reads.
         settings: dict, as returned by `proposals.propose`.
         summary: str, summary of the data.
@@ -149,19 +150,32 @@ def text(places, files, settings, summary):
         **settings,
         **model,
         **{name: _comment(reason) for name, reason in reasons.items()},
-        arguments=_arguments(places, files.experiment),
+        arguments=_arguments(places, files.experiment, settings["tile"]),
         command=train_command(files.experiment),
-        images=repr(places.folder),
-        validation_images=repr(places.validation_folder),
+        images=repr(read_from.folder),
+        validation_images=repr(read_from.validation_folder),
         train_file=repr(files.training),
         validation_file=repr(files.validation),
         unlabeled_file=repr(files.unlabeled),
-        unlabeled_images=repr(own_data.root(places.unlabeled)),
+        unlabeled_images=repr(own_data.root(read_from.unlabeled)),
         student_learning_rate=settings["learning_rate"] / 2,
         warmup_steps=settings["steps"] // 10,
         log_every=settings["steps"] // 10,
+        tile_setting=_tile_setting(settings["tile"]),
         strategy='\nSTRATEGY = "mirrored"\n' if settings["num_gpus"] > 1 else "",
     )
+
+
+def _tile_setting(tile):
+    if tile is None:
+        return ""
+    reason = (
+        f"Photographs were cut into tiles of {tile[1]} x {tile[0]} pixels that overlap "
+        f"by {tile[2]}, more than most objects are long; validation images, and those "
+        "that a model labels or serves, are cut in the same way, and their boxes put "
+        "together. Limits such as max_detections hold for each tile."
+    )
+    return f"{_comment(reason)}\nretinanet.RetinaNet.tile = {tuple(tile)}\n"
 
 
 def train_command(path):
@@ -199,16 +213,17 @@ def _reasons(settings):
     }
 
 
-def _arguments(places, output):
+def _arguments(places, output, tile):
     """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
     if places.split_by == "auto":
         del given["split_by"]
-    return " \\\n#       ".join(
+    arguments = [
         f"--{name}={shlex.quote(value)}"
         for name, values in given.items()
         for value in ((values,) if isinstance(values, str) else values or ())
-    )
+    ]
+    return " \\\n#       ".join(arguments + ["--tile"] * (tile is not None))
 
 
 def _comment(reason):

@@ -1,5 +1,6 @@
 """From custom images to an experiment: inspect, split, propose, write."""
 
+import dataclasses
 import json
 import os
 import typing
@@ -11,6 +12,7 @@ from official_selftrain.onboarding import (
     experiment_file,
     own_data,
     proposals,
+    tiles,
 )
 
 
@@ -23,9 +25,10 @@ class Files(typing.NamedTuple):
     unlabeled: str
     findings: str
     ledger: str
+    tiles: str
 
 
-def write(places, output):
+def write(places, output, tile=False):
     """Write an experiment for custom images, and print a summary of them.
 
     Next to the experiment it writes the usable images and boxes as COCO files, a
@@ -34,6 +37,7 @@ def write(places, output):
     Args:
         places: `own_data.Places`.
         output: str, the gin file; none of the files may exist.
+        tile: bool, cut photographs into overlapping tiles to train on.
 
     Raises:
         FileNotFoundError: for a missing file or folder.
@@ -44,7 +48,15 @@ def write(places, output):
     files = _new_files(output)
     training, validation, findings = _labeled_images(places)
     unlabeled, findings["unlabeled"] = _unlabeled_images(places, findings)
-    settings = proposals.propose(training, validation, **proposals.machine())
+    machine, read_from = proposals.machine(), places
+    if tile:
+        read_from, training, unlabeled, tile = _tiled(
+            places, files, (training, unlabeled), machine["num_gpus"]
+        )
+    # Validation images are cut in the same way: none has more boxes than a tile.
+    counted = training if tile else validation
+    settings = proposals.propose(training, counted, **machine)
+    settings["tile"] = tile or None
 
     _write_coco(files.training, training)
     _write_coco(files.validation, validation)
@@ -53,14 +65,35 @@ def write(places, output):
     books = {title: found.ledger.content() for title, found in findings.items()}
     atomic.write_json(files.ledger, books)
     summary = data_report.summary(training, validation, unlabeled)
-    experiment = experiment_file.text(places, files, settings, summary)
+    experiment = experiment_file.text(places, read_from, files, settings, summary)
     atomic.write_text(files.experiment, experiment)
 
     print(f"\n{files.experiment}: {summary}")
     print(f"all findings: {files.findings}")
-    for warning in data_report.warnings(validation):
+    for warning in data_report.warnings(validation, settings):
         print(warning)
     print(f"next: {experiment_file.train_command(files.experiment)}")
+
+
+def _tiled(places, files, contents, num_gpus):
+    """Cut the training and the unlabeled images into tiles.
+
+    Returns:
+        `(places, training, unlabeled, tile)`: the places with the folders of the
+        tiles, the contents of the COCO files of the tiles, and the tile.
+    """
+    training, unlabeled = contents
+    tile = tiles.propose(training, proposals.LARGEST_FRAME[num_gpus > 0])
+    folders = [os.path.join(files.tiles, name) for name in ("labeled", "unlabeled")]
+    before = len(training["images"]), len(own_data.objects(training))
+    training = tiles.cut(training, places.folder, folders[0], tile)
+    start = own_data.root(places.unlabeled)
+    unlabeled = tiles.cut(unlabeled, start, folders[1], tile, is_labeled=False)
+    print(data_report.tiles(*before, training, unlabeled, tile, files.tiles))
+    changed = {"images": folders[0], "unlabeled": folders[1]}
+    validation_images = places.validation_folder
+    places = dataclasses.replace(places, **changed, validation_images=validation_images)
+    return places, training, unlabeled, tile
 
 
 def _new_files(output):
@@ -76,6 +109,7 @@ def _new_files(output):
         unlabeled=f"{stem}_unlabeled.json",
         findings=f"{stem}_findings.txt",
         ledger=f"{stem}_ledger.json",
+        tiles=f"{stem}_tiles",
     )
     for path in files:
         if os.path.exists(path):

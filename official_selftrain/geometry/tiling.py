@@ -1,0 +1,88 @@
+"""Overlapping tiles of large images: where they lie, and whose box an object's is.
+
+A tile is `(height, width, overlap)` in pixels of the image. An object that isn't longer
+than the overlap lies completely in at least one of the tiles.
+"""
+
+import tensorflow as tf
+
+from official_selftrain.checks import arguments
+
+# A box that ends within this fraction of a tile from its border, and a pixel, may be
+# that of an object which the border cuts.
+_MARGIN = 0.01
+
+
+def check(tile):
+    """Return a tile as a tuple of ints.
+
+    Raises:
+        ValueError: for anything but a height, a width and a smaller overlap.
+    """
+    is_given = isinstance(tile, tuple | list) and len(tile) == 3
+    if is_given:
+        arguments.check_counts(**dict(zip(("height", "width"), tile)))
+    if not is_given or not isinstance(tile[2], int) or not 0 <= tile[2] < min(tile[:2]):
+        raise ValueError(
+            "Expected tile, (height, width, overlap) in pixels with an overlap below "
+            f"both. Received: tile={tile!r}"
+        )
+    return tuple(tile)
+
+
+def windows(size, tile):
+    """Return the tiles of an image: evenly spaced, to its borders.
+
+    Args:
+        size: int32 `[2]`, height and width of the image in pixels.
+        tile: (height, width, overlap); neighbors overlap by at least that.
+
+    Returns:
+        int32 `[T, 4]`: top, left, height and width; one for an image that is no larger
+        than a tile.
+
+    Source: own.
+    """
+    size = tf.cast(size, tf.int32)
+    tops, lefts = (_starts(size[axis], tile[axis], tile[2]) for axis in (0, 1))
+    corners = tf.stack(tf.meshgrid(tops, lefts, indexing="ij"), axis=-1)
+    corners = tf.reshape(corners, (-1, 2))
+    sides = tf.minimum(size, tf.constant(tile[:2]))
+    return tf.concat([corners, tf.broadcast_to(sides, tf.shape(corners))], axis=1)
+
+
+def _starts(side, length, overlap):
+    """Return the first pixels of tiles along one side, int32 `[n]`."""
+    rest = tf.maximum(side - length, 0)
+    step = length - overlap
+    count = (rest + step - 1) // step + 1
+    places = tf.cast(tf.range(count), tf.float64)
+    distance = tf.cast(rest, tf.float64) / tf.cast(tf.maximum(count - 1, 1), tf.float64)
+    return tf.cast(tf.round(places * distance), tf.int32)
+
+
+def are_cut(boxes, places, size, tile):
+    """Return which boxes found in tiles are parts of objects that another tile holds.
+
+    Such a box ends at a border inside the image, and is shorter than the overlap: the
+    tile beyond that border holds all of the object.
+
+    Args:
+        boxes: float32 `[T, D, 4]` (ymin, xmin, ymax, xmax), pixels of the tiles.
+        places: int32 `[T, 4]`, as returned by `windows`.
+        size: int32 `[2]`, height and width of the image.
+        tile: (height, width, overlap).
+
+    Returns:
+        bool `[T, D]`.
+
+    Source: own.
+    """
+    starts, sides = places[:, None, :2], places[:, None, 2:]
+    margin = 1.0 + _MARGIN * tf.constant(tile[:2], tf.float32)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    at_start = (low <= margin) & (starts > 0)
+    at_end = high >= tf.cast(sides, tf.float32) - margin
+    at_end &= starts + sides < tf.cast(size, tf.int32)
+    is_short = high - low < tile[2]
+    return tf.reduce_any((at_start | at_end) & is_short, axis=-1)
