@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -35,6 +36,9 @@ _LEAST_CONTRAST = 2.0
 # Successive frames of a clip: correlation of the thumbnails, and mean difference.
 _CLIP_CORRELATION = 0.9
 _CLIP_DIFFERENCE = 20.0
+
+# Images of a source whose looks are compared with those of others.
+_COMPARED = 500
 
 # Rows whose distances to all others are computed at once.
 _CHUNK = 1024
@@ -236,6 +240,32 @@ def same_files(one, other):
             if digest in places:
                 pairs.append((path, places[digest]))
     return sorted(pairs)
+
+
+def overlaps(used, most=_COMPARED):
+    """Find images that are in two of several sources.
+
+    Files are compared by their bytes, all of them; looks for up to `most` images of
+    each source.
+
+    Args:
+        used: dict of name to `examples.Source`, the last ones to be kept apart most.
+        most: int.
+
+    Returns:
+        list of `(one, other, pairs, count)`: two names, the images of the first that
+        are in the second, as of `shared`, and how many were looked for.
+    """
+    looks = {name: of_source(source, most) for name, source in used.items()}
+    found = []
+    for one, other in itertools.combinations(reversed(used), 2):
+        pairs, count = shared(looks[one], looks[other]), len(looks[one].paths)
+        sizes = [used[name].num_images for name in (one, other)]
+        if max(sizes) > most and not pairs:
+            pairs, count = same_files(used[one], used[other]), sizes[0]
+        if pairs:
+            found.append((one, other, pairs, count))
+    return found
 
 
 def _paths_by_size(source):

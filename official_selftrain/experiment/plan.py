@@ -1,7 +1,6 @@
 """The plan: everything that can be checked before the first step, and what it costs."""
 
 import dataclasses
-import itertools
 import os
 import shutil
 
@@ -18,8 +17,6 @@ _TRAINED = ("teacher", "student", "control")
 _FORWARD = 1 / 3
 # Bytes per image of stored labels: 100 boxes; a mask and its confidence per pixel.
 _BOXES, _PER_PIXEL = 3_000, 0.2
-# Images of a source whose looks are compared with those of the others.
-_COMPARED = 500
 # TensorBoard's pictures and the report.
 _PICTURES = 10e6
 
@@ -150,10 +147,7 @@ def _check_detections(work, network):
 
 
 def _check_overlaps(work, names):
-    """Warn of images that are in two sources.
-
-    Files are compared by their bytes, some images by their looks.
-    """
+    """Warn of images that are in two sources."""
     used = {"labeled": work.labeled}
     if {"pseudo_labels", "student"} & set(names):
         if work.makes_labels:
@@ -162,22 +156,15 @@ def _check_overlaps(work, names):
             used["pseudo-labeled"] = label_store.read(work.labels(1).path)
     if "evaluation" in names or work.experiment.data.validate_every:
         used["validation"] = work.validation
-    looks = {name: copies.of_source(source, _COMPARED) for name, source in used.items()}
-    for one, other in itertools.combinations(reversed(used), 2):
-        pairs = copies.shared(looks[one], looks[other])
-        count = len(looks[one].paths)
-        if max(used[one].num_images, used[other].num_images) > _COMPARED:
-            pairs = pairs or copies.same_files(used[one], used[other])
-            count = f"the {used[one].num_images:,}"
-        if pairs:
-            effect = "they are trained on twice"
-            if one == "validation":
-                effect = "metrics on them are too high"
-            print(
-                f"warning: {len(pairs):,} of {count} {one} images are {other} images, "
-                f"too (first: {pairs[0][0]} is {pairs[0][1]}): {effect}",
-                flush=True,
-            )
+    for one, other, pairs, count in copies.overlaps(used):
+        effect = "they are trained on twice"
+        if one == "validation":
+            effect = "metrics on them are too high"
+        print(
+            f"warning: {len(pairs):,} of {count:,} {one} images are {other} images, "
+            f"too (first: {pairs[0][0]} is {pairs[0][1]}): {effect}",
+            flush=True,
+        )
 
 
 def _check_readable(work):
