@@ -180,11 +180,24 @@ class Ledger:
             }
         return content
 
-    def lines(self):
-        """Return the ledger as text, a list of at most two lines."""
+    def without_labels(self):
+        """Return the closed ledger of the same images whose labels aren't read."""
+        book = self.reopened()
+        book.labels, book.held = Account(self.labels.unit), collections.Counter()
+        rest = book.images.held - book.images.went.total()
+        return book.close("the images", np.zeros((rest, 2)), has_labels=False)
+
+    def lines(self, taught=TAUGHT):
+        """Return the ledger as text, a list of at most two lines.
+
+        Args:
+            taught: str, what is done with labels that aren't ignored.
+        """
         accounts = [self.images] * (self.images.went["unlabeled"] < self.images.held)
         accounts += [self.labels] * (self.labels.held > 0)
-        return list(map(str, accounts))
+        return [
+            str(account).replace(f" {TAUGHT}", f" {taught}") for account in accounts
+        ]
 
     def __str__(self):
         return "; ".join(self.lines())

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 
-from official_selftrain.data import copies, pipeline, problems
+from official_selftrain.data import copies, ledger, pipeline, problems
 from official_selftrain.experiment import origins, results, stages
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import STAGES
@@ -281,8 +281,10 @@ def _lines(work, names, outlines, disk):
         text = _described(source, work.fingerprint(name), work.labeled)
         lines.append(f"  {name:14}{text}")
         if source.is_counted or source is work.labeled:
-            work.books[name] = source.ledger
-            lines += [f"  {'':14}{line}" for line in source.ledger.lines()]
+            book, is_pool = source.ledger, name == "unlabeled"
+            work.books[name] = book = book.without_labels() if is_pool else book
+            told = book.lines("compared" if name == "validation" else ledger.TAUGHT)
+            lines += [f"  {'':14}{line}" for line in told]
     limit = work.experiment.data.max_boxes
     lines += [f"  {line}" for line in Streams(work.labeled, max_boxes=limit).surplus()]
     for name in (n for n in STAGES if n in names):
