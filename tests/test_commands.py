@@ -101,11 +101,12 @@ def test_a_good_run_says_nothing_but_its_own_lines(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"plan: {tmp_path / 'run'}"
-    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    # Deeper lines are those of the ledger.
+    names = [x.split()[0] for x in lines if x[:2] == "  " and x[2] != " "]
     sources, stages = ["labeled", "unlabeled", "validation"], list(STAGES)
     assert names == [*sources, *stages, "disk"]
     assert [line.split(":")[0] for line in lines if line[0] != " "] == [
-        *("plan", "teacher", "student", "control", "report")
+        *("plan", "pseudo", "pseudo", "teacher", "student", "control", "report")
     ]
     assert done.stderr == ""  # a loop of a few seconds shows no progress in a log
 

@@ -42,6 +42,7 @@ PLACES = {
     "canceled": "of canceled or further annotations",
     "part": "not in the chosen part",
     "surplus": "beyond max_boxes",
+    "outside": "without area in their image",
     "link": "broken links",
     "foreign": "other files",
 }

@@ -6,28 +6,9 @@ than the overlap lies completely in at least one of the tiles.
 
 import tensorflow as tf
 
-from official_selftrain.checks import arguments
-
 # A box that ends within this fraction of a tile from its border, and a pixel, may be
 # that of an object which the border cuts.
 _MARGIN = 0.01
-
-
-def check(tile):
-    """Return a tile as a tuple of ints.
-
-    Raises:
-        ValueError: for anything but a height, a width and a smaller overlap.
-    """
-    is_given = isinstance(tile, tuple | list) and len(tile) == 3
-    if is_given:
-        arguments.check_counts(**dict(zip(("height", "width"), tile)))
-    if not is_given or not isinstance(tile[2], int) or not 0 <= tile[2] < min(tile[:2]):
-        raise ValueError(
-            "Expected tile, (height, width, overlap) in pixels with an overlap below "
-            f"both. Received: tile={tile!r}"
-        )
-    return tuple(tile)
 
 
 def windows(size, tile):

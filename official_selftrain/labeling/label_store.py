@@ -409,7 +409,7 @@ def _cleaned(labels, size, storage, book):
     kept = has_area & (scores >= storage.score_floor)
     order = np.argsort(-scores[kept], kind="stable")[: storage.max_boxes]
     book.held += len(boxes)
-    book.put("placeless", (~has_area).sum())
+    book.put("outside", (~has_area).sum())
     book.put("low", (has_area & ~kept).sum())
     book.put("surplus", kept.sum() - len(order))
     boxes, scores = boxes[kept][order], np.minimum(scores[kept][order], 1.0)

@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from official_selftrain.checks.arguments import check_counts
+
 # ImageNet's mean and standard deviation of RGB in 0…255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STDDEV = (58.395, 57.12, 57.375)
@@ -89,3 +91,20 @@ def check_stride(image_size, level):
             f"Expected image_size in multiples of {stride}, the stride of level "
             f"P{level}. Received: image_size={image_size}"
         )
+
+
+def check_tile(tile):
+    """Return a tile as a tuple of ints.
+
+    Raises:
+        ValueError: for anything but a height, a width and a smaller overlap.
+    """
+    is_given = isinstance(tile, tuple | list) and len(tile) == 3
+    if is_given:
+        check_counts(**dict(zip(("height", "width"), tile)))
+    if not is_given or not isinstance(tile[2], int) or not 0 <= tile[2] < min(tile[:2]):
+        raise ValueError(
+            "Expected tile, (height, width, overlap) in pixels with an overlap below "
+            f"both. Received: tile={tile!r}"
+        )
+    return tuple(tile)

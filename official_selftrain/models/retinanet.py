@@ -12,7 +12,7 @@ from keras import ops
 from official_selftrain import metrics
 from official_selftrain.checks import arguments
 from official_selftrain.geometry import boxes as box_ops
-from official_selftrain.geometry import letterbox, suppression, tiling
+from official_selftrain.geometry import letterbox, suppression
 from official_selftrain.models import anchors, losses
 from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.fpn import fpn
@@ -20,6 +20,7 @@ from official_selftrain.models.heads import Tower, retinanet_head
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,
+    check_tile,
     from_config,
     normalized_pixels,
 )
@@ -215,7 +216,7 @@ class RetinaNet(keras.Model):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.soft_nms_sigma = soft_nms_sigma
-        self.max_detections, self.tile = max_detections, tile and tiling.check(tile)
+        self.max_detections, self.tile = max_detections, tile and check_tile(tile)
         self._policy = keras.config.dtype_policy().name
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios

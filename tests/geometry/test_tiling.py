@@ -2,7 +2,6 @@
 
 import hypothesis
 import numpy as np
-import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
@@ -56,18 +55,3 @@ def test_boxes_at_inner_borders_are_cut():
     }
     found = tiling.are_cut(tf.constant([list(boxes)], tf.float32), places, size, tile)
     assert found.numpy().tolist() == [list(boxes.values())]
-
-
-@pytest.mark.parametrize(
-    "tile, received",
-    [
-        ((64, 64), r"tile=\(64, 64\)"),
-        ((64, 32, 32), r"tile=\(64, 32, 32\)"),
-        ((64, 64, -1), r"tile=\(64, 64, -1\)"),
-        (64, "tile=64"),
-        ((0, 64, 0), "height=0"),
-    ],
-)
-def test_a_tile_has_two_sides_and_an_overlap(tile, received):
-    with pytest.raises(ValueError, match=received):
-        tiling.check(tile)

@@ -14,6 +14,7 @@ from official_selftrain.geometry import letterbox
 from official_selftrain.inference import evaluation, prediction, tiles
 from official_selftrain.labeling import teachers
 from official_selftrain.metrics import CocoMetric
+from official_selftrain.models import inputs
 from official_selftrain.serving import saved_models
 
 
@@ -150,3 +151,18 @@ def test_a_model_keeps_its_tile(tmp_path):
     config.pop("dtype_policy")
     with pytest.raises(ValueError, match=r"an overlap below both. Received: tile=\(9,"):
         RetinaNet(**config)
+
+
+@pytest.mark.parametrize(
+    "tile, received",
+    [
+        ((64, 64), r"tile=\(64, 64\)"),
+        ((64, 32, 32), r"tile=\(64, 32, 32\)"),
+        ((64, 64, -1), r"tile=\(64, 64, -1\)"),
+        (64, "tile=64"),
+        ((0, 64, 0), "height=0"),
+    ],
+)
+def test_a_tile_has_two_sides_and_an_overlap(tile, received):
+    with pytest.raises(ValueError, match=received):
+        inputs.check_tile(tile)

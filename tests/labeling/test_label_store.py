@@ -67,6 +67,14 @@ def test_stored_labels_equal_the_predictions(tmp_path):
         "boxes_per_image_histogram": {"1": 5},
         "shards": 2,
         "skipped": [],
+        "ledger": {
+            "images": {"held": 5, "taught": 5},
+            "boxes": {
+                "held": 10,
+                "taught": 5,
+                "left out": {"without area in their image": 5},
+            },
+        },
     }
     assert settings["teacher"] == {"kind": "keras"} and settings["score_floor"] == 0.05
     assert sorted(p.name for p in tmp_path.iterdir()) == [
