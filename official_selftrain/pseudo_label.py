@@ -86,10 +86,16 @@ flags.DEFINE_enum(
         *("auto", "yxyx", "xyxy", "xywh", "center_xywh"),
         *("rel_yxyx", "rel_xyxy", "rel_xywh"),
     ],
-    "Order and units of a SavedModel's or function's boxes, named as KerasCV's "
-    "bounding_box_format: pixels, or with rel_ fractions of the image. auto: as the "
-    "names of the outputs tell; needed for boxes with confidence, or with scores and "
-    "classes.",
+    "Order and units of a SavedModel's, function's or results file's boxes, named as "
+    "KerasCV's bounding_box_format: pixels, or with rel_ fractions of the image. auto: "
+    "as the names of the outputs tell, xywh in a results file; needed for boxes with "
+    "confidence, or with scores and classes.",
+)
+flags.DEFINE_enum(
+    "score_scale",
+    "1",
+    ["1", "100"],
+    "The score of a sure box in a results file: 1, or 100 for percent.",
 )
 flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
@@ -135,6 +141,7 @@ def _label(beam_flags):
             classes=_FLAGS.classes,
             drop_others=_FLAGS.drop_others,
             box_format=_FLAGS.box_format,
+            score_scale=int(_FLAGS.score_scale),
         ),
         (_FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir),
         _FLAGS.output_dir,

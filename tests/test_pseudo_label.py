@@ -211,6 +211,7 @@ def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
         ),
         (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
         (["--teacher={results}"], "images with the ids that the results name"),
+        (["--score_scale=100"], "Expected --score_scale only of a teacher that"),
         (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
         *(
             (
@@ -224,7 +225,8 @@ def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
 )
 def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path):
     places = {"results": tmp_path / "results.json", "empty": tmp_path / "empty"}
-    places["results"].write_text("[]")
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+    places["results"].write_text(json.dumps([entry]))
     places["empty"].mkdir()
     result = call(
         f"--teacher={teacher_dir}",

@@ -87,6 +87,7 @@ DETECTION = Convention(
     "yxyx",
     1,
 )
+RESULTS = Convention("COCO results", "bbox", "score", "category_id", "xywh", 1)
 ULTRALYTICS = Convention("Ultralytics", "xyxy", "conf", "cls", "xyxy", 0)
 MASKS = Convention("masks", None, "confidence", "mask", None, 0)
 _CONVENTIONS = (
@@ -459,10 +460,8 @@ def _box_labels(arrays, size, reading, frame):
         box_format = "rel_yxyx" if is_normalized else "yxyx"
     elif reading.is_checked:
         _check_units(boxes, box_format, input_size)
-    boxes = np.stack(_ORDERS[box_format.removeprefix("rel_")](*boxes.T), axis=1)
-    if box_format.startswith("rel_"):
-        boxes = boxes * np.tile(input_size, 2)
-    elif "image_info" in arrays:
+    boxes = corners(boxes, box_format, input_size)
+    if "image_info" in arrays and not box_format.startswith("rel_"):
         info = np.asarray(arrays["image_info"], np.float32).reshape(4, 2)
         boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
     if frame:
@@ -472,6 +471,23 @@ def _box_labels(arrays, size, reading, frame):
         _check_places(boxes, size, box_format)
     classes = np.array([reading.class_ids[class_id] for class_id in ids], np.int32)
     return {"boxes": boxes, "scores": scores, "classes": classes}
+
+
+def corners(boxes, box_format, size):
+    """Return the corners of boxes.
+
+    Args:
+        boxes: float array `[n, 4]`.
+        box_format: str, one of `BOX_FORMATS` but `"auto"`.
+        size: float array `[2]`, or `[n, 2]` for every box: height and width that
+            fractions refer to.
+
+    Returns:
+        float array `[n, 4]`: ymin, xmin, ymax, xmax in pixels.
+    """
+    boxes = np.stack(_ORDERS[box_format.removeprefix("rel_")](*boxes.T), axis=1)
+    is_fraction = box_format.startswith("rel_")
+    return boxes * np.tile(size, 2) if is_fraction else boxes
 
 
 def _checked_arrays(arrays, convention):

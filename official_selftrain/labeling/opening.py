@@ -7,9 +7,16 @@ import keras
 import yaml
 
 from official_selftrain import models, training  # noqa: F401  # registers what Keras loads
+from official_selftrain.data.sources import pools
 from official_selftrain.files import hashes
 from official_selftrain.files.run_folder import RunFolder, StageFolder
-from official_selftrain.labeling import answers, function_teacher, served, teachers
+from official_selftrain.labeling import (
+    answers,
+    function_teacher,
+    results_files,
+    served,
+    teachers,
+)
 from official_selftrain.serving import signatures
 
 
@@ -34,6 +41,7 @@ class TeacherSettings:
             comma-separated names; None: the teacher's.
         drop_others: bool, as in `teachers.for_classes`.
         box_format: str, as in `answers.stated_format`.
+        score_scale: int, as in `results_files.results_teacher`.
     """
 
     path: str
@@ -46,15 +54,17 @@ class TeacherSettings:
     classes: str | None = None
     drop_others: bool = False
     box_format: str = "auto"
+    score_scale: int = 1
 
 
-def open_teacher(settings, images=""):
+def open_teacher(settings, images="", source=None):
     """Open a teacher.
 
     Args:
         settings: `TeacherSettings`.
-        images: str, the images to label (see `pools.open_pool`); COCO results are
-            matched with them by image id.
+        images: str, the images to label (see `pools.open_pool`), with which COCO
+            results are matched.
+        source: `examples.Source` of these images, or None to open them.
 
     Returns:
         `teachers.Teacher`, with the student's classes if given.
@@ -74,7 +84,7 @@ def open_teacher(settings, images=""):
     elif os.path.isfile(os.path.join(path, "saved_model.pb")):
         teacher = _saved_model(settings)
     elif path.endswith(".json") and os.path.isfile(path):
-        teacher = _results(settings, images)
+        teacher = _results(settings, images, source)
     else:
         raise FileNotFoundError(
             "Expected a model_dir with teacher/model.keras, a .keras file, a "
@@ -163,17 +173,21 @@ def _function(settings):
     )
 
 
-def _results(settings, images):
-    is_coco = images.endswith(".json")
-    if not (is_coco or ".tfrecord" in os.path.basename(images)):
+def _results(settings, images, source):
+    first, path = settings.first_class_id, settings.path
+    if images.startswith("tfds:"):
         raise ValueError(
-            "Expected images with the ids that the results name, a COCO .json or "
-            f".tfrecord files. Received: images={images!r}"
+            "Expected images that the results name: a COCO .json, .tfrecord files or a "
+            f"folder. Received: images={images!r}"
         )
-    labels = settings.labels or (images if is_coco else settings.path)
-    classes = _classes(labels, settings.first_class_id)
-    class_ids = classes.ids(answers.DETECTION)  # from 1, as COCO's
-    return teachers.results_teacher(settings.path, classes.names, class_ids)
+    return results_files.results_teacher(
+        path,
+        images,
+        source or pools.open_pool(images),
+        _classes(settings.labels, first) if settings.labels else None,
+        answers.stated_format(answers.RESULTS, settings.box_format, settings.box_units),
+        settings.score_scale,
+    )
 
 
 def _classes(path, first=None):
