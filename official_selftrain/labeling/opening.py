@@ -25,9 +25,10 @@ class TeacherSettings:
     """Which teacher, and how it labels.
 
     Attributes:
-        path: str, a model_dir or `.keras` file of this package, a SavedModel folder, a
-            model on a TF Serving server (`http://…`, `grpc://…`), a JSON file of COCO
-            results, or a function (`python:my_module:my_teacher`).
+        path: str, a model_dir or `.keras` file of this package, a `.keras` file whose
+            outputs have the names of `answers`, a SavedModel folder, a model on a TF
+            Serving server (`http://…`, `grpc://…`), a JSON file of COCO results, or a
+            function (`python:my_module:my_teacher`).
         labels: str or None, a file of the teacher's classes (see
             `teachers.read_classes`); None: the one next to the teacher.
         first_class_id: int or None, the id of the first line of `labels`; None: it
@@ -42,6 +43,8 @@ class TeacherSettings:
         drop_others: bool, as in `teachers.for_classes`.
         box_format: str, as in `answers.stated_format`.
         score_scale: int, as in `results_files.results_teacher`.
+        pixel_range: str, as in `served.Pixels`.
+        channels: str, as in `served.Pixels`.
     """
 
     path: str
@@ -55,6 +58,8 @@ class TeacherSettings:
     drop_others: bool = False
     box_format: str = "auto"
     score_scale: int = 1
+    pixel_range: str = "0..255"
+    channels: str = "rgb"
 
 
 def open_teacher(settings, images="", source=None):
@@ -92,11 +97,24 @@ def open_teacher(settings, images="", source=None):
             f"{function_teacher.PREFIX}my_module:my_function. "
             f"Received: teacher={path!r}"
         )
+    _check_used(settings, teacher.origin)
     if settings.classes:
         text = settings.classes
         wanted = _classes(text).names if os.path.isfile(text) else text.split(",")
         teacher = teachers.for_classes(teacher, wanted, settings.drop_others)
     return teacher
+
+
+def _check_used(settings, origin):
+    """Check that settings of other kinds of teachers aren't stated."""
+    for name in ("score_scale", "pixel_range", "channels"):
+        value = getattr(settings, name)
+        if value != getattr(TeacherSettings, name) and name not in origin:
+            raise ValueError(
+                f"Expected --{name} only of a teacher that "
+                f"{'is a results file' if name == 'score_scale' else 'gets pixels'}. "
+                f"Received: {name}={value}, teacher={settings.path!r}"
+            )
 
 
 def _model_path(path):
@@ -108,13 +126,30 @@ def _model_path(path):
 
 def _keras(settings, path):
     near = RunFolder(os.path.dirname(os.path.dirname(path))).class_names
-    names = _classes(settings.labels or near).names
+    labels = settings.labels or near
+    classes = _classes(labels, settings.first_class_id)
     scales, flip = settings.scales, settings.flip
     digest = hashes.sha256_of_model(path)
     origin = {"kind": "keras", "path": path, "sha256": digest}
+    model = _loaded(path)
+    if not hasattr(model, "predictions"):
+        return _signature(
+            settings, signatures.keras_model(model, path), classes, origin
+        )
     origin |= {"scales": scales, "flip": flip}
-    model = keras.saving.load_model(path)
-    return teachers.keras_teacher(model, names, origin, scales, flip)
+    return teachers.keras_teacher(model, classes.names, origin, scales, flip)
+
+
+def _loaded(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        # Around the reason are a layer's whole configuration and Keras' own advice.
+        text = " ".join(str(error).rpartition("Exception encountered:")[2].split())
+        raise ValueError(
+            f"Expected a model that Keras loads without more code. Received: {path}: "
+            f"{text[:120]}…; {signatures.OTHER_MODELS}"
+        ) from error
 
 
 def _server(settings):
@@ -162,6 +197,7 @@ def _signature(settings, signature, classes, origin):
         signature,
         *(classes.names, class_ids, origin),
         *(settings.box_units, settings.box_format),
+        served.Pixels(settings.pixel_range, settings.channels),
     )
 
 
