@@ -60,7 +60,8 @@ def _found(teacher, pixels, source, score_threshold, count):
     try:
         variant = teacher.with_pixels(pixels)
         labels = variant.label(list(_items(variant, source, count)))
-    except ValueError:  # of another type of input, or answers that can't be read
+    # An input of another type, answers that can't be read, or no answer.
+    except (ValueError, ConnectionError, tf.errors.OpError):
         return 0, 0.0
     scores = np.concatenate([_scores(one) for one in labels] or [np.zeros(0)])
     mean = float(scores.mean()) if len(scores) else 0.0

@@ -8,6 +8,7 @@ can be read in more than one way is refused.
 
 import collections
 import dataclasses
+import os
 
 import numpy as np
 import tensorflow as tf
@@ -169,6 +170,8 @@ def _scores(results, scale, path):
         advice = ""
         if scale == 1 and ((scores >= 0.0) & (scores <= 100.0)).all():
             value, advice = scores.max(), "; for percent state --score_scale=100"
+        elif (scores < 0.0).any():
+            advice = "; write probabilities instead of logits"
         raise ValueError(
             f"Expected scores of 0 to {scale}. Received: {path} with score="
             f"{value!s:.40} ({len(wrong)} of {len(results)} outside){advice}"
@@ -283,7 +286,7 @@ def _pool(images, source):
         numbers = coco_files.numbered(content["images"], "images", images, findings)
         numbers = {key: number for key, number in numbers.items() if number in paths}
         categories = _named(content)
-    elif ".tfrecord" in images:
+    elif ".tfrecord" in os.path.basename(images):
         numbers = {number: number for number in paths}
     return _Pool(images, paths, sizes, numbers, categories)
 
@@ -390,8 +393,6 @@ def _by_id(values, index, pool, path):
     else:
         by_name = _by_number(values, pool)
     is_complete = None not in by_id.values()
-    if not is_text and None in by_name.values():
-        by_name = {}
     for key, number in by_name.items():
         is_either = is_text or is_complete
         if is_either and None not in (number, by_id[key]) and number != by_id[key]:
@@ -408,15 +409,22 @@ def _by_id(values, index, pool, path):
 
 
 def _by_number(keys, pool):
-    """Return a dict of numbers to the ids of the images whose names they are."""
+    """Return a dict of numbers to the ids of the images whose names they are.
+
+    Empty if some are no names, or if all would be others' after counting from another
+    start.
+    """
     stems = collections.defaultdict(list)
     for number, path in pool.paths.items():
         stem = (coco_files.parts_of(path) or [""])[-1].rpartition(".")[0]
         if stem.isdecimal():
             stems[int(stem)].append(number)
-    return {
-        key: stems[key][0] if len(stems.get(key, ())) == 1 else None for key in keys
-    }
+    starts = [
+        shift for shift in (-1, 0, 1) if all(key + shift in stems for key in keys)
+    ]
+    if starts != [0] or any(len(stems[key]) > 1 for key in keys):
+        return {}
+    return {key: stems[key][0] for key in keys}
 
 
 def _check_start(found, pool, path):

@@ -128,7 +128,10 @@ def test_scores_in_percent(pool, tmp_path):
 @pytest.mark.parametrize(
     ("score", "text"),
     [
-        (-2.5, r"scores of 0 to 1. Received: .*with score=-2.5 \(1 of 6 outside\)$"),
+        (
+            -2.5,
+            r"of 0 to 1. Received: .*with score=-2.5 \(1 of 6 outside\); write prob",
+        ),
         (300, r"with score=300 \(1 of 6 outside\)$"),
         (float("nan"), r"with score=nan \(1 of 6 outside\)$"),
         ("sure", r"with score=sure \(1 of 6 outside\)$"),
@@ -293,6 +296,11 @@ def test_names_that_are_numbers(tmp_path):
     folder = str(tmp_path)
     teacher = opened(results(), None, tmp_path, folder, labels=str(names))
     assert_right(teacher, (0, 1, 2))
+    content = results(image_id=lambda k: 1 + k // 4)  # maybe those after 0001 and 0002
+    with pytest.raises(
+        ValueError, match=r"the ids that the results name, .*image_id=1"
+    ):
+        opened(content, None, tmp_path, folder, labels=str(names))
     entries = [
         {"id": key, "file_name": f"000{name}.png"}
         for key, name in zip((1, 2, 3), (3, 2, 1))
