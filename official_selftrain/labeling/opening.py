@@ -133,9 +133,11 @@ def _keras(settings, path):
     origin = {"kind": "keras", "path": path, "sha256": digest}
     model = _loaded(path)
     if not hasattr(model, "predictions"):
-        return _signature(
-            settings, signatures.keras_model(model, path), classes, origin
-        )
+        signature = signatures.keras_model(model, path)
+        try:
+            return _signature(settings, signature, classes, origin)
+        except ValueError as error:
+            raise ValueError(f"{error}; {path} is no model of this package") from None
     origin |= {"scales": scales, "flip": flip}
     return teachers.keras_teacher(model, classes.names, origin, scales, flip)
 

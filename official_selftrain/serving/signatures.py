@@ -122,7 +122,8 @@ def keras_model(model, path):
         found = model.predict(np.asarray(batch), batch_size=len(batch), verbose=0)
         if not isinstance(found, dict):
             arrays = keras.tree.flatten(found)
-            names = getattr(model, "output_names", None) or map(str, range(len(arrays)))
+            names = [f"output_{index}" for index in range(len(arrays))]
+            names = getattr(model, "output_names", None) or names
             found = dict(zip(names, arrays))
         return {name: np.asarray(value) for name, value in found.items()}
 
