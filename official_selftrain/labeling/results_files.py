@@ -71,7 +71,10 @@ def results_teacher(
     bboxes = _bboxes(results, path)
     pool = _pool(images, source)
     own = content if isinstance(content, dict) else {}
-    owners, matched_by = _matched(own, results, pool, path)
+    found, matched_by = _matched(own, results, pool, path)
+    # Ids may have more digits than floats.
+    places = {number: place for place, number in enumerate(pool.paths)}
+    owners = np.array([places.get(number, -1) for number in found])
     names, class_ids, named_by = _classes(own, stated, pool, path)
     labels = [
         _class(result["category_id"], class_ids, names, path) for result in results
@@ -82,11 +85,11 @@ def results_teacher(
     note = _note(results, is_outside, len(kept), (matched_by, named_by))
     rows = rows[rows[:, 0] >= 0]
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    _check_boxes(rows[:, 2:6], rows[:, 0].astype(int), pool, box_format, path)
+    _check_boxes(rows[:, 2:6], _limits(rows, pool), box_format, path)
 
     def label(items):
         return [
-            _labels(rows, int(item["id"]), item["size"].numpy(), box_format)
+            _labels(rows, places.get(int(item["id"])), item["size"], box_format)
             for item in items
         ]
 
@@ -107,11 +110,12 @@ def _prepare(example, image):
     return {"id": example["id"]}
 
 
-def _labels(rows, image_id, size, box_format):
+def _labels(rows, place, size, box_format):
     """Return an image's labels, as `Teacher.label` does."""
-    start, end = np.searchsorted(rows[:, 0], [image_id, image_id + 1])
+    place = -1 if place is None else place
+    start, end = np.searchsorted(rows[:, 0], [place, place + 1])
     own = rows[start:end]
-    boxes = answers.corners(own[:, 2:6], box_format, size.astype(np.float64))
+    boxes = answers.corners(own[:, 2:6], box_format, size.numpy().astype(np.float64))
     return {
         "boxes": boxes.astype(np.float32),
         "scores": own[:, 6].astype(np.float32),
@@ -292,7 +296,7 @@ def _pool(images, source):
 
 
 def _matched(own, results, pool, path):
-    """Return the example's id of every result, -1 outside the pool, and by what."""
+    """Return the example's id of every result, None outside the pool, and by what."""
     values = [result["image_id"] for result in results]
     keys = [coco_files.key_of(value) for value in values]
     if None in keys:
@@ -326,7 +330,7 @@ def _matched(own, results, pool, path):
     if keys and not found:
         _refuse_all(names.get(keys[0], values[0]), pool, path)
     _check_images(found, listed, pool, path)
-    return np.array([found.get(key, -1) for key in keys], np.int64), matched_by
+    return [found.get(key) for key in keys], matched_by
 
 
 def _refuse_all(value, pool, path):
@@ -466,13 +470,18 @@ def _check_images(found, listed, pool, path):
             )
 
 
-def _check_boxes(values, owners, pool, box_format, path):
+def _limits(rows, pool):
+    """Return height and width of every row's image, infinite where unknown."""
+    numbers = list(pool.paths)
+    sizes = {place: pool.size(numbers[int(place)]) for place in np.unique(rows[:, 0])}
+    sizes = {place: size or (np.inf, np.inf) for place, size in sizes.items()}
+    return np.array([sizes[place] for place in rows[:, 0]], np.float64).reshape(-1, 2)
+
+
+def _check_boxes(values, limits, box_format, path):
     """Refuse boxes that are of another form than `box_format` says."""
     if not len(values):
         return
-    sizes = {number: pool.size(number) for number in np.unique(owners).tolist()}
-    sizes = {number: size or (np.inf, np.inf) for number, size in sizes.items()}
-    limits = np.array([sizes[number] for number in owners.tolist()], np.float64)
     if box_format.startswith("rel_"):
         if np.abs(values).max() > _MAX_FRACTION:
             raise ValueError(

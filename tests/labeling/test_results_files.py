@@ -312,18 +312,21 @@ def test_names_that_are_numbers(tmp_path):
         opened(results(), images, tmp_path)
 
 
-def test_ids_in_tfrecord_files(tmp_path):
+@pytest.mark.parametrize("first", [1, 2**59])
+def test_ids_in_tfrecord_files(tmp_path, first):
+    """Also those that floats can't tell apart."""
     path = tmp_path / "pool.tfrecord"
+    ids = (first, first + 1, first + 2)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for number, size in SIZES.items():
+        for number, size in zip(ids, SIZES.values()):
             png = tf.io.encode_png(np.zeros((*size, 3), np.uint8)).numpy()
             writer.write(examples.serialize({"id": number, "encoded": png}, *size))
-    content = {**whole_file(ids=(1, 2, 3)), "images": []}
+    content = {**whole_file(ids=ids), "images": []}
     teacher = opened(content, path, tmp_path)
-    assert_right(teacher)
+    assert_right(teacher, ids)
     assert "matched by id" in teacher.notes[0]
     with pytest.raises(ValueError, match="read as xywh, extend .* another size"):
-        content = whole_file(ids=(3, 2, 1))
+        content = whole_file(ids=ids[::-1])
         del content["images"]
         opened(content, path, tmp_path)
 
