@@ -3,9 +3,10 @@
     python -m official_selftrain.pseudo_label \\
         --teacher=runs/quickstart --images=photos --output_dir=labels
 
-The teacher is a model_dir or .keras file of this package, a SavedModel folder, a model
-on a TF Serving server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`), a
-JSON file of COCO results, or a function of your own (`python:my_module:my_teacher`).
+The teacher is a model_dir or .keras file of this package, a .keras file or SavedModel
+folder whose outputs have the names of a known convention, a model on a TF Serving
+server (`http://host:port/v1/models/NAME`, `grpc://host:port/NAME`), a JSON file of COCO
+results, or a function of your own (`python:my_module:my_teacher`).
 Run the same command again to continue after an interruption. Exit codes: 0 done, 1 a
 mistake in the call or the data, 3 too many images without a label, 130 interrupted
 (Ctrl-C), 143 stopped by SIGTERM.
@@ -86,11 +87,24 @@ flags.DEFINE_enum(
         *("auto", "yxyx", "xyxy", "xywh", "center_xywh"),
         *("rel_yxyx", "rel_xyxy", "rel_xywh"),
     ],
-    "Order and units of a SavedModel's or function's boxes, named as KerasCV's "
-    "bounding_box_format: pixels, or with rel_ fractions of the image. auto: as the "
-    "names of the outputs tell; needed for boxes with confidence, or with scores and "
-    "classes.",
+    "Order and units of a SavedModel's, function's or results file's boxes, named as "
+    "KerasCV's bounding_box_format: pixels, or with rel_ fractions of the image. auto: "
+    "as the names of the outputs tell, xywh in a results file; needed for boxes with "
+    "confidence, or with scores and classes.",
 )
+flags.DEFINE_enum(
+    "score_scale",
+    "1",
+    ["1", "100"],
+    "The score of a sure box in a results file: 1, or 100 for percent.",
+)
+flags.DEFINE_enum(
+    "pixel_scale",
+    "0..255",
+    ["0..255", "0..1", "-1..1"],
+    "Values of the pixels that a SavedModel, server or foreign .keras model gets.",
+)
+flags.DEFINE_enum("channels", "rgb", ["rgb", "bgr"], "Their order of channels.")
 flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
 flags.DEFINE_list("scales", ["1.0"], "Scales that a Keras segmenter averages over.")
@@ -121,9 +135,21 @@ def _label(beam_flags):
         labels=_FLAGS.labels,
     )
     quiet.import_tensorflow()
+    from official_selftrain.labeling import workers
+
+    if _FLAGS.beam:
+        workers.label_with_beam(_job(), beam_flags)
+    elif _FLAGS.num_workers > 1:
+        workers.label_in_processes(_job(), _FLAGS.num_workers)
+    else:
+        workers.label(_job())
+
+
+def _job():
+    """Return the `workers.Job` that the flags state."""
     from official_selftrain.labeling import label_store, opening, workers
 
-    job = workers.Job(
+    return workers.Job(
         opening.TeacherSettings(
             _FLAGS.teacher,
             labels=_FLAGS.labels,
@@ -135,6 +161,9 @@ def _label(beam_flags):
             classes=_FLAGS.classes,
             drop_others=_FLAGS.drop_others,
             box_format=_FLAGS.box_format,
+            score_scale=int(_FLAGS.score_scale),
+            pixel_scale=_FLAGS.pixel_scale,
+            channels=_FLAGS.channels,
         ),
         (_FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir),
         _FLAGS.output_dir,
@@ -144,17 +173,16 @@ def _label(beam_flags):
         _FLAGS.batch_size,
         label_store.Worker(_FLAGS.worker_index, _FLAGS.worker_count),
     )
-    if _FLAGS.beam:
-        workers.label_with_beam(job, beam_flags)
-    elif _FLAGS.num_workers > 1:
-        workers.label_in_processes(job, _FLAGS.num_workers)
-    else:
-        workers.label(job)
 
 
 def _judge():
     """Summarize the labels; reject mostly empty ones."""
-    from official_selftrain.labeling import coco_export, judging, label_quality
+    from official_selftrain.labeling import (
+        coco_export,
+        judging,
+        label_quality,
+        probing,
+    )
 
     if not LabelFolder(_FLAGS.output_dir).is_finished:
         print("labels: this worker's shards are done, others are missing")
@@ -169,6 +197,9 @@ def _judge():
         label_quality.require_labels(quality, _FLAGS.max_empty_share)
     except ValueError as error:
         print(f"pseudo_label: {error}", file=sys.stderr)
+        advice = probing.advice(_job(), _FLAGS.score_threshold)
+        if advice:
+            print(f"pseudo_label: {advice}", file=sys.stderr)
         return 3
     return 0
 

@@ -12,11 +12,12 @@ import keras
 import numpy as np
 import processes
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from official_selftrain import RetinaNet, backbones, digits
 from official_selftrain.data import sources
-from official_selftrain.labeling import answers, label_store
+from official_selftrain.labeling import answers, label_store, results_files, served
 
 pytestmark = pytest.mark.process
 
@@ -211,6 +212,7 @@ def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
         ),
         (["--classes=a,c"], "teacher of ['a', 'b']; missing: ['c'], others: ['b']"),
         (["--teacher={results}"], "images with the ids that the results name"),
+        (["--score_scale=100"], "Expected --score_scale only of a teacher that"),
         (["--worker_index=2"], "Expected worker_index of 0 to worker_count - 1 = 0"),
         *(
             (
@@ -224,7 +226,8 @@ def test_mostly_empty_labels_exit_with_3(teacher_dir, tiny_coco, tmp_path):
 )
 def test_mistakes_are_one_line(arguments, text, teacher_dir, tiny_coco, tmp_path):
     places = {"results": tmp_path / "results.json", "empty": tmp_path / "empty"}
-    places["results"].write_text("[]")
+    entry = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+    places["results"].write_text(json.dumps([entry]))
     places["empty"].mkdir()
     result = call(
         f"--teacher={teacher_dir}",
@@ -279,14 +282,60 @@ def test_coco_results_as_teacher_with_report_and_export(tiny_coco, tmp_path):
         np.testing.assert_allclose(example["scores"], 0.97)
 
 
-@pytest.mark.parametrize("flag", ["box_units", "box_format"])
-def test_choices_are_those_of_answers(flag):
+@pytest.mark.parametrize(
+    ("flag", "choices"),
+    [
+        ("box_units", answers.BOX_UNITS),
+        ("box_format", answers.BOX_FORMATS),
+        ("score_scale", map(str, results_files.SCORE_SCALES)),
+        ("pixel_scale", served.PIXEL_SCALES),
+        ("channels", served.CHANNELS),
+    ],
+)
+def test_choices_are_those_of_the_modules(flag, choices):
     """The command has its own list, as it checks flags before importing TensorFlow."""
     result = call(f"--{flag}=feet")
     assert result.returncode == 1
-    choices = "|".join(getattr(answers, flag.upper().rstrip("S") + "S"))
-    text = f"flag --{flag}=feet: value should be one of <{choices}>"
+    text = f"flag --{flag}=feet: value should be one of <{'|'.join(choices)}>"
     assert text in result.stderr
+
+
+def test_a_teacher_that_wants_other_pixels(tiny_coco, tmp_path):
+    """What gives labels is told, and gives them."""
+
+    class Bright(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))])
+        def serve(self, images):
+            largest = tf.reduce_max(images, axis=(1, 2, 3))
+            score = tf.where((largest > 0.5) & (largest <= 1.0), 0.75, 0.0)[:, None]
+            return {
+                "detection_boxes": tf.ones_like(score)[..., None] * [0.0, 0.0, 0.5, 1],
+                "detection_scores": score,
+                "detection_classes": tf.ones_like(score),
+            }
+
+    module = Bright()
+    tf.saved_model.save(module, str(tmp_path / "bright"), module.serve)
+    (tmp_path / "labels.txt").write_text("bright\n")
+    settings = [
+        f"--teacher={tmp_path / 'bright'}",
+        f"--images={tiny_coco.unlabeled}",
+        f"--labels={tmp_path / 'labels.txt'}",
+    ]
+    result = call(*settings, f"--output_dir={tmp_path / 'none'}")
+    assert result.returncode == 3
+    lines = [line for line in result.stderr.splitlines() if "pseudo_label: " in line]
+    assert lines[-1] == (
+        "pseudo_label: a trial on 4 images gives 4 labels (mean score 0.75) with "
+        "pixels of 0..1 in rgb, instead of 0 (mean score 0.00): label again with "
+        "--pixel_scale=0..1 and another --output_dir"
+    )
+    place = f"--output_dir={tmp_path / 'labels'}"
+    result = call(*settings, place, "--pixel_scale=0..1")
+    assert result.returncode == 0, result.stderr
+    stored = label_store.read(str(tmp_path / "labels")).dataset
+    for example in stored:
+        assert example["boxes"].numpy().tolist() == [[0.0, 0.0, 0.5, 1.0]]
 
 
 # Finds the painted objects of `tiny_coco`: bright in red, green or blue.

@@ -1,6 +1,7 @@
 """Find the images of a source that can't be used, and the reasons."""
 
 import contextlib
+import os
 
 import tensorflow as tf
 
@@ -69,6 +70,31 @@ def check_sizes(source, count=64):
             "Expected images of the shape that their labels state. Received: "
             f"{lines[0]} ({len(lines)} of the first "
             f"{min(count, source.num_images)} images)"
+        )
+
+
+def check_places(source, count=10_000):
+    """Check that the first images are where their source says.
+
+    Args:
+        source: `examples.Source` of images in files; nothing is checked if the first
+            ones are stored in it.
+        count: int, number of images.
+
+    Raises:
+        FileNotFoundError: naming the first image that isn't there, and their number.
+    """
+    places = source.dataset.map(lambda example: example["path"])
+    if not any(places.take(64).as_numpy_iterator()):
+        return
+    paths = [path.decode() for path in places.take(count).as_numpy_iterator() if path]
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise FileNotFoundError(
+            "Expected the images of the labels where they were when they were labeled. "
+            f"Received: no {missing[0]!r} ({len(missing)} of the first {len(paths)} "
+            "images are missing); start in the folder in which they were labeled, move "
+            "the images back, or label again, with --embed_images to move labels alone"
         )
 
 

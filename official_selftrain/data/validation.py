@@ -36,7 +36,17 @@ VIOLATIONS = {
     "twice": "an image is listed twice",
     "outlines": "a box doesn't match its polygon or mask",
     "refused": "the file can't be trained on",
+    "clipped": "scores look clipped to 1",
+    "tiny": "boxes look like fractions of their image that were taken for pixels",
+    "corners": "boxes look like corners that were taken for width and height",
 }
+
+# How many boxes it takes to judge them together.
+_FEWEST = 8
+# Corners that were taken for width and height: nearly every box reaches twice as far as
+# its start, many to the right or lower border, few to the other ones.
+_MOST, _MANY, _TIMES = 0.9, 0.3, 3
+_ROUNDING = 1e-6
 
 # Of the findings of `coco_files.read`, those that no other rule covers.
 _READ = ("joined", "similar", "twice", "outlines")
@@ -80,6 +90,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
             raise FileNotFoundError(f"Expected TFRecord files. Received: {labels!r}")
         for path in progress.over(paths, len(paths), "validate", "file"):
             _check_tfrecord(path, class_names, open_images, findings)
+    findings.add_together(labels)
     if not findings.num_images and "file" not in findings.violations:
         findings.add("missing", f"{labels}: any image")
     return dict(findings.violations), findings.num_images
@@ -90,6 +101,8 @@ class _Findings:
         self.violations = collections.OrderedDict()
         self.num_images = 0
         self.ids = set()
+        self._boxes = collections.Counter()
+        self._sure, self._unsure = collections.Counter(), collections.Counter()
 
     def add(self, kind, place, count=1):
         self.violations.setdefault(kind, [0, place])[0] += int(count)
@@ -98,6 +111,51 @@ class _Findings:
         if value in self.ids:
             self.add("duplicate", place)
         self.ids.add(value)
+
+    def count(self, image, boxes, scores, size):
+        """Count what only all boxes together show.
+
+        Args:
+            image: hashable, the image that the boxes are in.
+            boxes: `[n, 4]` as fractions of it.
+            scores: `[n]`, or empty without any.
+            size: (height, width) of the image in pixels, or None.
+        """
+        boxes = boxes[np.isfinite(boxes).all(axis=1)]
+        start, end = boxes[:, :2], np.minimum(boxes[:, 2:], 1.0)
+        is_last = end >= 1.0 - _ROUNDING
+        is_far = is_last | (end >= 2.0 * start - _ROUNDING)
+        self._boxes["all"] += len(boxes)
+        if size is not None:
+            sides = (boxes[:, 2:] - start) * size
+            self._boxes["tiny"] += int((sides < 1.0).all(axis=1).sum())
+        self._boxes["far"] += int(is_far.all(axis=1).sum())
+        self._boxes["last"] += int(is_last.any(axis=1).sum())
+        self._boxes["first"] += int((start <= _ROUNDING).any(axis=1).sum())
+        self._sure[image] += int((scores == 1.0).sum())
+        self._unsure[image] += int((scores < 1.0).sum())
+
+    def add_together(self, place):
+        """Add what all boxes together show."""
+        # An image whose scores all are 1 has human labels.
+        taught = [image for image, count in self._unsure.items() if count]
+        sure = sum(self._sure[image] for image in taught)
+        total = sure + sum(self._unsure[image] for image in taught)
+        if sure >= _FEWEST and 2 * sure > total:
+            self.add("clipped", f"{place}: {sure} of {total} scores are 1", sure)
+        boxes, count = self._boxes, self._boxes["all"]
+        if count < _FEWEST or "refused" in self.violations:
+            return
+        if 2 * boxes["tiny"] > count:
+            text = f"{place}: {boxes['tiny']} of {count} boxes are smaller than a pixel"
+            self.add("tiny", text, boxes["tiny"])
+        is_many = boxes["last"] > max(_MANY * count, _TIMES * boxes["first"])
+        if is_many and boxes["far"] > _MOST * count:
+            text = (
+                f"{place}: {boxes['last']} of {count} boxes end at the right or lower "
+                f"border, {boxes['first']} start at the left or upper one"
+            )
+            self.add("corners", text, boxes["last"])
 
 
 def _check_tfrecord(path, class_names, open_images, findings):
@@ -158,6 +216,9 @@ def _check_example(features, place, class_names, open_images, findings):
     else:
         boxes = np.stack(sides, axis=-1)
         _check_boxes(boxes, scores, (1.0, 1.0), place, findings)
+        objects = np.array(crowds) == 0 if len(crowds) else np.ones(len(boxes), bool)
+        told = scores[objects] if len(scores) else scores
+        findings.count(findings.num_images, boxes[objects], told, size)
         highest = len(class_names) if class_names else np.inf
         unknown = (labels < 1) | (labels > highest)
         if unknown.any():
@@ -222,8 +283,9 @@ def _check_coco(path, class_names, image_dir, open_images, findings):
     images_of_file = _entries(content, "images", findings)
     sizes = _check_coco_images(images_of_file, image_dir, findings)
     names = {
-        coco_files.key_of(entry.get("id")): entry.get("name")
+        coco_files.key_of(entry.get("id")): entry["name"]
         for entry in _entries(content, "categories", findings)
+        if isinstance(entry.get("name"), (str, int))
     }
     for name in sorted(set(class_names or ()) - set(names.values())):
         findings.add("class", f"{path}: no category {name!r}")
@@ -314,8 +376,13 @@ def _check_annotation(annotation, names, sizes, place, findings):
     numbers = [coco_files.number_of(value) for value in bbox]
     score = coco_files.number_of(annotation.get("score", 1.0))
     if None in [*numbers, score]:
-        findings.add("number", f"{place}: {bbox}, score {annotation.get('score')}")
+        text = f"{bbox}, score {annotation.get('score')}"
+        findings.add("number", f"{place}: {text:.80}")
         return
     x, y, width, height = numbers
     box = np.array([[y, x, y + height, x + width]])
-    _check_boxes(box, np.array([score]), sizes[image_id], place, findings)
+    size = sizes[image_id]
+    _check_boxes(box, np.array([score]), size, place, findings)
+    if annotation.get("iscrowd") in (None, 0, "0"):
+        scores = np.array([score] if "score" in annotation else [])
+        findings.count(image_id, box / np.tile(size, 2), scores, size)

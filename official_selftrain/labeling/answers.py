@@ -87,6 +87,7 @@ DETECTION = Convention(
     "yxyx",
     1,
 )
+RESULTS = Convention("COCO results", "bbox", "score", "category_id", "xywh", 1)
 ULTRALYTICS = Convention("Ultralytics", "xyxy", "conf", "cls", "xyxy", 0)
 MASKS = Convention("masks", None, "confidence", "mask", None, 0)
 _CONVENTIONS = (
@@ -290,8 +291,8 @@ def stated_format(convention, box_format="auto", box_units="auto"):
         box_units: str, one of `BOX_UNITS`, as stated.
 
     Returns:
-        str, one of `BOX_FORMATS`; `"auto"`: `yxyx` in units that are decided for each
-        image: fractions if no coordinate exceeds 2. For masks `"auto"`, too.
+        str, one of `BOX_FORMATS`; `"auto"`: `yxyx` in units that the first answers
+        with boxes decide (see `Reader`). For masks `"auto"`, too.
 
     Raises:
         ValueError: for an unknown format; for two statements that contradict each
@@ -341,6 +342,7 @@ class Reading:
         box_format: str, as of `stated_format`.
         is_checked: bool, refuse answers whose values don't fit the image; False: only
             answers with unknown classes.
+        is_decided: bool, whether earlier answers decided the format, see `Reader`.
     """
 
     teacher: str
@@ -349,6 +351,60 @@ class Reading:
     class_ids: dict
     box_format: str
     is_checked: bool = True
+    is_decided: bool = False
+
+
+class Reader:
+    """Reads a teacher's answers; units that nothing states are decided once.
+
+    The first answers that have boxes decide: fractions if no coordinate exceeds 2. A
+    later answer that contradicts them is refused.
+
+    Args:
+        reading: `Reading`.
+        frame: as in `read`.
+    """
+
+    def __init__(self, reading, frame=None):
+        self._reading = reading
+        self._frame = frame
+
+    def read(self, found, sizes, images=None):
+        """Return the labels in the answers about several images.
+
+        Args:
+            found: list of answers.
+            sizes: list of int arrays, height and width of each image.
+            images: list of str, their names in messages, or None.
+
+        Returns:
+            list of dict, as of `Teacher.label`.
+
+        Raises:
+            ValueError: as `read`.
+        """
+        images = images or ["an image"] * len(found)
+        labels = self._read(found, sizes, images)
+        is_open = self._reading.box_format == "auto"
+        if not is_open or not any(len(one.get("boxes", ())) for one in labels):
+            return labels
+        convention = self._reading.convention
+        largest = [
+            float(boxes.max())
+            for boxes in (_used(answer, convention)[0] for answer in found)
+            if len(boxes)
+        ]
+        box_format = "rel_yxyx" if max(largest) <= _MAX_FRACTION else "yxyx"
+        self._reading = dataclasses.replace(
+            self._reading, box_format=box_format, is_decided=True
+        )
+        return self._read(found, sizes, images)
+
+    def _read(self, found, sizes, images):
+        return [
+            read(answer, size, self._reading, self._frame, image)
+            for answer, size, image in zip(found, sizes, images)
+        ]
 
 
 def read(answer, size, reading, frame=None, image="an image"):
@@ -441,15 +497,7 @@ def _box_labels(arrays, size, reading, frame):
     convention = reading.convention
     if reading.is_checked:
         arrays = _checked_arrays(arrays, convention)
-    boxes = np.asarray(arrays[convention.boxes], np.float32).reshape(-1, 4)
-    scores = np.asarray(arrays[convention.scores], np.float32).ravel()
-    count = len(boxes)
-    if "num_detections" in arrays:
-        count = min(count, int(np.ravel(arrays["num_detections"])[0]))
-    boxes, scores = boxes[:count], scores[:count]
-    kept = scores > 0.0
-    boxes, scores = boxes[kept], scores[kept]
-    ids = np.ravel(arrays[convention.classes])[:count][kept].astype(int).tolist()
+    boxes, scores, ids = _used(arrays, convention)
     for class_id in ids:
         teachers.check_class_id(class_id, reading.class_ids, reading.class_names)
     input_size = np.float32(frame if frame else size)
@@ -457,12 +505,17 @@ def _box_labels(arrays, size, reading, frame):
     if box_format == "auto":
         is_normalized = bool(len(boxes)) and float(boxes.max()) <= _MAX_FRACTION
         box_format = "rel_yxyx" if is_normalized else "yxyx"
+    elif reading.is_decided:
+        largest = float(boxes.max(initial=0.0))
+        if box_format.startswith("rel_") and largest > _MAX_FRACTION:
+            raise ValueError(
+                "Expected fractions, as in the first answers with boxes. Received: a "
+                f"coordinate of {largest:g}; state --box_units=pixels or normalized"
+            )
     elif reading.is_checked:
         _check_units(boxes, box_format, input_size)
-    boxes = np.stack(_ORDERS[box_format.removeprefix("rel_")](*boxes.T), axis=1)
-    if box_format.startswith("rel_"):
-        boxes = boxes * np.tile(input_size, 2)
-    elif "image_info" in arrays:
+    boxes = corners(boxes, box_format, input_size)
+    if "image_info" in arrays and not box_format.startswith("rel_"):
         info = np.asarray(arrays["image_info"], np.float32).reshape(4, 2)
         boxes = (boxes + np.tile(info[3], 2)) / np.tile(info[2], 2)
     if frame:
@@ -472,6 +525,36 @@ def _box_labels(arrays, size, reading, frame):
         _check_places(boxes, size, box_format)
     classes = np.array([reading.class_ids[class_id] for class_id in ids], np.int32)
     return {"boxes": boxes, "scores": scores, "classes": classes}
+
+
+def _used(arrays, convention):
+    """Return boxes, scores and class ids without padding."""
+    boxes = np.asarray(arrays[convention.boxes], np.float32).reshape(-1, 4)
+    scores = np.asarray(arrays[convention.scores], np.float32).ravel()
+    count = len(boxes)
+    if "num_detections" in arrays:
+        count = min(count, int(np.ravel(arrays["num_detections"])[0]))
+    boxes, scores = boxes[:count], scores[:count]
+    kept = scores > 0.0
+    ids = np.ravel(arrays[convention.classes])[:count][kept].astype(int).tolist()
+    return boxes[kept], scores[kept], ids
+
+
+def corners(boxes, box_format, size):
+    """Return the corners of boxes.
+
+    Args:
+        boxes: float array `[n, 4]`.
+        box_format: str, one of `BOX_FORMATS` but `"auto"`.
+        size: float array `[2]`, or `[n, 2]` for every box: height and width that
+            fractions refer to.
+
+    Returns:
+        float array `[n, 4]`: ymin, xmin, ymax, xmax in pixels.
+    """
+    boxes = np.stack(_ORDERS[box_format.removeprefix("rel_")](*boxes.T), axis=1)
+    is_fraction = box_format.startswith("rel_")
+    return boxes * np.tile(size, 2) if is_fraction else boxes
 
 
 def _checked_arrays(arrays, convention):
@@ -575,6 +658,12 @@ def _mask_labels(answer, size, reading):
         raise ValueError(
             f"Expected a mask of the image's size, {tuple(size)}. "
             f"Received: {mask.shape}"
+        )
+    if confidence.dtype.kind != "f" and confidence.max(initial=0) == 1:
+        raise ValueError(
+            "Expected a confidence of floats of 0 to 1, or uint8 of 0 to 255. "
+            f"Received: {confidence.dtype} of 0 to 1; multiply it by 255, or return "
+            "floats"
         )
     if confidence.dtype.kind == "f":
         confidence = np.round(255.0 * np.clip(confidence, 0.0, 1.0))

@@ -65,21 +65,20 @@ def function_teacher(
     answers.read(answer, size, reading, image="a gray image")
 
     names = getattr(answer, "names", None)
+    reader = answers.Reader(reading)
 
     def label(items):
         images = [item["image"].numpy() for item in items]
         found = _answers(reference, function, file, images)
-        results = []
-        for answer, item in zip(found, items):
+        for answer in found:
             if getattr(answer, "names", names) != names:
                 raise ValueError(
                     f"Expected the names of the first result, {names}, from the "
                     f"teacher {reference}. Received: {answer.names}"
                 )
-            name = item["name"].numpy().decode()
-            size = item["size"].numpy()
-            results.append(answers.read(answer, size, reading, image=name))
-        return results
+        sizes = [item["size"].numpy() for item in items]
+        paths = [item["name"].numpy().decode() for item in items]
+        return reader.read(found, sizes, paths)
 
     origin = {
         "kind": "python",

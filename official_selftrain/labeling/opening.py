@@ -7,9 +7,16 @@ import keras
 import yaml
 
 from official_selftrain import models, training  # noqa: F401  # registers what Keras loads
+from official_selftrain.data.sources import pools
 from official_selftrain.files import hashes
 from official_selftrain.files.run_folder import RunFolder, StageFolder
-from official_selftrain.labeling import answers, function_teacher, served, teachers
+from official_selftrain.labeling import (
+    answers,
+    function_teacher,
+    results_files,
+    served,
+    teachers,
+)
 from official_selftrain.serving import signatures
 
 
@@ -18,9 +25,10 @@ class TeacherSettings:
     """Which teacher, and how it labels.
 
     Attributes:
-        path: str, a model_dir or `.keras` file of this package, a SavedModel folder, a
-            model on a TF Serving server (`http://…`, `grpc://…`), a JSON file of COCO
-            results, or a function (`python:my_module:my_teacher`).
+        path: str, a model_dir or `.keras` file of this package, a `.keras` file whose
+            outputs have the names of `answers`, a SavedModel folder, a model on a TF
+            Serving server (`http://…`, `grpc://…`), a JSON file of COCO results, or a
+            function (`python:my_module:my_teacher`).
         labels: str or None, a file of the teacher's classes (see
             `teachers.read_classes`); None: the one next to the teacher.
         first_class_id: int or None, the id of the first line of `labels`; None: it
@@ -34,6 +42,9 @@ class TeacherSettings:
             comma-separated names; None: the teacher's.
         drop_others: bool, as in `teachers.for_classes`.
         box_format: str, as in `answers.stated_format`.
+        score_scale: int, as in `results_files.results_teacher`.
+        pixel_scale: str, as in `served.Pixels`.
+        channels: str, as in `served.Pixels`.
     """
 
     path: str
@@ -46,15 +57,19 @@ class TeacherSettings:
     classes: str | None = None
     drop_others: bool = False
     box_format: str = "auto"
+    score_scale: int = 1
+    pixel_scale: str = "0..255"
+    channels: str = "rgb"
 
 
-def open_teacher(settings, images=""):
+def open_teacher(settings, images="", source=None):
     """Open a teacher.
 
     Args:
         settings: `TeacherSettings`.
-        images: str, the images to label (see `pools.open_pool`); COCO results are
-            matched with them by image id.
+        images: str, the images to label (see `pools.open_pool`), with which COCO
+            results are matched.
+        source: `examples.Source` of these images, or None to open them.
 
     Returns:
         `teachers.Teacher`, with the student's classes if given.
@@ -74,7 +89,7 @@ def open_teacher(settings, images=""):
     elif os.path.isfile(os.path.join(path, "saved_model.pb")):
         teacher = _saved_model(settings)
     elif path.endswith(".json") and os.path.isfile(path):
-        teacher = _results(settings, images)
+        teacher = _results(settings, images, source)
     else:
         raise FileNotFoundError(
             "Expected a model_dir with teacher/model.keras, a .keras file, a "
@@ -82,11 +97,24 @@ def open_teacher(settings, images=""):
             f"{function_teacher.PREFIX}my_module:my_function. "
             f"Received: teacher={path!r}"
         )
+    _check_used(settings, teacher.origin)
     if settings.classes:
         text = settings.classes
         wanted = _classes(text).names if os.path.isfile(text) else text.split(",")
         teacher = teachers.for_classes(teacher, wanted, settings.drop_others)
     return teacher
+
+
+def _check_used(settings, origin):
+    """Check that settings of other kinds of teachers aren't stated."""
+    for name in ("score_scale", "pixel_scale", "channels"):
+        value = getattr(settings, name)
+        if value != getattr(TeacherSettings, name) and name not in origin:
+            raise ValueError(
+                f"Expected --{name} only of a teacher that "
+                f"{'is a results file' if name == 'score_scale' else 'gets pixels'}. "
+                f"Received: {name}={value}, teacher={settings.path!r}"
+            )
 
 
 def _model_path(path):
@@ -98,13 +126,32 @@ def _model_path(path):
 
 def _keras(settings, path):
     near = RunFolder(os.path.dirname(os.path.dirname(path))).class_names
-    names = _classes(settings.labels or near).names
+    labels = settings.labels or near
+    classes = _classes(labels, settings.first_class_id)
     scales, flip = settings.scales, settings.flip
     digest = hashes.sha256_of_model(path)
     origin = {"kind": "keras", "path": path, "sha256": digest}
+    model = _loaded(path)
+    if not hasattr(model, "predictions"):
+        signature = signatures.keras_model(model, path)
+        try:
+            return _signature(settings, signature, classes, origin)
+        except ValueError as error:
+            raise ValueError(f"{error}; {path} is no model of this package") from None
     origin |= {"scales": scales, "flip": flip}
-    model = keras.saving.load_model(path)
-    return teachers.keras_teacher(model, names, origin, scales, flip)
+    return teachers.keras_teacher(model, classes.names, origin, scales, flip)
+
+
+def _loaded(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
+        # Around the reason are a layer's whole configuration and Keras' own advice.
+        text = " ".join(str(error).rpartition("Exception encountered:")[2].split())
+        raise ValueError(
+            f"Expected a model that Keras loads without more code. Received: {path}: "
+            f"{text[:120]}…; {signatures.OTHER_MODELS}"
+        ) from error
 
 
 def _server(settings):
@@ -152,6 +199,7 @@ def _signature(settings, signature, classes, origin):
         signature,
         *(classes.names, class_ids, origin),
         *(settings.box_units, settings.box_format),
+        served.Pixels(settings.pixel_scale, settings.channels),
     )
 
 
@@ -163,17 +211,21 @@ def _function(settings):
     )
 
 
-def _results(settings, images):
-    is_coco = images.endswith(".json")
-    if not (is_coco or ".tfrecord" in os.path.basename(images)):
+def _results(settings, images, source):
+    first, path = settings.first_class_id, settings.path
+    if images.startswith("tfds:"):
         raise ValueError(
-            "Expected images with the ids that the results name, a COCO .json or "
-            f".tfrecord files. Received: images={images!r}"
+            "Expected images that the results name: a COCO .json, .tfrecord files or a "
+            f"folder. Received: images={images!r}"
         )
-    labels = settings.labels or (images if is_coco else settings.path)
-    classes = _classes(labels, settings.first_class_id)
-    class_ids = classes.ids(answers.DETECTION)  # from 1, as COCO's
-    return teachers.results_teacher(settings.path, classes.names, class_ids)
+    return results_files.results_teacher(
+        path,
+        images,
+        source or pools.open_pool(images),
+        _classes(settings.labels, first) if settings.labels else None,
+        answers.stated_format(answers.RESULTS, settings.box_format, settings.box_units),
+        settings.score_scale,
+    )
 
 
 def _classes(path, first=None):

@@ -6,12 +6,14 @@ The signature has one input, images or image files. It returns `detection_boxes`
 convention of `answers`.
 """
 
+import dataclasses
 import functools
 import types
 
 import numpy as np
 import tensorflow as tf
 
+from official_selftrain.checks.arguments import check_choice
 from official_selftrain.data import examples, images
 from official_selftrain.geometry import letterbox
 from official_selftrain.labeling import answers, teachers
@@ -25,8 +27,61 @@ _ULTRALYTICS_IOU = 0.7
 _ULTRALYTICS_BOXES = 300
 
 
+PIXEL_SCALES = ("0..255", "0..1", "-1..1")
+CHANNELS = ("rgb", "bgr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Which values the pixels of a model's input have.
+
+    Attributes:
+        pixel_scale: str, one of `PIXEL_SCALES`.
+        channels: str, one of `CHANNELS`, their order.
+
+    Raises:
+        ValueError: for another one.
+    """
+
+    pixel_scale: str = "0..255"
+    channels: str = "rgb"
+
+    def __post_init__(self):
+        check_choice("pixel_scale", self.pixel_scale, PIXEL_SCALES)
+        check_choice("channels", self.channels, CHANNELS)
+
+    def of(self, image):
+        """Return an image's pixels.
+
+        Args:
+            image: `[..., 3]`, RGB of 0…255.
+
+        Returns:
+            the same, or float32 in another range.
+        """
+        if self.channels == "bgr":
+            image = image[..., ::-1]
+        if self.pixel_scale == "0..1":
+            return tf.cast(image, tf.float32) / 255.0
+        if self.pixel_scale == "-1..1":
+            return tf.cast(image, tf.float32) / 127.5 - 1.0
+        return image
+
+    @property
+    def stated(self):
+        """Dict of what isn't the default."""
+        default = dataclasses.asdict(Pixels())
+        return {k: v for k, v in dataclasses.asdict(self).items() if v != default[k]}
+
+
 def signature_teacher(
-    signature, class_names, class_ids, origin, box_units="auto", box_format="auto"
+    signature,
+    class_names,
+    class_ids,
+    origin,
+    box_units="auto",
+    box_format="auto",
+    pixels=Pixels(),
 ):
     """Create a teacher from a signature.
 
@@ -36,10 +91,11 @@ def signature_teacher(
         class_ids: dict of detection class id to class index.
         origin: dict, as in `Teacher`.
         box_units: `"pixels"` or `"normalized"` (fractions of height and width);
-            `"auto"` decides for each image: normalized if no coordinate exceeds 2.
-            Boxes in pixels of a resized frame are mapped back with `image_info`:
+            `"auto"` decides by the first boxes: normalized if no coordinate exceeds
+            2. Boxes in pixels of a resized frame are mapped back with `image_info`:
             (box + offset) / scale.
         box_format: str, as in `answers.stated_format`.
+        pixels: `Pixels` of an input of images.
 
     Returns:
         `teachers.Teacher`.
@@ -63,14 +119,36 @@ def signature_teacher(
         answers.stated_format(convention, box_format, box_units),
         convention not in _UNCHECKED,
     )
-    decode = functools.partial(answers.read, reading=reading, frame=_frame(signature))
+    _check_pixels(pixels, signature)
+    reader = answers.Reader(reading, _frame(signature))
+    stated = {} if box_format == "auto" else {"box_format": box_format}
+
+    def with_pixels(others):
+        return signature_teacher(
+            *(signature, class_names, class_ids, origin, box_units, box_format),
+            others,
+        )
+
     return teachers.Teacher(
-        functools.partial(_prepare, signature),
-        functools.partial(_label, signature, decode),
+        functools.partial(_prepare, signature, pixels),
+        functools.partial(_label, signature, reader.read),
         tuple(class_names),
         convention is answers.MASKS,
-        origin if box_format == "auto" else {**origin, "box_format": box_format},
+        {**origin, **stated, **pixels.stated},
+        with_pixels=None if _takes_files(signature) else with_pixels,
     )
+
+
+def _check_pixels(pixels, signature):
+    is_wrong = bool(pixels.stated) and _takes_files(signature)
+    is_wrong |= pixels.pixel_scale != "0..255" and not signature.dtype.is_floating
+    if is_wrong:
+        stated = ", ".join(f"{name}={value}" for name, value in pixels.stated.items())
+        kind = "image files" if _takes_files(signature) else signature.dtype.name
+        raise ValueError(
+            f"Expected an input of pixels that can be {stated}. Received: "
+            f"{signature.input_name} of {kind}; leave out the flag"
+        )
 
 
 def ultralytics_teacher(signature, metadata, stated, origin):
@@ -118,7 +196,10 @@ def ultralytics_teacher(signature, metadata, stated, origin):
     def prepare(example, image):
         return {"image": letterbox.fit_centered(image, frame, 114.0) / 255.0}
 
-    def decode(outputs, size):
+    def decode(found, sizes):
+        return [decode_one(*one) for one in zip(found, sizes)]
+
+    def decode_one(outputs, size):
         (rows,) = outputs.values()
         boxes, scores, classes = _ultralytics_rows(rows, len(class_ids), frame)
         boxes = letterbox.from_centered(boxes[:, [1, 0, 3, 2]], size, frame)
@@ -174,7 +255,7 @@ def _frame(signature):
     return signature.shape[1:3]
 
 
-def _prepare(signature, example, image):
+def _prepare(signature, pixels, example, image):
     """Return the signature's input for an image, as `Teacher.prepare` does."""
     frame = _frame(signature)
     if _takes_files(signature):
@@ -188,21 +269,20 @@ def _prepare(signature, example, image):
         }
     if frame:
         image = tf.round(letterbox.fit(image, frame))
-    return {"image": tf.cast(image, signature.dtype)}
+    return {"image": tf.cast(pixels.of(image), signature.dtype)}
 
 
 def _label(signature, decode, items):
     """Return the labels of images, as `Teacher.label` does."""
-    results = [None] * len(items)
+    found = [None] * len(items)
     for indices in _alike(signature, items):
         step = signature.shape[0] or len(indices)
         for start in range(0, len(indices), step):
             part = indices[start : start + step]
             outputs = _call(signature, [items[index]["image"] for index in part])
             for row, index in enumerate(part):
-                labels = {key: value[row] for key, value in outputs.items()}
-                results[index] = decode(labels, items[index]["size"].numpy())
-    return results
+                found[index] = {key: value[row] for key, value in outputs.items()}
+    return decode(found, [item["size"].numpy() for item in items])
 
 
 def _alike(signature, items):

@@ -6,14 +6,13 @@ returns the labels of each image, in pixels of that image.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from official_selftrain.data import masks
-from official_selftrain.files import hashes
+from official_selftrain.data.sources import coco_files
 from official_selftrain.geometry import letterbox
 from official_selftrain.inference import prediction, tiles
 
@@ -34,6 +33,9 @@ class Teacher:
         has_masks: bool.
         origin: dict that identifies the teacher in the settings: `kind`, and for
             example a hash of its files.
+        notes: tuple of str, how its files are read.
+        with_pixels: function (`served.Pixels`) → the same teacher, fed with other
+            pixel values; None where they aren't a choice.
     """
 
     prepare: Callable
@@ -41,6 +43,8 @@ class Teacher:
     class_names: tuple
     has_masks: bool
     origin: dict
+    notes: tuple = ()
+    with_pixels: Callable | None = None
 
 
 def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
@@ -86,60 +90,6 @@ def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):
     )
 
 
-def results_teacher(path, class_names, class_ids):
-    """Create a teacher from a COCO results file, written by any other tool.
-
-    Args:
-        path: str, JSON: a list of `image_id`, `category_id`, `bbox` (x, y, width,
-            height in pixels) and `score`; or an object with such `annotations`.
-        class_names: sequence of str.
-        class_ids: dict of category id to class index.
-
-    Returns:
-        `Teacher`; images are matched by their ids.
-
-    Raises:
-        FileNotFoundError: for a missing file.
-        ValueError: for a file in another format.
-    """
-    with open(path) as file:
-        content = json.load(file)
-    results = content.get("annotations") if isinstance(content, dict) else content
-    if not isinstance(results, list):
-        raise ValueError(f"Expected a list of COCO results. Received: {path}")
-    by_image = {}
-    for index, result in enumerate(results):
-        missing = {"image_id", "category_id", "bbox", "score"} - set(result)
-        if missing or len(result["bbox"]) != 4:
-            raise ValueError(
-                "Expected image_id, category_id, bbox of four numbers and score. "
-                f"Received: result {index} in {path}: {str(result)[:80]}"
-            )
-        check_class_id(result["category_id"], class_ids, class_names)
-        x, y, width, height = result["bbox"]
-        row = (y, x, y + height, x + width, result["score"])
-        label = class_ids[result["category_id"]]
-        by_image.setdefault(int(result["image_id"]), []).append((*row, label))
-
-    def prepare(example, image):
-        return {"id": example["id"]}
-
-    def label_batch(items):
-        rows = [by_image.get(int(item["id"]), []) for item in items]
-        rows = [np.array(row, np.float64).reshape(-1, 6) for row in rows]
-        return [
-            {
-                "boxes": row[:, :4].astype(np.float32),
-                "scores": row[:, 4].astype(np.float32),
-                "classes": row[:, 5].astype(np.int32),
-            }
-            for row in rows
-        ]
-
-    origin = {"kind": "results", "path": str(path), "sha256": hashes.sha256(path)}
-    return Teacher(prepare, label_batch, tuple(class_names), False, origin)
-
-
 def read_classes(path, first_class_id=1):
     """Read a teacher's classes and their ids.
 
@@ -154,18 +104,17 @@ def read_classes(path, first_class_id=1):
     Raises:
         ValueError: for a file without names, or with a duplicate name.
     """
-    with open(path) as file:
-        if path.endswith(".json"):
-            entries = json.load(file)
-            entries = entries.get("categories", []) if isinstance(entries, dict) else []
-            entries = sorted((entry["id"], entry["name"]) for entry in entries)
-        else:
-            lines = [line.strip() for line in file.read().rstrip().split("\n")]
-            entries = [
-                (index, name)
-                for index, name in enumerate(lines, first_class_id)
-                if name not in ("", "???")
-            ]
+    if path.endswith(".json"):
+        entries = coco_files.parsed(path)
+        entries = entries.get("categories", []) if isinstance(entries, dict) else []
+        entries = sorted((entry["id"], entry["name"]) for entry in entries)
+    else:
+        lines = coco_files.read_text(path).rstrip().split("\n")
+        entries = [
+            (index, line.strip())
+            for index, line in enumerate(lines, first_class_id)
+            if line.strip() not in ("", "???")
+        ]
     names = [name for _, name in entries]
     if not names or len(set(names)) < len(names):
         raise ValueError(

@@ -41,11 +41,12 @@ def label(job, on_images=None):
         on_images: as in `label_store.write`.
     """
     source = pools.open_pool(*job.pool)
-    if job.worker.index == 0:
-        for note in source.notes:
-            print(f"images: {note}", flush=True)
+    teacher = opening.open_teacher(job.teacher, job.pool[0], source)
+    for title, notes in (("images", source.notes), ("teacher", teacher.notes)):
+        for note in notes if job.worker.index == 0 else ():
+            print(f"{title}: {note}", flush=True)
     label_store.write(
-        opening.open_teacher(job.teacher, job.pool[0]),
+        teacher,
         source,
         job.output_dir,
         job.storage,

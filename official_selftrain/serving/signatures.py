@@ -1,4 +1,4 @@
-"""Call SavedModel signatures: from a folder, or on a TF Serving server."""
+"""Call models by a signature: SavedModels, also on a TF Serving server, and Keras."""
 
 import base64
 import dataclasses
@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 
 import grpc
+import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf import (
@@ -27,6 +28,12 @@ from tensorflow.core.protobuf import meta_graph_pb2
 
 _TRIES = 6
 _TIMEOUT = 300  # seconds
+OTHER_MODELS = (
+    "call it in a function, --teacher=python:my_module:my_teacher, or label with its "
+    "export as SavedModel"
+)
+# Of the image that shows the outputs of a Keras model without a fixed size.
+_GRAY_SIZE = (96, 128)
 
 
 class Refused(ValueError):
@@ -39,7 +46,7 @@ class Signature:
 
     Attributes:
         input_name: str.
-        dtype: `tf.DType`; strings are image files, other types hold RGB in 0…255.
+        dtype: `tf.DType`; strings are image files, other types hold pixels.
         shape: tuple of int or None, batch first.
         outputs: collection of str.
         call: function (array or list of bytes) → dict of arrays. Raises
@@ -85,6 +92,53 @@ def saved_model(path, name="serving_default"):
 
     outputs = tuple(function.structured_outputs)
     return Signature(key, spec.dtype, tuple(spec.shape), outputs, call)
+
+
+def keras_model(model, path):
+    """Return a signature of a Keras model of any package.
+
+    Args:
+        model: `keras.Model`.
+        path: str, its file, for messages.
+
+    Returns:
+        `Signature`. Its outputs are those of `predict` for a gray image: what the model
+        names, or the names of its output layers.
+
+    Raises:
+        ValueError: for a model with other inputs, or that doesn't predict.
+    """
+    inputs = getattr(model, "inputs", None) or ()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[3] != 3:
+        shapes = [list(tensor.shape) for tensor in inputs]
+        raise ValueError(
+            "Expected a model of this package, or one with an input of images "
+            f"[B, H, W, 3]. Received: {path}: {type(model).__name__} with inputs of "
+            f"{shapes}; {OTHER_MODELS}"
+        )
+    (spec,) = inputs
+
+    def call(batch):
+        found = model.predict(np.asarray(batch), batch_size=len(batch), verbose=0)
+        if not isinstance(found, dict):
+            arrays = keras.tree.flatten(found)
+            names = [f"output_{index}" for index in range(len(arrays))]
+            names = getattr(model, "output_names", None) or names
+            found = dict(zip(names, arrays))
+        return {name: np.asarray(value) for name, value in found.items()}
+
+    size = tuple(spec.shape[1:3])
+    size = _GRAY_SIZE if None in size else size
+    gray = np.full((spec.shape[0] or 1, *size, 3), 114, spec.dtype)
+    try:
+        outputs = tuple(call(gray))
+    except Exception as error:  # of any package
+        raise ValueError(
+            "Expected a model that predicts from a batch of images. Received: "
+            f"{path}: {type(error).__name__}: {_line(str(error))}; {OTHER_MODELS}"
+        ) from error
+    dtype, shape = tf.as_dtype(spec.dtype), tuple(spec.shape)
+    return Signature(spec.name, dtype, shape, outputs, call)
 
 
 def server(url, name="serving_default"):

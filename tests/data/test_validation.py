@@ -227,6 +227,113 @@ def test_malformed_entries_of_a_coco_file(tmp_path):
     }
 
 
+# Of images of 20 x 30: top, left, bottom, right in pixels.
+OBJECTS = np.array(
+    [
+        *([2, 3, 8, 9], [10, 12, 16, 20], [0, 20, 6, 30], [14, 20, 20, 28]),
+        *([5, 16, 9, 22], [9, 1, 15, 6], [12, 0, 17, 5], [8, 14, 14, 19]),
+        *([11, 16, 15, 21], [3, 22, 9, 27], [6, 15, 10, 19], [7, 17, 12, 22]),
+    ]
+)
+SIZE = np.array([20, 30, 20, 30])
+
+
+def stored(path, boxes, scores=None, per_image=3):
+    """Write boxes in pixels as stored labels: clipped fractions."""
+    boxes = np.clip(boxes / SIZE, 0.0, 1.0).reshape(-1, per_image, 4)
+    scores = np.full(boxes.shape[:2], 0.5) if scores is None else scores
+    parts = [
+        examples.serialize(record(number, boxes=part, scores=values), 20, 30)
+        for number, (part, values) in enumerate(zip(boxes, scores))
+    ]
+    return written(path, *parts)
+
+
+def test_right_labels_have_no_violation(tmp_path):
+    assert validation.validate(stored(tmp_path / "a.tfrecord", OBJECTS)) == ({}, 4)
+    # Large objects, and images that an object covers.
+    boxes = np.concatenate([OBJECTS * 0 + [0, 0, 20, 30], OBJECTS * 0 + [3, 4, 20, 29]])
+    assert validation.validate(stored(tmp_path / "b.tfrecord", boxes)) == ({}, 8)
+    # Human labels beside a teacher's.
+    scores = np.repeat([[1.0], [1.0], [1.0], [0.75]], 3, axis=1)
+    path = stored(tmp_path / "c.tfrecord", OBJECTS, scores)
+    assert validation.validate(path) == ({}, 4)
+
+
+def test_labels_that_look_wrong_together(tmp_path):
+    """Each one for itself is possible."""
+    path = stored(tmp_path / "a.tfrecord", OBJECTS / SIZE)
+    assert validation.validate(path)[0] == {
+        "tiny": [12, f"{path}: 12 of 12 boxes are smaller than a pixel"]
+    }
+    moved = OBJECTS.copy()
+    moved[:, 2:] += moved[:, :2]  # as [x, y, xmax, ymax] is read as width and height
+    path = stored(tmp_path / "b.tfrecord", moved)
+    assert validation.validate(path)[0] == {
+        "corners": [
+            11,
+            f"{path}: 11 of 12 boxes end at the right or lower border, 2 start at the "
+            "left or upper one",
+        ]
+    }
+    scores = np.array([[1.0, 1.0, 0.25]] * 4)
+    path = stored(tmp_path / "c.tfrecord", OBJECTS, scores)
+    assert validation.validate(path)[0] == {
+        "clipped": [8, f"{path}: 8 of 12 scores are 1"]
+    }
+
+
+def test_coco_files_that_look_wrong_together(tmp_path):
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+    content = {
+        "images": [image],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [x, y, x2 - x, y2 - y]}
+            for y, x, y2, x2 in OBJECTS.tolist()
+        ],
+    }
+    path = tmp_path / "a.json"
+
+    def found(**changes):
+        for index, annotation in enumerate(content["annotations"]):
+            annotation.update({k: change(index) for k, change in changes.items()})
+        path.write_text(json.dumps(content))
+        return validation.validate(str(path), open_images=False)[0]
+
+    assert found() == {}
+    assert found(score=lambda k: 1.0 if k else 0.5) == {
+        "clipped": [11, f"{path}: 11 of 12 scores are 1"]
+    }
+    percent = found(score=lambda k: 8 * k)
+    assert percent["score"] == [11, "annotations[1]: 8"]
+    assert "Expected score in 0…1. Received: annotation None" in percent["refused"][1]
+    assert set(percent) == {"score", "refused"}
+
+    def clipped(index):  # corners that were read as width and height, and stored
+        y, x, y2, x2 = OBJECTS[index].tolist()
+        return [x, y, min(x2, 30 - x), min(y2, 20 - y)]
+
+    text = "11 of 12 boxes end at the right or lower border, 2 start at the left or upp"
+    corners = found(score=lambda k: 0.5, bbox=clipped)
+    assert list(corners) == ["corners"] and text in corners["corners"][1]
+
+
+@pytest.mark.parametrize("name", [["a"], {"a": 1}, None])
+def test_names_that_are_none(tmp_path, name):
+    image = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+    content = {
+        "images": [image],
+        "categories": [{"id": 1, "name": name}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 12]}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    for class_names in (None, ["a"]):
+        found, _ = validation.validate(str(path), class_names, open_images=False)
+        assert found["refused"][1].startswith("Expected names of categories, text.")
+
+
 def test_files_without_an_image(tmp_path):
     path = written(tmp_path / "a.tfrecord")
     found, _ = validation.validate(path)

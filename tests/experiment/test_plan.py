@@ -5,9 +5,12 @@ import os
 import shutil
 
 import bound
+import numpy as np
 import pytest
 
+from official_selftrain.data import sources
 from official_selftrain.experiment import plan
+from official_selftrain.labeling import label_store, teachers
 
 MISTAKES = [
     # The student.
@@ -209,6 +212,38 @@ def test_unreadable_unlabeled_images_are_told(tiny_coco, tmp_path, capsys):
     )
     text = "warning: none of the first 4 unlabeled images can be read, such as "
     assert text in capsys.readouterr().out
+
+
+def test_labels_whose_images_were_moved(tiny_coco, tmp_path, monkeypatch):
+    """They are named before the teacher is trained; paths may be relative."""
+    labels = {
+        "boxes": np.float32([[8, 8, 40, 40]]),
+        "classes": np.array([1]),
+        "scores": np.float32([0.75]),
+    }
+    teacher = teachers.Teacher(
+        lambda example, image: {},
+        lambda items: [labels] * len(items),
+        tuple(tiny_coco.class_names),
+        False,
+        {"kind": "fixed"},
+    )
+    monkeypatch.chdir(tiny_coco.unlabeled.parent)
+    label_store.write(teacher, sources.folder("unlabeled"), str(tmp_path / "labels"))
+    options = {
+        "gin_file": bound.own_data(tiny_coco, tmp_path),
+        "check": True,
+    }
+    params = [f'experiment.Labeling.labels_dir = "{tmp_path / "labels"}"']
+    bound.run_tiny(tmp_path / "run", *params, **options)
+    (tiny_coco.unlabeled / "2.png").rename(tmp_path / "2.png")
+    text = r"no 'unlabeled/2.png' \(1 of the first 4 images are missing\); start in the"
+    with pytest.raises(FileNotFoundError, match=text):
+        bound.run_tiny(tmp_path / "run", *params, **options)
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(FileNotFoundError, match=r"no 'unlabeled/0.png' \(4 of the fir"):
+        bound.run_tiny(tmp_path / "run", *params, **options)
+    bound.run_tiny(tmp_path / "run", *params, stages=("teacher",), **options)
 
 
 def test_check_and_restart_exclude_each_other(tmp_path):

@@ -295,6 +295,111 @@ def test_units_of_boxes():
     assert found["boxes"].tolist() == [[0, 0, 1, 1]]
 
 
+def test_units_are_those_of_the_first_boxes():
+    """Not of each image: a tiny box among pixels, a large one among fractions."""
+
+    def teacher_of(*rows, **settings):
+        found = iter(rows)
+
+        def call(batch):
+            parts = [next(found) for _ in batch]
+            return {
+                key: np.stack([np.float32(part[key]) for part in parts])
+                for key in parts[0]
+            }
+
+        names = tuple(rows[0])
+        shape = (None, None, None, 3)
+        signature = signatures.Signature("images", tf.uint8, shape, names, call)
+        teacher = served.signature_teacher(signature, NAMES, IDS, {}, **settings)
+        example = {
+            "encoded": tf.io.encode_png(np.zeros((40, 80, 3), np.uint8)),
+            "path": tf.constant(""),
+        }
+        return teacher, item(teacher, example)
+
+    def found(teacher, items):
+        return [one["boxes"].tolist() for one in teacher.label(items)]
+
+    tiny, large = boxes([0, 0, 1, 2]), boxes([10, 20, 30, 60])
+    whole, empty = boxes([0, 0, 1, 1]), boxes([10, 20, 30, 60])
+    empty["detection_scores"] = [0.0]
+    teacher, one = teacher_of(empty, tiny, large, tiny)
+    assert found(teacher, [one]) == [[]]
+    assert found(teacher, [one, one]) == [[[0, 0, 1, 2]], [[10, 20, 30, 60]]]
+    assert found(teacher, [one]) == [[[0, 0, 1, 2]]]
+    teacher, one = teacher_of(whole, large)
+    assert found(teacher, [one]) == [[[0, 0, 40, 80]]]
+    text = "in the first answers with boxes. Received: a coordinate of 60; state --box_"
+    with pytest.raises(ValueError, match=text):
+        found(teacher, [one])
+    teacher, one = teacher_of(whole, large, box_units="pixels")
+    assert found(teacher, [one, one]) == [[[0, 0, 1, 1]], [[10, 20, 30, 60]]]
+
+
+def test_values_of_pixels():
+    """Red of 0…255, in every range and order."""
+    for pixel_scale, low, high in (
+        ("0..255", 0.0, 255.0),
+        ("0..1", 0.0, 1.0),
+        ("-1..1", -1.0, 1.0),
+    ):
+        for channels, place in (("rgb", 0), ("bgr", 2)):
+            pixels = served.Pixels(pixel_scale, channels)
+            signature, _ = detector(boxes([0, 0, 1, 1]), tf.float32)
+            teacher = served.signature_teacher(signature, NAMES, IDS, {}, pixels=pixels)
+            image = tf.constant([[[255, 0, 0]]], tf.uint8)
+            found = teacher.prepare({}, image)["image"].numpy()[0, 0]
+            expected = [high if k == place else low for k in range(3)]
+            assert found.tolist() == expected and found.dtype == np.float32
+            stated = {"pixel_scale": pixel_scale, "channels": channels}
+            default = {"pixel_scale": "0..255", "channels": "rgb"}
+            assert teacher.origin == {
+                k: v for k, v in stated.items() if v != default[k]
+            }
+    with pytest.raises(ValueError, match="0..1, -1..1 .* Received: pixel_scale='0..2'"):
+        served.Pixels("0..2")
+    with pytest.raises(ValueError, match=r"rgb, bgr .* Received: channels='grb'"):
+        served.Pixels(channels="grb")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "pixels", "text"),
+    [
+        (tf.uint8, (None, None, None, 3), ("0..1",), "pixel_scale=0..1. .* of uint8; "),
+        (
+            tf.string,
+            (None,),
+            ("0..255", "bgr"),
+            "channels=bgr. .*of image files; ",
+        ),
+    ],
+)
+def test_inputs_without_a_choice_of_pixels(dtype, shape, pixels, text):
+    signature, _ = detector(boxes([0, 0, 1, 1]), dtype, shape)
+    with pytest.raises(ValueError, match=text):
+        served.signature_teacher(
+            signature, NAMES, IDS, {}, pixels=served.Pixels(*pixels)
+        )
+    teacher = served.signature_teacher(signature, NAMES, IDS, {})
+    assert (teacher.with_pixels is None) == (dtype == tf.string)
+
+
+def test_a_confidence_of_zeros_and_ones():
+    outputs = {"mask": np.zeros((4, 6)), "confidence": np.ones((4, 6))}
+
+    def call(batch):
+        values = {key: value[None] for key, value in outputs.items()}
+        return {**values, "confidence": values["confidence"].astype(np.uint8)}
+
+    signature = signatures.Signature(
+        "images", tf.uint8, (None, None, None, 3), tuple(outputs), call
+    )
+    text = "floats of 0 to 1, or uint8 .* Received: uint8 of 0 to 1; multiply it by 255"
+    with pytest.raises(ValueError, match=text):
+        labels_of(signature, [(4, 6)])
+
+
 def test_outputs_of_other_tools():
     """Their formats must be stated; they are checked, and kept in the settings."""
     outputs = {"boxes": [[20, 10, 40, 20]], "confidence": [0.5], "classes": [1]}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from official_selftrain.data import sources
+from official_selftrain.data.sources import pools
 from official_selftrain.labeling import (
     coco_export,
     label_store,
@@ -110,14 +111,19 @@ def test_processes_count_together(monkeypatch):
     assert done.value == 9
 
 
+def opened(job, settings):
+    source = pools.open_pool(*job.pool)
+    return opening.open_teacher(settings, job.pool[0], source)
+
+
 def test_classes_of_the_student(job):
     """Ids are those of its own list; a class that it lacks is dropped if so asked."""
     settings = dataclasses.replace(job.teacher, classes="post,square", drop_others=True)
-    teacher = opening.open_teacher(settings, job.pool[0])
+    teacher = opened(job, settings)
     assert teacher.class_names == ("post", "square")
     settings = dataclasses.replace(settings, drop_others=False)
     with pytest.raises(ValueError, match="bar"):
-        opening.open_teacher(settings, job.pool[0])
+        opened(job, settings)
 
 
 def test_results_need_images_with_ids(job, tiny_coco):
@@ -131,11 +137,11 @@ def test_class_names_of_results(job, tmp_path):
     lines = {1: "one", 3: "two", 90: "three"}
     names.write_text("\n".join(lines.get(k, "???") for k in range(1, 91)))
     settings = dataclasses.replace(job.teacher, labels=str(names))
-    teacher = opening.open_teacher(settings, job.pool[0])
+    teacher = opened(job, settings)
     assert teacher.class_names == ("one", "two", "three")
     settings = dataclasses.replace(settings, first_class_id=2)
     with pytest.raises(ValueError, match="among {2: 'one', 4: .*. Received: 1; "):
-        opening.open_teacher(settings, job.pool[0])
+        opened(job, settings)
     for missing in (None, "none.txt"):
         settings = opening.TeacherSettings("http://host/v1/models/x", labels=missing)
         with pytest.raises(FileNotFoundError, match=f"Received: labels={missing!r}"):

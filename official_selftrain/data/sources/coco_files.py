@@ -391,8 +391,8 @@ def checked(content, path, folder=None, book=None):
     for kind, fields in _FIELDS.items():
         _check_fields(content[kind], kind, fields, path)
     findings = inspection.Findings(_ledger(content) if book is None else book)
-    image_ids = _number(content["images"], "images", path, findings)
-    category_ids = _number(content["categories"], "categories", path, findings)
+    image_ids = numbered(content["images"], "images", path, findings)
+    category_ids = numbered(content["categories"], "categories", path, findings)
     owners = _read_images(content["images"], path, folder, findings)
     image_ids = {key: owners[number] for key, number in image_ids.items()}
     kept = set(owners.values())
@@ -461,8 +461,21 @@ def key_of(value):
     return None
 
 
-def _number(entries, kind, path, findings):
-    """Give entries whole numbers as ids; return a dict of the file's ids to them."""
+def numbered(entries, kind, path, findings):
+    """Give entries whole numbers as ids.
+
+    Args:
+        entries: list of dict with an `id`, which is changed.
+        kind: str, what they are, for messages.
+        path: str, their file, for messages.
+        findings: dict of list, where changes are told as `"renumbered"`.
+
+    Returns:
+        dict of the file's ids (see `key_of`) to the numbers.
+
+    Raises:
+        ValueError: for ids that are no ids, or that occur twice.
+    """
     numbers = {}
     for index, entry in enumerate(entries):
         key = key_of(entry["id"])
@@ -564,6 +577,23 @@ def number_of(value):
     return None
 
 
+def parts_of(name):
+    """Return the parts of a path as an annotation tool wrote it.
+
+    Args:
+        name: str, with slashes or backslashes, also a URL.
+
+    Returns:
+        list of str, folders and the file's name; without what leads out of a folder.
+    """
+    path = name
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
+        path = urllib.parse.unquote(name.partition("://")[2].partition("?")[0])
+    parts = path.replace("\\", "/").split("/")
+    start = max((k + 1 for k, p in enumerate(parts) if p in ("", "..")), default=0)
+    return [part for part in parts[start:] if part != "."]
+
+
 class FileNames:
     """Finds the files of annotation entries in a folder.
 
@@ -587,13 +617,7 @@ class FileNames:
         """
         if self._is_inside(name) and self.has(name):
             return name
-        path = name
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
-            path = urllib.parse.unquote(name.partition("://")[2].partition("?")[0])
-        parts = path.replace("\\", "/").split("/")
-        # Nothing leads out of the folder.
-        start = max((k + 1 for k, p in enumerate(parts) if p in ("", "..")), default=0)
-        parts = [part for part in parts[start:] if part != "."]
+        parts = parts_of(name)
         for first in range(len(parts)):
             ending = "/".join(parts[first:])
             if self.has(ending):
@@ -711,7 +735,7 @@ def _read_values(annotation):
 
 def _placed(annotations, sizes, path, findings):
     """Return annotations with boxes inside their images."""
-    bboxes, are_numbers = _quadruples([a.get("bbox") for a in annotations])
+    bboxes, are_numbers = quadruples([a.get("bbox") for a in annotations])
     limits = [sizes[a["image_id"]] for a in annotations]
     limits = np.array(limits, np.float64).reshape(-1, 2)
     limits = np.where(np.isnan(limits), np.inf, limits)
@@ -724,7 +748,7 @@ def _placed(annotations, sizes, path, findings):
         if box is not None:
             bboxes[row] = box
             findings["shapes"].append(_name(annotations[row]))
-    _check_units(bboxes, limits, is_given, path)
+    check_units(bboxes, limits, is_given, path)
     ends = np.stack([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]])
     low, high = ends.min(axis=0), ends.max(axis=0)
     start, end = np.clip(low, 0.0, limits), np.clip(high, 0.0, limits)
@@ -781,10 +805,15 @@ def _regions(annotation, places, size, regions, book):
     return [{**annotation, **whole, ledger.STANDS_FOR: regions[key]}]
 
 
-def _quadruples(values):
-    """Return lists of four numbers as float64 `[n, 4]`, NaN for anything else.
+def quadruples(values):
+    """Return lists of four numbers as an array.
 
-    Also returns whether all of them are numbers already.
+    Args:
+        values: list of what stands in a file.
+
+    Returns:
+        float64 `[n, 4]`, NaN for anything but four finite numbers; and bool, whether
+        all of them are numbers already.
     """
     if not values:
         return np.zeros((0, 4)), True
@@ -803,8 +832,19 @@ def _quadruples(values):
     return rows, False
 
 
-def _check_units(bboxes, limits, is_given, path):
-    """Reject boxes most of which aren't `[x, y, width, height]` in pixels."""
+def check_units(bboxes, limits, is_given, path):
+    """Reject boxes most of which aren't `[x, y, width, height]` in pixels.
+
+    Args:
+        bboxes: float64 `[n, 4]`, NaN where there is none.
+        limits: float64 `[n, 2]`, width and height of each box's image in pixels,
+            infinite where unknown.
+        is_given: bool `[n]`, whether a box counts for its corners.
+        path: str, the file, for the message.
+
+    Raises:
+        ValueError: for fractions of the images, or corners.
+    """
     kind = "Expected boxes [x, y, width, height] in pixels. Received: "
     usable = np.isfinite(bboxes).all(axis=1) & (bboxes[:, 2:] != 0.0).all(axis=1)
     if not usable.any():
