@@ -44,13 +44,15 @@ def _validate():
     if classes is not None:
         is_file = os.path.isfile(classes)
         classes = teachers.read_classes(classes)[0] if is_file else classes.split(",")
-    violations, num_images = validation.validate(
+    violations, book = validation.validate(
         flags.FLAGS.labels, classes, flags.FLAGS.image_dir, flags.FLAGS.open_images
     )
     for kind, (count, place) in violations.items():
         print(f"{count:>8}  {validation.VIOLATIONS[kind]} (first: {place})")
     total = sum(count for count, _ in violations.values())
-    print(f"{num_images} images, {total} violations")
+    for line in book.lines("valid unless listed above"):
+        print(line)
+    print(f"{book.images.held} images, {total} violations")
     return 2 if violations else 0
 
 

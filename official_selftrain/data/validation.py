@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from official_selftrain.checks import progress
-from official_selftrain.data import images, masks
+from official_selftrain.data import images, ledger, masks
 from official_selftrain.data.sources import coco_files
 from official_selftrain.files.run_folder import LabelFolder
 
@@ -65,7 +65,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
 
     Returns:
         dict of a key of `VIOLATIONS` to a list, the number of violations and the
-        location of the first; and the number of images.
+        location of the first; and the `ledger.Ledger` of all images and labels.
 
     Raises:
         FileNotFoundError: if there is no file.
@@ -93,7 +93,7 @@ def validate(labels, class_names=None, image_dir=None, open_images=True):
     findings.add_together(labels)
     if not findings.num_images and "file" not in findings.violations:
         findings.add("missing", f"{labels}: any image")
-    return dict(findings.violations), findings.num_images
+    return dict(findings.violations), findings.ledger(labels)
 
 
 class _Findings:
@@ -101,6 +101,8 @@ class _Findings:
         self.violations = collections.OrderedDict()
         self.num_images = 0
         self.ids = set()
+        self.book = ledger.Ledger(0)
+        self._counts = []
         self._boxes = collections.Counter()
         self._sure, self._unsure = collections.Counter(), collections.Counter()
 
@@ -111,6 +113,32 @@ class _Findings:
         if value in self.ids:
             self.add("duplicate", place)
         self.ids.add(value)
+
+    def enter(self, labels, crowds, are_even, has_mask):
+        """Enter the labels of a record in the ledger.
+
+        Args:
+            labels: `[n]`.
+            crowds: flags `[n]`, or empty without any.
+            are_even: bool; False: lists differ in length, the labels are invalid.
+            has_mask: bool, whether it has a mask, too.
+        """
+        account, ignored = self.book.labels, int(np.count_nonzero(crowds))
+        account.unit = "masks" if has_mask else account.unit
+        account.held += len(labels) + has_mask
+        if not are_even:
+            ignored = len(labels)
+        account.put("crowd" if are_even else "wrong", ignored)
+        every = len(labels) + has_mask
+        self._counts.append((every, every - ignored))
+
+    def ledger(self, where):
+        """Return the closed ledger; of images alone, if the file was refused."""
+        if self._counts or not self.book.images.held:
+            self.book.images.held = len(self._counts) or self.num_images
+            left = np.zeros((self.num_images, 2), np.int64)
+            self.book.close(where, self._counts or left)
+        return self.book
 
     def count(self, image, boxes, scores, size):
         """Count what only all boxes together show.
@@ -211,6 +239,8 @@ def _check_example(features, place, class_names, open_images, findings):
     crowds = features["image/object/is_crowd"].int64_list.value
     areas = features["image/object/area"].float_list.value
     lengths |= {len(values) for values in (scores, crowds, areas) if len(values)}
+    mask = strings("image/segmentation/class/encoded")
+    findings.enter(labels, crowds, len(lengths) < 2, bool(mask and mask[0]))
     if len(lengths) > 1:
         findings.add("lengths", place)
     else:
@@ -223,7 +253,6 @@ def _check_example(features, place, class_names, open_images, findings):
         unknown = (labels < 1) | (labels > highest)
         if unknown.any():
             findings.add("class", f"{place}: {labels[unknown][0]}", unknown.sum())
-    mask = strings("image/segmentation/class/encoded")
     if mask and mask[0]:
         _check_mask(mask[0], size, class_names, place, findings)
     if open_images and size:
@@ -298,10 +327,12 @@ def _check_coco(path, class_names, image_dir, open_images, findings):
 def _check_reading(path, image_dir, findings):
     """Add what the reader of COCO files finds, or why it refuses this one."""
     try:
-        _, found = coco_files.read(path, image_dir or os.path.dirname(path) or ".")
+        folder = image_dir or os.path.dirname(path) or "."
+        content, found = coco_files.read(path, folder)
     except ValueError as error:
         findings.add("refused", str(error))
         return
+    findings.book = coco_files.close(found.ledger, content, path)
     if found["wrong"]:
         findings.add("refused", found["wrong"][0])
     for kind in _READ:

@@ -140,7 +140,7 @@ def write(
         _claim(output_dir, settings)
         _write(teacher, source, output_dir, storage, batch_size, worker, on_images)
         num_shards = math.ceil(source.num_images / storage.shard_size)
-        return _finish(output_dir, source, num_shards, settings)
+        return _finish(output_dir, source, num_shards, settings, teacher.left_out)
 
 
 @contextlib.contextmanager
@@ -473,7 +473,7 @@ class _Summary:
         }
 
 
-def _finish(output_dir, source, num_shards, settings):
+def _finish(output_dir, source, num_shards, settings, left_out):
     """Write the manifest once every shard exists."""
     bases = [_base(output_dir, shard, num_shards) for shard in range(num_shards)]
     if not all(os.path.exists(base + ".tfrecord") for base in bases):
@@ -517,6 +517,8 @@ def _finish(output_dir, source, num_shards, settings):
             f"{manifest['skipped'][0]} ({len(manifest['skipped'])} skipped)"
         )
     if book is not None:
+        book.labels.held += sum(left_out.values())
+        book.labels.went.update(left_out)
         book.images.put("unreadable", len(manifest["skipped"]))
         manifest["ledger"] = _closed(book, boxes, manifest["has_masks"]).content()
     atomic.write_json(LabelFolder(output_dir).manifest, manifest, shared=True)

@@ -103,7 +103,10 @@ def results_teacher(
         "score_scale": score_scale,
     }
     note += f"; boxes as {box_format}; scores of 0 to {score_scale}"
-    return teachers.Teacher(_prepare, label, names, False, origin, (note,))
+    repeated = len(results) - len(kept)
+    left_out = {"repeated": repeated, "unlisted": len(kept) - len(rows)}
+    teacher = teachers.Teacher(_prepare, label, names, False, origin, (note,))
+    return dataclasses.replace(teacher, left_out=left_out)
 
 
 def _prepare(example, image):

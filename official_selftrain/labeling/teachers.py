@@ -34,6 +34,8 @@ class Teacher:
         origin: dict that identifies the teacher in the settings: `kind`, and for
             example a hash of its files.
         notes: tuple of str, how its files are read.
+        left_out: dict of a place of `data.ledger` to how many of its boxes are left out
+            before any image is labeled.
         with_pixels: function (`served.Pixels`) → the same teacher, fed with other
             pixel values; None where they aren't a choice.
     """
@@ -45,6 +47,7 @@ class Teacher:
     origin: dict
     notes: tuple = ()
     with_pixels: Callable | None = None
+    left_out: dict = dataclasses.field(default_factory=dict)
 
 
 def keras_teacher(model, class_names, origin=None, scales=(1.0,), flip=False):

@@ -18,7 +18,6 @@ from official_selftrain.data import (
     copies,
     images,
     inspection,
-    ledger,
     problems,
     sources,
     splits,
@@ -131,20 +130,8 @@ def read(annotations, folder, categories=None, labeled=copies.NOTHING):
             f"Expected at least one box on a readable image. Received: {annotations}"
             f"{_listed(findings)}"
         )
-    _close(findings.ledger, content, annotations, rows)
+    coco_files.close(findings.ledger, content, annotations)
     return content, findings
-
-
-def _close(book, content, where, rows):
-    """Close the ledger: what is kept is taught or ignored."""
-    names = {c["id"]: c["name"] for c in content["categories"]}
-    taught = collections.Counter(names[a["category_id"]] for a in objects(content))
-    every = collections.Counter(a["image_id"] for a in content["annotations"])
-    sure = collections.Counter(a["image_id"] for a in objects(content))
-    counts = [(every[i["id"]], sure[i["id"]]) for i in content["images"]]
-    coco_files.closed(book, where, content["annotations"], counts, taught)
-    for annotation in content["annotations"]:
-        annotation.pop(ledger.STANDS_FOR, None)
 
 
 def _join(image, other, rows):

@@ -71,8 +71,8 @@ def test_violations_of_tfrecord_files(tmp_path):
         good(12, mask=masks.encode(np.zeros((2, 3)))),
         b"\xff\xff",
     )
-    found, num_images = validation.validate(path, ["a", "b"])
-    assert num_images == 14
+    found, book = validation.validate(path, ["a", "b"])
+    assert book.images.held == 14
     assert {kind: count for kind, (count, _) in found.items()} == {
         "duplicate": 1,
         "id": 1,
@@ -99,8 +99,8 @@ def test_truncated_file(tmp_path):
     path = tmp_path / "a.tfrecord"
     written(path, *(examples.serialize(record(n), 20, 30) for n in range(2)))
     path.write_bytes(path.read_bytes()[:-5])
-    found, num_images = validation.validate(str(path))
-    assert found == {"file": [1, f"{path}, entry 1"]} and num_images == 1
+    found, book = validation.validate(str(path))
+    assert found == {"file": [1, f"{path}, entry 1"]} and book.images.held == 1
 
 
 def test_violations_of_a_coco_file(tmp_path):
@@ -131,8 +131,8 @@ def test_violations_of_a_coco_file(tmp_path):
     }
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
-    found, num_images = validation.validate(str(path))
-    assert num_images == 5
+    found, book = validation.validate(str(path))
+    assert book.images.held == 5
     assert {kind: count for kind, (count, _) in found.items()} == {
         "id": 1,
         "duplicate": 1,
@@ -214,8 +214,8 @@ def test_malformed_entries_of_a_coco_file(tmp_path):
     }
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(content).encode("utf-16"))
-    found, num_images = validation.validate(str(path), open_images=False)
-    assert num_images == 4
+    found, book = validation.validate(str(path), open_images=False)
+    assert book.images.held == 4
     assert found == {
         "missing": [5, "images[1]: file_name, height, id, width"],
         "id": [1, "images[2]: [2]"],
@@ -250,14 +250,17 @@ def stored(path, boxes, scores=None, per_image=3):
 
 
 def test_right_labels_have_no_violation(tmp_path):
-    assert validation.validate(stored(tmp_path / "a.tfrecord", OBJECTS)) == ({}, 4)
+    found, book = validation.validate(stored(tmp_path / "a.tfrecord", OBJECTS))
+    assert (found, book.images.held) == ({}, 4)
     # Large objects, and images that an object covers.
     boxes = np.concatenate([OBJECTS * 0 + [0, 0, 20, 30], OBJECTS * 0 + [3, 4, 20, 29]])
-    assert validation.validate(stored(tmp_path / "b.tfrecord", boxes)) == ({}, 8)
+    found, book = validation.validate(stored(tmp_path / "b.tfrecord", boxes))
+    assert (found, book.images.held) == ({}, 8)
     # Human labels beside a teacher's.
     scores = np.repeat([[1.0], [1.0], [1.0], [0.75]], 3, axis=1)
     path = stored(tmp_path / "c.tfrecord", OBJECTS, scores)
-    assert validation.validate(path) == ({}, 4)
+    found, book = validation.validate(path)
+    assert (found, book.images.held) == ({}, 4)
 
 
 def test_labels_that_look_wrong_together(tmp_path):
@@ -374,3 +377,53 @@ def test_command_line(tmp_path):
     assert result.returncode == 2
     assert f"       1  a class is unknown (first: {path}, entry 0: 3)" in result.stdout
     assert "1 images, 1 violations" in result.stdout
+
+
+def test_the_ledger_of_validated_records(tmp_path):
+    """By hand: a box, a crowd and a box, nothing, and lists of different lengths."""
+    crowd = {"ignore": np.array([True, False])}
+    uneven = tf.train.Example.FromString(examples.serialize(record(4), 20, 30))
+    del uneven.features.feature["image/object/bbox/ymin"].float_list.value[:]
+    path = written(
+        tmp_path / "a.tfrecord",
+        examples.serialize(record(1), 20, 30),
+        examples.serialize(record(2, boxes=[[0, 0, 1, 1]] * 2, **crowd), 20, 30),
+        examples.serialize(record(3, boxes=[]), 20, 30),
+        uneven.SerializeToString(),
+    )
+    _, book = validation.validate(path)
+    assert book.content() == {
+        "images": {
+            "held": 4,
+            "taught": 2,
+            "without an object": 1,
+            "ignored": {"with nothing but ignored labels": 1},
+        },
+        "boxes": {
+            "held": 4,
+            "taught": 2,
+            "ignored": {"crowds or difficult objects": 1, "invalid": 1},
+        },
+    }
+
+
+def test_the_ledger_of_a_validated_coco_file(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]},
+            {"image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 5]},
+        ],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    _, book = validation.validate(str(path), open_images=False)
+    assert book.lines() == [
+        "1 images: 1 taught",
+        "2 boxes: 1 taught, 1 ignored (without area: 1)",
+    ]
+    content["annotations"] = [{"image_id": 1}]  # refused
+    path.write_text(json.dumps(content))
+    _, book = validation.validate(str(path), open_images=False)
+    assert book.images.held == 1 and book.labels.held == 0

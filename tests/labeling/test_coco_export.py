@@ -130,8 +130,8 @@ def test_coco_boxes_lie_inside_their_image(labels_dir, tmp_path):
         assert x >= 0 and y >= 0 and width > 0 and height > 0
         assert x + width <= 96 and y + height <= 64
     for labels in (labels_dir, str(path)):
-        found, num_images = validation.validate(labels, image_dir="/")
-        assert (found, num_images) == ({}, 6)
+        found, book = validation.validate(labels, image_dir="/")
+        assert (found, book.images.held) == ({}, 6)
 
 
 def test_masks_cannot_be_exported_to_coco(tmp_path):

@@ -1,15 +1,17 @@
 """Results of other tools: what their numbers mean is read from the whole file."""
 
 import json
+import random
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from damaged_files import MUTATIONS, read_damaged
 from PIL import Image
 
-from official_selftrain.data import examples, sources
+from official_selftrain.data import examples, ledger, sources
 from official_selftrain.data.sources import pools
-from official_selftrain.labeling import answers, opening, results_files
+from official_selftrain.labeling import answers, label_store, opening, results_files
 
 # Height and width of the images 1, 2 and 3.
 SIZES = {1: (40, 60), 2: (40, 60), 3: (50, 80)}
@@ -446,3 +448,44 @@ def test_the_source_is_not_opened_again(pool, tmp_path, monkeypatch):
     assert_right(opening.open_teacher(settings, str(pool), source))
     assert results_files.SCORE_SCALES == (1, 100)
     assert answers.RESULTS.order == "xywh"
+
+
+# Nothing is lost
+
+
+def test_what_is_left_out_is_counted(pool, tmp_path):
+    """A result twice, and two of an image that isn't to be labeled."""
+    others = [{**r, "image_id": 9} for r in results()[:2]]
+    teacher = opened([*results(), results()[3], *others], pool, tmp_path)
+    assert teacher.left_out == {"repeated": 1, "unlisted": 2}
+    assert_right(teacher)
+    source = pools.open_pool(str(pool))
+    manifest = label_store.write(teacher, source, str(tmp_path / "labels"))
+    assert manifest["ledger"]["boxes"] == {
+        "held": 9,
+        "taught": 6,
+        "left out": {"repeated": 1, "of images that aren't listed": 2},
+    }
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_damaged_results(pool, tmp_path, is_whole):
+    """A whole COCO file names its images and classes."""
+    path, content = tmp_path / "results.json", results()
+    if is_whole:
+        content = {**json.loads(pool.read_text()), "annotations": content}
+    source = pools.open_pool(str(pool))
+
+    def read():
+        settings = opening.TeacherSettings(str(path))
+        teacher = opening.open_teacher(settings, str(pool), source)
+        damaged = json.loads(path.read_text())
+        held = damaged["annotations"] if is_whole else damaged
+        book = ledger.Ledger(len(SIZES), len(held))
+        book.labels.went.update(teacher.left_out)
+        counts = [[len(image["boxes"])] * 2 for image in labels(teacher)]
+        return book.close("the results", counts)
+
+    files = {path: json.dumps(content)}
+    rng = random.Random(int(is_whole))
+    assert read_damaged(read, files, rng, MUTATIONS) > MUTATIONS // 20

@@ -164,6 +164,29 @@ def _record(image, objects, class_of, folder, path):
     }
 
 
+def close(book, content, where):
+    """Close the ledger of a COCO file's content, all of which is taught or ignored.
+
+    Args:
+        book: `ledger.Ledger`.
+        content: dict, as returned by `read`; it no longer tells where labels went.
+        where: str, the files.
+
+    Returns:
+        `ledger.Ledger`.
+    """
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    objects = [a for a in content["annotations"] if not a.get("iscrowd")]
+    taught = collections.Counter(names[a["category_id"]] for a in objects)
+    every = collections.Counter(a["image_id"] for a in content["annotations"])
+    sure = collections.Counter(a["image_id"] for a in objects)
+    counts = [(every[i["id"]], sure[i["id"]]) for i in content["images"]]
+    closed(book, where, content["annotations"], counts, taught)
+    for annotation in content["annotations"]:
+        annotation.pop(ledger.STANDS_FOR, None)
+    return book
+
+
 def read(annotations, folder=None):
     """Read a COCO annotation file.
 
