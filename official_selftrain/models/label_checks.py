@@ -90,7 +90,7 @@ def _check_scale(images, where):
     lowest, highest = float(images.min()), float(images.max())
     is_fraction = 0.0 < highest <= 1.0 and bool((images % 1 != 0).any())
     # Interpolation makes few values negative, normalization half of them.
-    is_centered = lowest < -max(highest, 0.0) / 4.0
+    is_centered = lowest < min(-highest / 4.0, -0.01)
     is_finite = np.isfinite(lowest) and np.isfinite(highest)
     if is_fraction or is_centered or highest > _HIGHEST_PIXEL or not is_finite:
         raise ValueError(

@@ -171,18 +171,15 @@ def of_model(model):
     return getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
 
 
-def check_scope(strategy, variables):
+def check_scope(variables):
     """Check that variables exist on every replica of a strategy.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
         variables: list of `keras.Variable`.
 
     Raises:
         ValueError: for one that was created outside of the strategy's scope.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return
     for variable in variables:
         if not isinstance(variable.value, tf.distribute.DistributedValues):
             raise ValueError(

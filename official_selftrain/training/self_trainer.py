@@ -318,10 +318,18 @@ class SelfTrainer(keras.Model):
     def _check_strategy(self):
         """Return the strategy of Keras' `fit`, checked."""
         strategy = distribution.of_model(self)
-        if strategy.num_replicas_in_sync > 1:
-            optimizer = getattr(self, "optimizer", None)
-            variables = optimizer.variables if optimizer else []
-            distribution.check_scope(strategy, [*self.variables, *variables])
+        if strategy.num_replicas_in_sync == 1:
+            return strategy
+        if self.steps_per_execution > 1 or self.jit_compile:
+            raise ValueError(
+                "Expected compile without steps_per_execution and jit_compile on "
+                f"several replicas. Received: {strategy.num_replicas_in_sync} replicas,"
+                f" steps_per_execution={self.steps_per_execution}, "
+                f"jit_compile={self.jit_compile}"
+            )
+        optimizer = getattr(self, "optimizer", None)
+        variables = optimizer.variables if optimizer else []
+        distribution.check_scope([*self.variables, *variables])
         return strategy
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -354,6 +362,7 @@ class SelfTrainer(keras.Model):
         if keras.backend.backend() != "tensorflow":
             return super().test_step(*data)
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
+        batch = distribution.with_images(batch)
         losses = self.stream_losses(batch, self(batch, training=False), training=False)
         _, terms = self.joint_loss(losses, training=False)
         count = ops.cast(ops.shape(keras.tree.flatten(batch)[0])[0], "float32")
