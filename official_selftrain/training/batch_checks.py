@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from official_selftrain.checks import messages
 from official_selftrain.models import label_checks
+from official_selftrain.training import distribution
 
 STREAMS = ("labeled", "pseudo", "classified")
 
@@ -93,8 +94,18 @@ def checked(data, trainer, validate=True):
         model doesn't have; see `one_line_errors`.
 
     Raises:
-        ValueError: for batches that aren't streams, as far as they are known.
+        ValueError: for batches that aren't streams, as far as they are known; on
+            several replicas, for data that TensorFlow doesn't make.
     """
+    python_data = (types.GeneratorType, keras.utils.PyDataset)
+    if distribution.of_model(trainer).num_replicas_in_sync > 1 and isinstance(
+        data, python_data
+    ):
+        # TensorFlow would train on parts of the arrays in place, and overwrite them.
+        raise ValueError(
+            "Expected a tf.data.Dataset on several replicas, see its from_generator. "
+            f"Received: {type(data).__name__}"
+        )
     # Whether the next batch is the first one: whoever takes it checks it.
     first = [True] if validate else []
     if not validate:
@@ -187,6 +198,9 @@ def _asserted(batch, trainer, first):
         parts = [text, tf.reduce_sum(wrong[:1])]
         checks.append(tf.debugging.Assert(tf.size(wrong) == 0, parts))
     with tf.control_dependencies(checks):
+        if distribution.of_model(trainer).num_replicas_in_sync > 1:
+            # Replicas work in place on parts of it: not on a generator's own arrays.
+            return tf.nest.map_structure(lambda x: tf.raw_ops.DeepCopy(x=x), batch)
         return tf.nest.map_structure(tf.identity, batch)
 
 
