@@ -261,7 +261,8 @@ def test_other_files_are_loaded_completely_or_not_at_all(tmp_path):
         if name.startswith("junk"):
             (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(
-            ValueError, match=f"weights of retinanet. Received: weights=.*{name}"
+            ValueError,
+            match=f"weights of retinanet with 3 classes. .* weights=.*{name}",
         ) as error:
             checkpoints.pretrained(model, str(tmp_path / name))
         assert len(str(error.value)) < 600 and "\n" not in str(error.value)
