@@ -89,7 +89,8 @@ def training_batches(
         `boxes` float32 `[B, M, 4]`, `classes` int32 `[B, M]`, `scores` float32
         `[B, M]`, `ignore` bool `[B, M]`, or `mask` int32 `[B, H, W]`, where a value
         outside the classes, such as 255, is unknown. M is the largest number of boxes
-        of an image of the source.
+        of an image of the source. A `map` may add the `sample_weights` that models
+        know, float32 `[B]`.
 
     Raises:
         ValueError: for a `max_boxes` below 1.

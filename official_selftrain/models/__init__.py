@@ -29,6 +29,12 @@ over images:
     → the normalizer of a batch with that count:
     `compute_losses(…)["loss"]` is `sum / divisor(count)`.
 
+A model may check what no shape tells; `SelfTrainer.fit` calls it with the first batch:
+
+- `model.check_labels(labels, where)`
+    raises a `ValueError` for values that would train it wrongly without an error, such
+    as pixels in 0…1. `labels` are arrays, with `images`; `where` is a str to name them.
+
 A model with mask labels has another, for labeling:
 
 - `model.multi_scale(scales, flip)`
@@ -54,6 +60,13 @@ Segmentation:
 Image classification: an image's class is that of its first box, which covers the image.
 Outputs are `image_logits` float32 `[B, K]`; predictions are those of a detector with one
 box. It is used for pre-training a backbone and for joint training (`SelfTrainer`).
+
+The labels of a training batch may have `sample_weights`, float `[B]`, at least 0: in the
+loss an image of weight w counts as if it were in the batch w times. Its losses and its
+terms of the count (positive anchors, labeled pixels, known classes) are multiplied by
+w, so `sum = Σ w · sum of the image` and `count = Σ w · count of the image`. An image of
+weight 0 has no part in the loss. Batch statistics, of batch normalization, aren't
+weighted. Without `sample_weights` all weights are 1.
 
 In a training batch, boxes are in pixels of the frame and `sizes` is the part of the
 frame that the image covers. In an evaluation batch, both refer to the original image.

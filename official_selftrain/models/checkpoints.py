@@ -224,10 +224,28 @@ def _load_keras(model, path):
         model.load_weights(path)
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         model.set_weights(before)
-        reason = next(iter(str(error).strip().splitlines()), "")[:200]
+        count = getattr(model, "num_classes", None)
+        classes = "" if count is None else f" with {count} classes"
         raise ValueError(
-            f"Expected weights of {model.name}. Received: weights={path!r}, {reason}"
+            f"Expected weights of {model.name}{classes}. Received: weights={path!r}, "
+            f"{_reason(str(error))}"
         ) from error
+
+
+def _reason(text):
+    """Return why Keras couldn't load weights, in a line."""
+    shapes = re.search(
+        r"<\w+ name=([^,>]+).*?variable\.shape=(\(.*?\)).*?value\.shape=(\(.*?\))",
+        text,
+        re.DOTALL,
+    )
+    if shapes is None:
+        return next(iter(text.strip().splitlines()), "")[:200]
+    layer, wanted, stored = shapes.groups()
+    return (
+        f"misshapen: {layer} {stored} for {wanted}. With another number of classes, "
+        'load the backbone of a .keras file alone, parts=("backbone",)'
+    )
 
 
 def _load_backbone(model, path):

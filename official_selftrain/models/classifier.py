@@ -7,12 +7,12 @@ import keras
 from keras import ops
 
 from official_selftrain import metrics
-from official_selftrain.models import losses
+from official_selftrain.models import label_checks, losses
 from official_selftrain.models.inputs import (
     check_model,
     check_stride,
     from_config,
-    normalized_pixels,
+    level_features,
 )
 
 
@@ -51,7 +51,7 @@ class ImageClassifier(keras.Model):
         last = max(int(level[1:]) for level in backbone.output)
         check_stride(image_size, last)
         inputs = keras.Input((*image_size, 3), name="images")
-        features = backbone(normalized_pixels(inputs))[f"P{last}"]
+        features = level_features(backbone, inputs)[f"P{last}"]
         pooled = keras.layers.GlobalAveragePooling2D(
             name="classification_pool", dtype="float32"
         )(features)
@@ -70,13 +70,15 @@ class ImageClassifier(keras.Model):
         Args:
             outputs: dict with `image_logits` `[B, K]`.
             labels: dict with `classes` int `[B, M]`: an image's class is its first,
-                -1 if unknown.
+                -1 if unknown. With `sample_weights` float `[B]`, an image counts that
+                many times.
 
         Returns:
             dict with `loss`, float32 scalar, 0 if no class is known.
 
         Raises:
-            ValueError: for classes of another shape.
+            ValueError: for classes of another shape; outside of graphs, for the first
+                labels, as `check_labels` does.
         """
         total, count = self.loss_sum(outputs, labels)
         return {"loss": total / self.divisor(count)}
@@ -93,11 +95,26 @@ class ImageClassifier(keras.Model):
             and their number.
         """
         classes = _classes(labels)
-        is_labeled = ops.cast(classes >= 0, "float32")
+        label_checks.check_first(self, labels)
+        is_labeled = losses.weighted(ops.cast(classes >= 0, "float32"), labels)
         entropy = losses.cross_entropy(
             ops.maximum(classes, 0), ops.cast(outputs["image_logits"], "float32")
         )
         return ops.sum(entropy * is_labeled), ops.sum(is_labeled)
+
+    def check_labels(self, labels, where=""):
+        """Check values that would train the model wrongly without an error.
+
+        Args:
+            labels: dict of arrays as in `compute_losses`, possibly with `images`.
+            where: str, what they belong to, as `" of the stream classified"`.
+
+        Raises:
+            ValueError: for classes counted from 1 or out of range, and for images that
+                aren't of 0…255.
+        """
+        label_checks.check_images(labels, self.image_size, where)
+        label_checks.check_classes(labels, "classes", self.num_classes, where)
 
     def divisor(self, count):
         """Return the normalizer of the loss of a batch with `count` known classes."""

@@ -57,19 +57,15 @@ def check_model(image_size, backbone, **counts):
 
     Raises:
         TypeError: if `backbone` isn't a model from images to a dict of levels.
-        ValueError: if the image size isn't two whole numbers, or a count isn't an
-            integer of at least 1.
+        ValueError: if the backbone's levels have other names or gaps, the image size
+            isn't two whole numbers, or a count isn't an integer of at least 1.
     """
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(
                 f"Expected {name}, an integer of at least 1. Received: {name}={value!r}"
             )
-    if not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
-        raise TypeError(
-            "Expected backbone, a keras.Model from images to a dict of levels such as "
-            f"backbones.resnet(50). Received: backbone={backbone!r}"
-        )
+    _check_backbone(backbone)
     sides = image_size if isinstance(image_size, (tuple, list)) else ()
     if len(sides) != 2 or any(side != int(side) for side in sides):
         raise ValueError(
@@ -77,6 +73,56 @@ def check_model(image_size, backbone, **counts):
             f"Received: image_size={image_size!r}"
         )
     return tuple(int(side) for side in sides)
+
+
+def _check_backbone(backbone):
+    """Check that a backbone is a model to a dict of levels, one after the other."""
+    # A subclass that was never called has none.
+    output = getattr(backbone, "output", None)
+    if not isinstance(backbone, keras.Model) or not isinstance(output, dict):
+        raise TypeError(
+            'Expected backbone, a keras.Model from images to a dict {"P3": …, "P4": …, '
+            '"P5": …} of levels of stride 8, 16, 32 (keras.Model(m.input, {"P3": '
+            "m.get_layer(…).output, …}) takes them from a model m), such as "
+            f"backbones.resnet(50). Received: backbone={backbone!r} with the output "
+            f"{type(output).__name__}"
+        )
+    names = sorted(map(str, output), key=lambda name: (len(name), name))
+    first = names[0][1:] if names else ""
+    first = int(first) if first.isdecimal() else 0
+    wanted = [f"P{first + i}" for i in range(len(names))]
+    if names != wanted or set(names) != set(output):
+        raise ValueError(
+            'Expected backbone with levels one after the other, such as {"P3": …, '
+            '"P4": …, "P5": …}. Received: backbone='
+            f"{backbone.name} with keys={list(output)}"
+        )
+
+
+def level_features(backbone, images):
+    """Return the levels of a backbone for images.
+
+    Args:
+        backbone: `keras.Model`, checked by `check_model`.
+        images: `keras.Input` `[B, H, W, 3]`, RGB in 0…255.
+
+    Returns:
+        dict of level name to tensor `[B, H / 2^level, W / 2^level, c]`.
+
+    Raises:
+        ValueError: if a level has another stride than 2^level.
+    """
+    features = backbone(normalized_pixels(images))
+    for name, feature in features.items():
+        size = tuple(-(-side // 2 ** int(name[1:])) for side in images.shape[1:3])
+        if feature.shape[1:-1] != size:
+            raise ValueError(
+                f"Expected level {name} of stride {2 ** int(name[1:])}, features of "
+                f"{size[0]} x {size[1]} cells for images of {images.shape[1]} x "
+                f"{images.shape[2]}. Received: backbone={backbone.name} with "
+                f"{name} of shape {tuple(feature.shape)}"
+            )
+    return features
 
 
 def check_stride(image_size, level):

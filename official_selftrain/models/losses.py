@@ -1,4 +1,4 @@
-"""Element-wise losses.
+"""Element-wise losses, and the weights of images.
 
 Reduction and normalization belong to the model that owns the loss.
 """
@@ -66,3 +66,30 @@ def cross_entropy(classes, logits):
     """
     one_hot = ops.one_hot(classes, logits.shape[-1], dtype="float32")
     return -ops.sum(one_hot * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def weighted(terms, labels):
+    """Multiply the terms of each image by the image's weight, if there are weights.
+
+    Args:
+        terms: float32 `[B, ...]`: losses, or 0 and 1 for what is counted.
+        labels: dict, possibly with `sample_weights` float `[B]`.
+
+    Returns:
+        float32 `[B, ...]`.
+
+    Raises:
+        ValueError: for weights of another shape.
+
+    Source: own.
+    """
+    if "sample_weights" not in labels:
+        return terms
+    weights = ops.convert_to_tensor(labels["sample_weights"])
+    if len(weights.shape) != 1:
+        raise ValueError(
+            "Expected sample_weights [B], one for each image. Received: "
+            f"shape={tuple(weights.shape)}"
+        )
+    ones = (1,) * (len(terms.shape) - 1)
+    return terms * ops.reshape(ops.cast(weights, "float32"), (-1, *ones))

@@ -13,7 +13,7 @@ from official_selftrain import metrics
 from official_selftrain.checks import arguments
 from official_selftrain.geometry import boxes as box_ops
 from official_selftrain.geometry import letterbox, suppression
-from official_selftrain.models import anchors, losses
+from official_selftrain.models import anchors, label_checks, losses
 from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.fpn import fpn
 from official_selftrain.models.heads import Tower, retinanet_head
@@ -22,7 +22,7 @@ from official_selftrain.models.inputs import (
     check_stride,
     check_tile,
     from_config,
-    normalized_pixels,
+    level_features,
 )
 from official_selftrain.models.nasfpn import nasfpn
 
@@ -166,7 +166,7 @@ class RetinaNet(keras.Model):
         inputs = keras.Input((*image_size, 3), name="images")
         bn = BatchNorm(bn_momentum, bn_epsilon, bn_sync)
         features = _decode_features(
-            backbone(normalized_pixels(inputs)),
+            level_features(backbone, inputs),
             decoder,
             (min_level, max_level),
             num_filters=num_filters,
@@ -236,13 +236,15 @@ class RetinaNet(keras.Model):
             labels: dict with `boxes` float32 `[B, M, 4]` in pixels of the
                 input, `classes` int32 `[B, M]` (-1 is padding), `ignore` bool
                 `[B, M]` and, for doubtful boxes, `scores` float32 `[B, M]`; see
-                `anchors.assign_targets`.
+                `anchors.assign_targets`. With `sample_weights` float `[B]`, the
+                losses and the positives of an image count that many times.
 
         Returns:
             dict of float32 scalars: `loss`, `class_loss`, `box_loss`.
 
         Raises:
-            ValueError: for labels without boxes, or without label slots.
+            ValueError: for labels without boxes, or without label slots; outside of
+                graphs, for the first labels, as `check_labels` does.
 
         Source: Lin et al. 2017; normalization as in the authors' detection code.
         """
@@ -275,8 +277,9 @@ class RetinaNet(keras.Model):
     def _sums(self, outputs, labels):
         """Return the summed class and box losses and the number of positives."""
         class_targets, box_targets = self._targets(labels)
-        positive = ops.cast(class_targets >= 0, "float32")
+        positive = losses.weighted(ops.cast(class_targets >= 0, "float32"), labels)
         included = ops.cast(class_targets != anchors.IGNORED, "float32")
+        included = losses.weighted(included, labels)
 
         one_hot = ops.one_hot(class_targets, self.num_classes, dtype="float32")
         class_loss = losses.focal_loss(
@@ -293,15 +296,25 @@ class RetinaNet(keras.Model):
             ops.sum(positive),
         )
 
+    def check_labels(self, labels, where=""):
+        """Check values that would train the model wrongly without an error.
+
+        Args:
+            labels: dict of arrays as in `compute_losses`, possibly with `images`.
+            where: str, what they belong to, as `" of the stream labeled"`.
+
+        Raises:
+            ValueError: for classes counted from 1, boxes that aren't corners in pixels
+                of the frame, images that aren't of 0…255, and other faults.
+        """
+        _check_keys(labels, where)
+        label_checks.check_images(labels, self.image_size, where)
+        label_checks.check_boxes(labels, self.num_classes, self.image_size, where)
+
     def _targets(self, labels):
         """Return the class and box targets of every anchor."""
-        missing = [k for k in ("boxes", "classes", "ignore") if k not in labels]
-        if missing or labels["boxes"].shape[1] == 0:
-            raise ValueError(
-                "Expected labels with boxes [B, M, 4], classes and ignore [B, M], at "
-                f"least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
-                + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
-            )
+        _check_keys(labels)
+        label_checks.check_first(self, labels)
         levels = self.min_level, self.max_level
         per_cell = self.num_scales * len(self.aspect_ratios)
         return anchors.assign_targets(
@@ -426,6 +439,16 @@ class RetinaNet(keras.Model):
     def from_config(cls, config):
         """Build a model from `get_config`'s result."""
         return from_config(cls, config)
+
+
+def _check_keys(labels, where=""):
+    missing = [k for k in ("boxes", "classes", "ignore") if k not in labels]
+    if missing or tuple(labels["boxes"].shape[1:2]) == (0,):
+        raise ValueError(
+            f"Expected labels{where} with boxes [B, M, 4], classes and ignore [B, M], "
+            f"at least one slot, for a RetinaNet. Received: keys={sorted(labels)}"
+            + ("" if missing else f", boxes {tuple(labels['boxes'].shape)}")
+        )
 
 
 def _check_numbers(fractions, others):

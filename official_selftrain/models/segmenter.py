@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from official_selftrain import metrics
-from official_selftrain.models import losses
+from official_selftrain.models import label_checks, losses
 from official_selftrain.models.blocks import BatchNorm
 from official_selftrain.models.heads import ResizeBilinear, segmentation_head
 from official_selftrain.models.inputs import (
@@ -15,7 +15,7 @@ from official_selftrain.models.inputs import (
     check_model,
     check_stride,
     from_config,
-    normalized_pixels,
+    level_features,
 )
 from official_selftrain.models.nasfpn import nasfpn
 
@@ -87,7 +87,7 @@ class SemanticSegmenter(keras.Model):
         inputs = keras.Input((*image_size, 3), name="images")
         bn = BatchNorm(bn_momentum, bn_epsilon, bn_sync)
         features = nasfpn(
-            backbone(normalized_pixels(inputs)),
+            level_features(backbone, inputs),
             num_filters,
             num_repeats,
             separable,
@@ -123,13 +123,15 @@ class SemanticSegmenter(keras.Model):
         Args:
             outputs: dict with `mask_logits` `[B, H / 4, W / 4, K]`.
             labels: dict with `mask` int `[B, H, W]`; pixels outside 0…K - 1, such as
-                `IGNORE_CLASS`, are unlabeled.
+                `IGNORE_CLASS`, are unlabeled. With `sample_weights` float `[B]`, the
+                cells of an image count that many times.
 
         Returns:
             dict of a float32 scalar: `loss`, 0 if no pixel is labeled.
 
         Raises:
-            ValueError: for labels without a mask, or of another shape.
+            ValueError: for labels without a mask, or of another shape; outside of
+                graphs, for the first labels, as `check_labels` does.
 
         Source: the authors' segmentation code (labels at the logits' size).
         """
@@ -156,8 +158,22 @@ class SemanticSegmenter(keras.Model):
         """Return the normalizer of the loss of a batch with `count` labeled cells."""
         return ops.maximum(count, 1.0)
 
+    def check_labels(self, labels, where=""):
+        """Check values that would train the model wrongly without an error.
+
+        Args:
+            labels: dict of arrays as in `compute_losses`, possibly with `images`.
+            where: str, what they belong to, as `" of the stream labeled"`.
+
+        Raises:
+            ValueError: for a mask of another size or with classes counted from 1, and
+                for images that aren't of 0…255.
+        """
+        label_checks.check_images(labels, self.image_size, where)
+        label_checks.check_mask(labels, self.num_classes, self.image_size, where)
+
     def _targets(self, labels):
-        """Return each output cell's label and, as 0 or 1, whether it is labeled."""
+        """Return each output cell's label, and its weight: 0 if it is unlabeled."""
         if "mask" not in labels:
             raise ValueError(
                 "Expected labels with a mask for a SemanticSegmenter. Received: "
@@ -169,8 +185,10 @@ class SemanticSegmenter(keras.Model):
                 f"Expected a mask [B, {self.image_size[0]}, {self.image_size[1]}]. "
                 f"Received: shape={tuple(mask.shape)}"
             )
+        label_checks.check_first(self, labels)
         mask = mask[:, ::_LABEL_STRIDE, ::_LABEL_STRIDE]
-        return mask, ops.cast((mask >= 0) & (mask < self.num_classes), "float32")
+        is_labeled = ops.cast((mask >= 0) & (mask < self.num_classes), "float32")
+        return mask, losses.weighted(is_labeled, labels)
 
     def predictions(self, outputs, sizes):
         """Decode outputs into masks.

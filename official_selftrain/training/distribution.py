@@ -124,6 +124,21 @@ def local(strategy, value):
     )
 
 
+def with_images(batch):
+    """Return this replica's part of a batch, which must not be empty."""
+    if num_replicas() == 1:
+        return batch
+    part = tf.nest.map_structure(lambda tensor: tf.shape(tensor)[0], batch)
+    check = tf.debugging.Assert(
+        tf.reduce_min(tf.nest.flatten(part)) > 0,
+        ["Expected images of every stream for each of", num_replicas(), "replicas: "
+         "batch(…, drop_remainder=True) drops a last batch that is too small. "
+         "Received: none for one of them"],
+    )  # fmt: skip
+    with tf.control_dependencies([check]):
+        return tf.nest.map_structure(tf.identity, batch)
+
+
 def whole_batch(strategy, batch):
     """Concatenate the local replicas' parts of a batch, a nest of tensors."""
     return tf.nest.map_structure(
@@ -149,6 +164,29 @@ def per_replica_batch_size(batch_size, strategy, accumulation=1):
             f"replicas, accumulation {accumulation}). Received: batch_size={batch_size}"
         )
     return batch_size // (replicas * accumulation)
+
+
+def of_model(model):
+    """Return the strategy in whose scope a `keras.Model` was created."""
+    return getattr(model, "distribute_strategy", None) or tf.distribute.get_strategy()
+
+
+def check_scope(variables):
+    """Check that variables exist on every replica of a strategy.
+
+    Args:
+        variables: list of `keras.Variable`.
+
+    Raises:
+        ValueError: for one that was created outside of the strategy's scope.
+    """
+    for variable in variables:
+        if not isinstance(variable.value, tf.distribute.DistributedValues):
+            raise ValueError(
+                "Expected model, trainer and optimizer created within "
+                "strategy.scope(), on several replicas. "
+                f"Received: {variable.path} created outside"
+            )
 
 
 @contextlib.contextmanager

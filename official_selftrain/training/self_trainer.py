@@ -18,8 +18,6 @@ from official_selftrain.training.loss_normalizer import (
     PositivesAverage,
 )
 
-STREAMS = ("labeled", "pseudo", "classified")
-
 
 @keras.saving.register_keras_serializable(package="official_selftrain")
 class SelfTrainer(keras.Model):
@@ -42,19 +40,23 @@ class SelfTrainer(keras.Model):
     pass, and `classification_weight` times its loss is added to L. Each pass has its
     own batch statistics; the shared layers' moving averages are updated by both.
 
-    It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate` and `save`
-    work as usual. The logs hold `loss` (L), `labeled_loss` (L_h); with a pseudo
-    stream, `pseudo_loss` (L_p) and `pseudo_scale` (the ratio of the means); with a
-    classified stream, `classified_loss`. For clipping, set the optimizer's
-    `global_clipnorm`.
+    A stream may have `sample_weights`, float `[B]`: an image of weight 2 counts as if
+    it were in the stream twice, in the loss and among the positives that divide it;
+    one of weight 0 as if it weren't there. Only batch statistics don't know of weights.
+
+    It is a `keras.Model`: `compile(optimizer=…)`, `fit`, `evaluate`, `save`, and
+    `predict` and `export` of the model's outputs work as usual. The logs hold `loss`
+    (L), `labeled_loss` (L_h); with a pseudo stream, `pseudo_loss` (L_p) and
+    `pseudo_scale` (the ratio of the means); with a classified stream,
+    `classified_loss`. For clipping, set the optimizer's `global_clipnorm`.
 
     Under a `tf.distribute.Strategy` each replica processes a part of the batch.
     Positives, losses and gradients are summed over all replicas before anything is
-    divided, averaged or clipped, so the step equals that of one device. Use
-    `fitting.fit` for it; Keras' own `fit` works on one replica only. The parts of
-    `accumulation` are combined in the same way, except for batch normalization, which
-    sees one part at a time. With accumulation each stream has its own backward pass,
-    because the streams' weights are known only after the last part.
+    divided, averaged or clipped, so the step equals that of one device, in `fit` and
+    in `fitting.fit`: create model, trainer and optimizer in the strategy's scope. The
+    parts of `accumulation` are combined in the same way, except for batch
+    normalization, which sees one part at a time. With accumulation each stream has its
+    own backward pass, because the streams' weights are known only after the last part.
 
     Args:
         model: `keras.Model` that obeys the contract of
@@ -211,33 +213,133 @@ class SelfTrainer(keras.Model):
         if hasattr(self, "optimizer") and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, **kwargs):
+    def fit(self, x=None, y=None, *, validate=True, **kwargs):
         """Train, see `keras.Model.fit`. The classes in every batch are checked.
 
         Args:
-            x: `tf.data.Dataset` of batches of streams, or a generator of them.
+            x: `tf.data.Dataset` of batches of streams, a generator or a `PyDataset` of
+                them, or a dict of streams of arrays.
             y: None; labels are part of the batch.
+            validate: bool; False skips a check of the first batch, which refuses
+                images that aren't of 0…255 and boxes that aren't corners in pixels of
+                the frame; see `check_labels` of the model.
             **kwargs: of `keras.Model.fit`, without weights of classes and examples.
 
         Returns:
             `keras.callbacks.History`.
 
         Raises:
-            ValueError: for labels or weights beside `x`, batches of another form, or
-                a class that the model doesn't have.
+            ValueError: for labels or weights beside `x`, batches of another form, a
+                class that the model doesn't have, or values that it can't learn from;
+                for variables outside of the strategy's scope.
         """
-        weights = {k: kwargs.get(k) for k in ("class_weight", "sample_weight")}
-        for name, value in {"y": y, **weights}.items():
-            if value is not None:
-                raise ValueError(
-                    "Expected batches of streams, whose labels are part of them, "
-                    f"without weights. Received: {name}, {type(value).__name__}"
-                )
+        batch_checks.check_arguments(x, y, **kwargs)
+        strategy = self._check_strategy()
         if kwargs.get("validation_data") is not None:
-            data = batch_checks.checked(kwargs["validation_data"], self)
+            data = batch_checks.checked(kwargs["validation_data"], self, validate)
             kwargs["validation_data"] = data
+        data = batch_checks.checked(x, self, validate)
+        with (
+            batch_checks.one_line_errors(),
+            distribution.synchronized_batch_norm(self, strategy),
+        ):
+            return super().fit(data, **kwargs)
+
+    def evaluate(self, x=None, y=None, *, validate=True, **kwargs):
+        """Return the losses, see `keras.Model.evaluate`.
+
+        Args:
+            x: as in `fit`.
+            y: None; labels are part of the batch.
+            validate: as in `fit`.
+            **kwargs: of `keras.Model.evaluate`, without weights of examples.
+
+        Returns:
+            list of floats, or a dict of them with `return_dict=True`.
+
+        Raises:
+            ValueError: as `fit` does.
+        """
+        if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has checked it
+            return super().evaluate(x, y, **kwargs)
+        batch_checks.check_arguments(x, y, **kwargs)
+        self._check_strategy()
+        data = batch_checks.checked(x, self, validate)
         with batch_checks.one_line_errors():
-            return super().fit(batch_checks.checked(x, self), **kwargs)
+            return super().evaluate(data, **kwargs)
+
+    def train_on_batch(self, x, y=None, **kwargs):
+        """Take one step, see `keras.Model.train_on_batch`.
+
+        Args:
+            x: a batch of streams.
+            y: None; labels are part of the batch.
+            **kwargs: of `keras.Model.train_on_batch`, without weights.
+
+        Raises:
+            ValueError: as `fit` does, and on several replicas.
+        """
+        return super().train_on_batch(self._checked_batch(x, y, kwargs), **kwargs)
+
+    def test_on_batch(self, x, y=None, **kwargs):
+        """Return the losses of a batch, see `keras.Model.test_on_batch`.
+
+        Args:
+            x: a batch of streams.
+            y: None; labels are part of the batch.
+            **kwargs: of `keras.Model.test_on_batch`, without weights.
+
+        Raises:
+            ValueError: as `fit` does, and on several replicas.
+        """
+        return super().test_on_batch(self._checked_batch(x, y, kwargs), **kwargs)
+
+    def export(self, filepath, **kwargs):
+        """Export the model's outputs for images, see `keras.Model.export`.
+
+        `serving.export` exports detections in the images' own pixels.
+
+        Args:
+            filepath: str.
+            **kwargs: of `keras.Model.export`.
+        """
+        self.model.export(filepath, **kwargs)
+
+    def _checked_batch(self, batch, y, kwargs):
+        batch_checks.check_arguments(batch, y, **kwargs)
+        replicas = self._check_strategy().num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                "Expected fit and evaluate on several replicas, which divide a batch "
+                f"among them. Received: one batch for {replicas} replicas"
+            )
+        return batch_checks.eagerly_checked(batch, self, [True])
+
+    def _check_strategy(self):
+        """Return the strategy of Keras' `fit`, checked."""
+        strategy = distribution.of_model(self)
+        if strategy.num_replicas_in_sync == 1:
+            return strategy
+        if self.steps_per_execution > 1 or self.jit_compile:
+            raise ValueError(
+                "Expected compile without steps_per_execution and jit_compile on "
+                f"several replicas. Received: {strategy.num_replicas_in_sync} replicas,"
+                f" steps_per_execution={self.steps_per_execution}, "
+                f"jit_compile={self.jit_compile}"
+            )
+        optimizer = getattr(self, "optimizer", None)
+        variables = optimizer.variables if optimizer else []
+        distribution.check_scope([*self.variables, *variables])
+        return strategy
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Build the optimizer.
+
+        Keras would first average the batch over the replicas, which fails for bools.
+        """
+        if self._distribute_strategy is not None and self.optimizer is not None:
+            with self._distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *data):
         """Take a step in Keras' `fit` and return the logs."""
@@ -248,10 +350,25 @@ class SelfTrainer(keras.Model):
         if keras.backend.backend() != "tensorflow":
             return super().train_step(*data)
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
+        batch = distribution.with_images(batch)
         with gradients.unless_skipping(self.optimizer, self.metrics_variables):
             terms = self.step(batch)
             self._loss_tracker.update_state(terms["loss"])
             self._update_metrics(terms)
+        return self.compute_metrics(batch, None, None)
+
+    def test_step(self, *data):
+        """Return the logs of a batch in Keras' `evaluate`."""
+        if keras.backend.backend() != "tensorflow":
+            return super().test_step(*data)
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(*data)
+        batch = distribution.with_images(batch)
+        losses = self.stream_losses(batch, self(batch, training=False), training=False)
+        _, terms = self.joint_loss(losses, training=False)
+        count = ops.cast(ops.shape(keras.tree.flatten(batch)[0])[0], "float32")
+        count = distribution.sum_over_replicas(count)
+        self._loss_tracker.update_state(terms["loss"], sample_weight=count)
+        self._update_metrics(terms)
         return self.compute_metrics(batch, None, None)
 
     def step(self, batch):
@@ -395,7 +512,9 @@ class SelfTrainer(keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Return the logs, without the terms of absent streams."""
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        absent = tuple(f"{s}_" for s in set(STREAMS) - set(self.streams(x)))
+        absent = tuple(
+            f"{s}_" for s in set(batch_checks.STREAMS) - set(self.streams(x))
+        )
         return {k: v for k, v in logs.items() if not k.startswith(absent)}
 
     def streams(self, batch):
@@ -411,7 +530,7 @@ class SelfTrainer(keras.Model):
             "pseudo": self.alpha,
             "classified": self.classification_weight,
         }
-        return [s for s in STREAMS if s in batch and weights[s]]
+        return [s for s in batch_checks.STREAMS if s in batch and weights[s]]
 
     def model_of(self, stream):
         """Return the model that processes a stream."""

@@ -261,7 +261,8 @@ def test_other_files_are_loaded_completely_or_not_at_all(tmp_path):
         if name.startswith("junk"):
             (tmp_path / name).write_bytes(b"no weights at all")
         with pytest.raises(
-            ValueError, match=f"weights of retinanet. Received: weights=.*{name}"
+            ValueError,
+            match=f"weights of retinanet with 3 classes. .* weights=.*{name}",
         ) as error:
             checkpoints.pretrained(model, str(tmp_path / name))
         assert len(str(error.value)) < 600 and "\n" not in str(error.value)
@@ -487,3 +488,33 @@ def test_efficientnet_lite_classifies_photographs(photograph, label, monkeypatch
     )
     with pytest.raises(ValueError, match=r"shapes \[\(3, 3, 3, 32\)\] for stem_conv"):
         checkpoints.pretrained(backbones.efficientnet("Lite0"), name)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+def test_weights_of_other_classes_are_refused_in_a_line(tmp_path, suffix):
+    """9 anchors of 2 classes are 18 channels, those of 3 are 27."""
+
+    def detector(num_classes):
+        backbone = backbones.resnet(18, blocks=(1, 1), filters=(4, 4))
+        return RetinaNet(
+            num_classes,
+            (32, 32),
+            backbone,
+            max_level=3,
+            num_filters=8,
+            num_head_convs=1,
+        )
+
+    path = tmp_path / f"two.{suffix}"
+    detector(2).save(path) if suffix == "keras" else detector(2).save_weights(path)
+    model = detector(3)
+    before = model.get_weights()
+    text = (
+        r"Expected weights of retinanet with 3 classes. .* misshapen: class_predict "
+        r"\(3, 3, 8, 18\) for \(3, 3, 8, 27\). With another .*parts=\(\"backbone\",\)$"
+    )
+    with pytest.raises(ValueError, match=text) as error:
+        checkpoints.pretrained(model, path)
+    assert "\n" not in str(error.value)
+    for value, kept in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, value)

@@ -66,6 +66,35 @@ def test_loss_by_hand():
     assert float(nothing["loss"]) == 0.0
 
 
+def test_weighted_loss_by_hand():
+    """As above, with the first image twice and half of the second one."""
+    logits = np.log([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 9.0, 9.0]])
+    labels = {
+        "classes": np.array([[2], [1], [-1]]),
+        "sample_weights": np.array([2.0, 0.5, 7.0]),
+    }
+    model, outputs = small(), {"image_logits": logits.astype(np.float32)}
+    total, count = model.loss_sum(outputs, labels)
+    expected = -2.0 * np.log(5 / 8) - 0.5 * np.log(2 / 8)
+    assert float(total) == pytest.approx(expected, rel=1e-6) and float(count) == 2.5
+    loss = model.compute_losses(outputs, labels)["loss"]
+    assert float(loss) == pytest.approx(expected / 2.5, rel=1e-6)
+    labels["sample_weights"] = np.zeros(3)
+    assert float(model.compute_losses(outputs, labels)["loss"]) == 0.0
+
+
+def test_images_of_another_scale_and_classes_from_one_are_refused():
+    model = small()
+    outputs = {"image_logits": np.zeros((2, 3), np.float32)}
+    classes = np.array([[1], [3]])
+    with pytest.raises(ValueError, match="classes. Received: 1 to 3, which are count"):
+        model.compute_losses(outputs, {"classes": classes})
+    labels = {"classes": classes - 1, "images": images(2) / 255.0}
+    with pytest.raises(ValueError, match="of 0 to 255, .*: values of .* to 0.9999$"):
+        model.compute_losses(outputs, labels)
+    assert float(model.compute_losses(outputs, {"classes": classes - 1})["loss"]) > 0
+
+
 def test_predictions_cover_their_images():
     logits = np.log([[1.0, 2.0, 5.0], [6.0, 2.0, 2.0]]).astype(np.float32)
     actual = small().predictions({"image_logits": logits}, np.array([[30, 50], [7, 9]]))

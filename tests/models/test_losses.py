@@ -92,3 +92,12 @@ def test_extreme_logits_stay_finite(gamma, target):
     np.testing.assert_allclose(np.abs(gradient[wrong]), weight, rtol=1e-6)
     np.testing.assert_allclose(loss.numpy()[right], 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient[right], 0.0, atol=1e-6)
+
+
+def test_terms_are_multiplied_by_their_image_weight():
+    terms = np.float32([[[1, 2]], [[3, 4]]])
+    found = losses.weighted(terms, {"sample_weights": np.array([2, 0])})
+    np.testing.assert_array_equal(found, [[[2, 4]], [[0, 0]]])
+    assert losses.weighted(terms, {}) is terms
+    with pytest.raises(ValueError, match=r"each image. Received: shape=\(2, 1\)$"):
+        losses.weighted(terms, {"sample_weights": np.ones((2, 1))})

@@ -9,7 +9,13 @@ import pytest
 import tensorflow as tf
 
 from official_selftrain.geometry import boxes
-from official_selftrain.models import RetinaNet, anchors, backbones
+from official_selftrain.models import (
+    ImageClassifier,
+    RetinaNet,
+    SemanticSegmenter,
+    anchors,
+    backbones,
+)
 from official_selftrain.models.blocks import BatchNorm, ResidualAdd
 from official_selftrain.models.heads import Tower, retinanet_head
 
@@ -162,6 +168,43 @@ def test_loss_without_objects_matches_the_authors():
     expected = float(golden["out/cls_loss_empty"])
     assert float(losses["class_loss"]) == pytest.approx(expected, rel=1e-5)
     assert float(losses["box_loss"]) == golden["out/box_loss_empty"] == 0.0
+
+
+def test_weights_count_images_more_than_once(default_model):
+    """Weights 2, 0 and 1: the first image twice, the second not at all."""
+    model, rng = default_model, np.random.default_rng(0)
+    outputs = {
+        "class_logits": rng.normal(size=(3, len(model.anchors), 3)),
+        "box_deltas": rng.normal(size=(3, len(model.anchors), 4)),
+    }
+    batch_labels = labels(3)
+    batch_labels["boxes"][1:, 0] = [[0, 0, 60, 30], [20, 40, 50, 90]]
+    batch_labels["ignore"][2, 1], batch_labels["boxes"][2, 1] = True, [0, 0, 40, 40]
+
+    def chosen(tree, *indices):
+        return {key: value[list(indices)] for key, value in tree.items()}
+
+    weights = {"sample_weights": np.array([2.0, 0.0, 1.0])}
+    found = model.compute_losses(outputs, {**batch_labels, **weights})
+    total, count = model.loss_sum(outputs, {**batch_labels, **weights})
+    doubled = chosen(outputs, 0, 0, 2), chosen(batch_labels, 0, 0, 2)
+    expected = model.compute_losses(*doubled)
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
+    expected_total, expected_count = model.loss_sum(*doubled)
+    assert float(count) == float(expected_count) > 3.0
+    assert float(total) == pytest.approx(float(expected_total), rel=1e-5)
+    # One image and nothing else.
+    weights = {"sample_weights": np.array([1.0, 0.0, 0.0])}
+    found = model.compute_losses(outputs, {**batch_labels, **weights})
+    expected = model.compute_losses(chosen(outputs, 0), chosen(batch_labels, 0))
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-5), name
+    ones = model.compute_losses(outputs, {**batch_labels, "sample_weights": np.ones(3)})
+    plain = model.compute_losses(outputs, batch_labels)
+    assert {k: float(v) for k, v in ones.items()} == {
+        k: float(v) for k, v in plain.items()
+    }
 
 
 def test_loss_settings_take_effect():
@@ -611,6 +654,35 @@ def test_batch_normalization_momentum_is_an_argument():
             lambda: small_model(image_size=(64, 90)),
         ),
         (
+            r"such as {\"P3\": …, .* Received: backbone=other with keys=\[3, 4\]$",
+            lambda: small_model(backbone=other_backbone({3: 3, 4: 4})),
+        ),
+        (
+            r"one after the other, .* with keys=\['3', '4'\]$",
+            lambda: small_model(backbone=other_backbone({"3": 3, "4": 4})),
+        ),
+        (
+            r"one after the other, .* with keys=\['P3', 'P5'\]$",
+            lambda: small_model(backbone=other_backbone({"P3": 3, "P5": 5})),
+        ),
+        (
+            r"one after the other, .* with keys=\['P3', 'top'\]$",
+            lambda: small_model(backbone=other_backbone({"P3": 3, "top": 4})),
+        ),
+        (
+            r"P3 of stride 8, features of 8 x 12 cells for images of 64 x 96. "
+            r"Received: backbone=other with P3 of shape \(None, 16, 24, 2\)$",
+            lambda: small_model(backbone=other_backbone({"P3": 2, "P4": 3})),
+        ),
+        (
+            r"P5 of stride 32, .* with P5 of shape \(None, 4, 6, 2\)$",
+            lambda: ImageClassifier(2, (64, 96), other_backbone({"P5": 4})),
+        ),
+        (
+            r"level P3, .*min_level. Received: features=\['P4', 'P5'\]",
+            lambda: small_model(backbone=other_backbone({"P4": 4, "P5": 5})),
+        ),
+        (
             r"level P6.*Received: features=\['P2', 'P3', 'P4'\]",
             lambda: small_model(min_level=6, max_level=7),
         ),
@@ -619,6 +691,47 @@ def test_batch_normalization_momentum_is_an_argument():
 def test_errors_name_the_received_value(text, make):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def features(deepest=5):
+    """Return images and features of strides 2 to 2^deepest by level."""
+    x = inputs = keras.Input((64, 96, 3))
+    levels = {}
+    for level in range(1, deepest + 1):
+        x = levels[level] = keras.layers.Conv2D(2, 3, 2, "same")(x)
+    return inputs, levels
+
+
+def other_backbone(keys):
+    inputs, levels = features()
+    outputs = {key: levels[level] for key, level in keys.items()}
+    return keras.Model(inputs, outputs, name="other")
+
+
+@pytest.mark.parametrize("kind", ["tensor", "list", "application", "subclass"])
+def test_a_backbone_without_a_dict_of_levels_is_refused(kind):
+    inputs, levels = features()
+    received = "KerasTensor"
+    if kind == "tensor":
+        backbone = keras.Model(inputs, levels[5])
+    elif kind == "list":
+        backbone, received = keras.Model(inputs, [levels[3], levels[4]]), "list"
+    elif kind == "application":
+        backbone = keras.applications.MobileNetV2(
+            (64, 96, 3), 0.35, include_top=False, weights=None
+        )
+    else:
+        backbone, received = keras.Sequential(), "NoneType"
+    text = rf'a dict {{"P3": …, .* such as backbones.resnet\(50\). .* {received}$'
+    for make in (RetinaNet, SemanticSegmenter, ImageClassifier):
+        with pytest.raises(TypeError, match=text):
+            make(2, (64, 96), backbone)
+
+
+def test_a_backbone_of_levels_in_any_order_is_a_backbone():
+    backbone = other_backbone({"P5": 5, "P3": 3, "P4": 4})
+    model = small_model(backbone=backbone)
+    assert model(images())["class_logits"].shape == (2, 9 * 126, 3)
 
 
 def test_a_diverged_model_returns_no_detections(default_model):

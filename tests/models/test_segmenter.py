@@ -52,6 +52,38 @@ def test_ignored_pixels_get_no_gradient(model):
     assert float(loss_of(model, logits, others)) == float(loss)
 
 
+def test_weights_count_images_more_than_once(model):
+    """Weights 2, 0 and 1/2 of three images, of which the last one has half a mask."""
+    logits = RNG.normal(size=(3, 32, 64, 4)).astype(np.float32)
+    mask = RNG.integers(0, 4, (3, 128, 256))
+    mask[2, :64] = 255
+    labels = {"mask": mask, "sample_weights": np.array([2.0, 0.0, 0.5])}
+    total, count = model.loss_sum({"mask_logits": logits}, labels)
+    sums = [
+        float(model.loss_sum({"mask_logits": logits[k : k + 1]}, {"mask": m})[0])
+        for k, m in enumerate(mask[:, None])
+    ]
+    assert float(count) == 2.0 * 32 * 64 + 0.5 * 16 * 64
+    assert float(total) == pytest.approx(2.0 * sums[0] + 0.5 * sums[2], rel=1e-5)
+    weighted = model.compute_losses({"mask_logits": logits}, labels)["loss"]
+    assert float(weighted) == pytest.approx(float(total) / float(count), rel=1e-6)
+    labels["sample_weights"] = np.array([2.0, 0.0, 0.0])
+    weighted = model.compute_losses({"mask_logits": logits}, labels)["loss"]
+    doubled = loss_of(model, logits[[0, 0]], mask[[0, 0]])
+    assert float(weighted) == pytest.approx(float(doubled), rel=1e-6)
+
+
+def test_masks_that_count_from_one_and_scaled_images_are_refused(model, images):
+    model = model.from_config(model.get_config())  # one that has seen no labels
+    outputs = {"mask_logits": np.zeros((2, 32, 64, 4), np.float32)}
+    mask = RNG.integers(1, 5, (2, 128, 256))
+    with pytest.raises(ValueError, match="in mask. Received: 1 to 4, which are count"):
+        model.compute_losses(outputs, {"mask": mask})
+    labels = {"mask": mask - 1, "images": images / 255.0}
+    with pytest.raises(ValueError, match="of 0 to 255, .* Received: values of "):
+        model.compute_losses(outputs, labels)
+
+
 def test_a_batch_without_labeled_pixels_has_zero_loss(model):
     logits = tf.Variable(RNG.normal(size=(2, 32, 64, 4)).astype(np.float32))
     with tf.GradientTape() as tape:

@@ -142,6 +142,51 @@ def test_error_lists_the_images_of_all_replicas(tmp_path):
     assert len(ids) == 4 and "3" in ids
 
 
+@pytest.fixture(scope="module")
+def keras_fit(tmp_path_factory):
+    """What Keras' own `fit` does on two devices, compared with one."""
+    output = tmp_path_factory.mktemp("keras") / "found.json"
+    finish(processes.start("tests/keras_fit_under.py", output))
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("name", ["both", "uneven", "generated"])
+def test_fit_of_keras_takes_the_step_of_one_device_on_two(keras_fit, name):
+    assert keras_fit["images"]  # as they were before
+    difference, logs, found = keras_fit[name]
+    assert difference <= 1e-4
+    assert set(found) == set(logs) and len(logs) >= 2
+    for key, values in logs.items():
+        assert found[key] == pytest.approx(values, rel=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "model",
+            "within strategy.scope(), on several replicas. Received: resnet_conv",
+        ),
+        ("optimizer", "Received: sgd"),
+        ("execution", "Received: 2 replicas, steps_per_execution=2, jit_compile=False"),
+        ("jit", "Received: 2 replicas, steps_per_execution=1, jit_compile=True"),
+        (
+            "small",
+            "each of 2 replicas: batch(…, drop_remainder=True) drops a last batch",
+        ),
+        ("evaluate", "too small. Received: none for one of them"),
+        (
+            "generator",
+            "on several replicas, see its from_generator. Received: generator",
+        ),
+        ("on_batch", "divide a batch among them. Received: one batch for 2 replicas"),
+    ],
+)
+def test_what_keras_fit_cannot_do_on_two_devices_is_refused(keras_fit, name, text):
+    assert text in keras_fit[name] and "\n" not in keras_fit[name]
+    assert keras_fit[name].startswith("Expected ")
+
+
 def test_invalid_strategies(monkeypatch):
     with pytest.raises(ValueError, match=r"nearest: mirrored.*strategy='miror'"):
         distribution.strategy("miror")

@@ -16,8 +16,10 @@ def batch_of(pool, seed=0):
     return next(iter(batches))
 
 
-def trainer_of(accumulation):
-    trainer = SelfTrainer(tiny_model(), alpha=2.0, l2=1e-2, accumulation=accumulation)
+def trainer_of(accumulation, **settings):
+    trainer = SelfTrainer(
+        tiny_model(), alpha=2.0, l2=1e-2, accumulation=accumulation, **settings
+    )
     for layer in trainer.model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False  # else each part has its own statistics
@@ -69,6 +71,33 @@ def test_accumulated_gradients_are_those_of_the_batch():
         assert float(parts_terms[name]) == pytest.approx(float(value), rel=1e-4), name
     for one, other in zip(whole, accumulated):
         np.testing.assert_allclose(other.numpy(), one.numpy(), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "normalizer"), [(1, "batch"), (1, "average"), (2, "average")]
+)
+def test_a_weight_of_two_is_the_image_twice(accumulation, normalizer):
+    """Weights 1, 2, 0, 1 of images a, b, c, d, and the batch a, b, b, d."""
+    batch, weights = batch_of("labeled"), tf.constant([1.0, 2.0, 0.0, 1.0])
+    doubled = {key: tf.gather(value, [0, 1, 1, 3]) for key, value in batch.items()}
+    weighted, found = {**batch, "sample_weights": weights}, []
+    for labeled, pseudo in ((weighted, batch), (doubled, batch)):
+        trainer = trainer_of(accumulation, normalizer=normalizer)
+        variables = [v.value for v in trainer.trainable_variables]
+        streams = {"labeled": labeled, "pseudo": pseudo}
+        found.append(gradients.of_batch(trainer, streams, variables))
+        if normalizer == "average":
+            found[-1][1].update({v.name: v for v in trainer.positives.variables})
+    (one, terms), (other, expected) = found
+    assert set(terms) == set(expected)
+    for name, value in expected.items():
+        assert float(terms[name]) == pytest.approx(float(value), rel=1e-5), name
+    for gradient, wanted in zip(one, other):
+        np.testing.assert_allclose(gradient.numpy(), wanted.numpy(), atol=2e-5)
+    plain, _ = gradients.of_batch(
+        trainer, {"labeled": batch, "pseudo": batch}, variables
+    )
+    assert max(np.abs(a - b).max() for a, b in zip(plain, one)) > 1e-3
 
 
 class Unused(keras.Model):

@@ -614,5 +614,174 @@ def test_labels_and_weights_beside_the_batch_are_refused(name):
     trainer = SelfTrainer(Line())
     trainer.compile(optimizer="sgd")
     data = tf.data.Dataset.from_tensors({"labeled": batch([1.0], [2.0])})
-    with pytest.raises(ValueError, match=f"without weights. Received: {name}, dict"):
-        trainer.fit(data, **{name: {0: 1.0}})
+    text = f"sample_weights are part of them; .* Received: {name}, dict$"
+    calls = [trainer.fit, trainer.train_on_batch]
+    calls += [] if name == "class_weight" else [trainer.evaluate, trainer.test_on_batch]
+    for call in calls:
+        with pytest.raises(ValueError, match=text):
+            call(data, **{name: {0: 1.0}})
+
+
+@pytest.mark.parametrize("name", ["batch_size", "validation_batch_size"])
+def test_settings_of_arrays_are_refused_beside_batches(name):
+    trainer = SelfTrainer(Line())
+    trainer.compile(optimizer="sgd")
+    data = tf.data.Dataset.from_tensors({"labeled": batch([1.0], [2.0])})
+    text = f"arrays only: .* Received: {name}=3 with _TensorDataset$"
+    with pytest.raises(ValueError, match=text):
+        trainer.fit(data, validation_data=data, **{name: 3})
+    with pytest.raises(ValueError, match="arrays only: .*: validation_split=0.5 with"):
+        trainer.fit(data, validation_split=0.5)
+    with pytest.raises(ValueError, match="arrays only: .* Received: batch_size=3 with"):
+        trainer.evaluate(data, batch_size=3)
+    with pytest.raises(ValueError, match="wanted, sample_weights. Received: tuple$"):
+        trainer.fit(data, validation_data=({"labeled": 0}, 0))
+
+
+def test_an_unknown_stream_is_refused():
+    data = {"labeled": batch([1.0], [2.0]), "pseudo_labeled": batch([1.0], [2.0])}
+    text = r"sample_weights. Received: keys=\['labeled', 'pseudo_labeled'\]$"
+    trainer = SelfTrainer(Line())
+    trainer.compile(optimizer="sgd")
+    for given in (data, tf.data.Dataset.from_tensors(data)):
+        with pytest.raises(ValueError, match=text):
+            trainer.fit(given, verbose=0)
+
+
+def test_streams_of_arrays_are_batched_by_keras():
+    """Four images, in two batches: the gradient is the mean of 2 (w - target)."""
+    trainer = SelfTrainer(Line(start=0.0))
+    trainer.compile(optimizer=keras.optimizers.SGD(0.5))
+    data = {"labeled": batch([1.0] * 4, [1.0, 3.0, 5.0, 7.0])}
+    logs = trainer.fit(data, batch_size=2, shuffle=False, verbose=0).history
+    # w = 0 to the mean of 1 and 3, then to that of 5 and 7.
+    assert float(trainer.model.w) == pytest.approx(6.0)
+    assert logs["loss"] == [pytest.approx(((1 + 9) / 2 + (9 + 25) / 2) / 2)]
+
+
+class Noting(Line):
+    """Line that notes the labels it is asked to check, and refuses a target of 9."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.noted = []
+
+    def check_labels(self, labels, where=""):
+        self.noted.append((where.split()[-1], labels["target"].tolist()))
+        if (labels["target"] == 9.0).any():
+            raise ValueError(f"Expected another target{where}. Received: 9")
+
+
+def noting_data(kind, first=0.0):
+    batches = [
+        both(([1.0, 1.0], [first + k, k]), ([1.0, 1.0], [k, 5.0])) for k in range(3)
+    ]
+    return batches_of(kind, *batches)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "generator", "sequence"])
+def test_the_first_batch_alone_is_checked_and_trained_on(kind):
+    results = []
+    for validate in (True, False):
+        trainer = SelfTrainer(Noting())
+        trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+        data = noting_data(kind)
+        logs = trainer.fit(data, shuffle=False, verbose=0, validate=validate).history
+        results.append((float(trainer.model.w), logs))
+        noted = trainer.model.noted
+        first = [("labeled", [0.0, 0.0]), ("pseudo", [0.0, 5.0])]
+        assert noted == (first if validate else [])
+    assert results[0] == results[1] and results[0][0] != 1.0
+
+
+@pytest.mark.parametrize("kind", ["dataset", "generator", "sequence"])
+def test_a_fault_of_the_first_batch_is_told_in_a_line(kind):
+    trainer = SelfTrainer(Noting())
+    trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+    text = "^Expected another target of the stream labeled. Received: 9$"
+    for call in (trainer.fit, trainer.evaluate):
+        with pytest.raises(ValueError, match=text):
+            call(noting_data(kind, first=9.0), verbose=0)
+    with pytest.raises(ValueError, match=text):
+        trainer.train_on_batch({"labeled": batch([1.0], [9.0])})
+    with pytest.raises(ValueError, match=text):
+        trainer.test_on_batch({"labeled": batch([1.0], [9.0])})
+    with pytest.raises(ValueError, match=text):
+        trainer.fit({"labeled": batch([1.0], [9.0])}, verbose=0)
+    assert float(trainer.model.w) == 1.0
+    with pytest.raises(ValueError, match=text):
+        data = noting_data(kind)
+        trainer.fit(data, validation_data=noting_data(kind, first=9.0), verbose=0)
+
+
+def test_a_check_does_not_change_the_order_of_shuffled_data():
+    weights = []
+    for validate in (True, False):
+        trainer = SelfTrainer(Noting())
+        trainer.compile(optimizer=keras.optimizers.SGD(0.1))
+        data = tf.data.Dataset.from_tensor_slices(
+            {"labeled": batch([1.0] * 9, np.arange(9.0) ** 2 % 7)}
+        )
+        data = data.shuffle(9, seed=3).batch(2)
+        trainer.fit(data, epochs=3, verbose=0, validate=validate)
+        weights.append(float(trainer.model.w))
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"images": np.full((1, 32, 32, 3), 0.5, np.float32)},
+            "of 0 to 255, .*: values",
+        ),
+        (
+            {"boxes": np.float32([[[0.1, 0.1, 0.5, 0.5]] * 2])},
+            "labeled, .* multiply by",
+        ),
+        (
+            {"boxes": np.float32([[[9, 2, 2, 9]] * 2])},
+            r"of 32 x 32. .*: \[9, 2, 2, 9\]",
+        ),
+        ({"classes": np.int32([[1, 2]])}, "Received: 1 to 2, which are counted from 1"),
+        ({"classes": np.int32([[1, 0]])}, "Expected -1 as the class of a slot without"),
+    ],
+)
+def test_values_that_train_wrongly_are_refused_by_fit(changes, text):
+    trainer = SelfTrainer(toy_training.tiny_model())
+    right = {"labeled": detector_batch([0, -1])}
+    wrong = {"labeled": {**right["labeled"], **changes}}
+    data = iter(batch_checks.checked(batches_of("dataset", wrong, right), trainer))
+    with pytest.raises(ValueError, match=text), batch_checks.one_line_errors():
+        next(data)
+    batches = batch_checks.checked(batches_of("generator", wrong), trainer)
+    with pytest.raises(ValueError, match=text):
+        next(batches)
+    if "classes" not in changes:  # those of every batch are checked
+        list(batch_checks.checked(batches_of("dataset", wrong), trainer, False))
+
+
+def test_ragged_labels_are_refused():
+    labels = detector_batch([0, -1])
+    labels["scores"] = tf.ragged.constant([[1.0]])
+    data = tf.data.Dataset.from_tensors({"labeled": labels})
+    text = (
+        "Expected scores of the stream labeled, padded .* Received: RaggedTensorSpec$"
+    )
+    with pytest.raises(ValueError, match=text):
+        batch_checks.checked(data, SelfTrainer(toy_training.tiny_model()))
+
+
+def test_predict_and_export_give_the_outputs_of_the_model(tmp_path):
+    trainer = SelfTrainer(toy_training.tiny_model())
+    trainer.compile(optimizer="sgd")
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype("float32")
+    expected = trainer.model.predict(images, verbose=0)
+    trainer.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "exported")
+    served = loaded.serve(images)
+    predicted = trainer.predict(images, batch_size=2, verbose=0)
+    assert set(predicted) == set(served) == {"class_logits", "box_deltas"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(predicted[name], value, atol=1e-5)
+        np.testing.assert_allclose(served[name], value, atol=1e-5)
