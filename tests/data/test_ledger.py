@@ -282,3 +282,57 @@ def test_damaged_lists_of_masks(tmp_path):
 
     found = read_damaged(read, {path: path.read_text()}, random.Random(1), MUTATIONS)
     assert found > MUTATIONS // 20
+
+
+def damage_record(serialized, rng):
+    """Remove, double, rename, shuffle or change a feature of a serialized example."""
+    example = tf.train.Example.FromString(serialized)
+    features = example.features.feature
+    for _ in range(rng.randint(1, 3)):
+        key = rng.choice(sorted(features))
+        kind = features[key].WhichOneof("kind")
+        values = list(getattr(features[key], kind).value) if kind else []
+        change = rng.choice("removed doubled renamed shuffled strange typed".split())
+        if change == "removed":
+            del features[key]
+            continue
+        if change == "renamed":
+            features[key + "s"].CopyFrom(features.pop(key))
+            continue
+        if change == "doubled":
+            values += values[:1]
+        elif change == "shuffled":
+            rng.shuffle(values)
+        elif change == "strange" and values:
+            strange = {"bytes_list": b"x", "int64_list": -5, "float_list": float("nan")}
+            values[rng.randrange(len(values))] = strange[kind]
+        elif change == "typed":
+            kind, values = rng.choice([("int64_list", [3]), ("float_list", [0.5])])
+        del features[key]
+        if kind:
+            getattr(features[key], kind).value.extend(values)
+    return example.SerializeToString()
+
+
+def test_damaged_records(tmp_path):
+    """Ten in a file: a damaged one stops it, or its sums agree."""
+    rng, could = random.Random(0), 0
+    good = [examples.serialize(scored(k), 4, 6) for k in (3, 0, 2)]
+    for number in range(MUTATIONS // 10):
+        path = tmp_path / f"{number}.tfrecord"
+        # Most files hold a single damaged kind, so that others aren't hidden.
+        damaged = damage_record(rng.choice(good), rng)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for serialized in [damaged] + good * 3:
+                writer.write(serialized)
+        try:
+            book = sources.tfrecord(str(path), ["cat"]).ledger
+        except ValueError as error:
+            assert "to be accounted for" not in str(error)
+        except tf.errors.InvalidArgumentError as error:  # the pipeline names the record
+            assert "Expected" in error.message or "Key: image/" in error.message
+        else:
+            could += 1
+            for account in (book.images, book.labels):
+                assert account.went.total() == account.held
+    assert could > 5
