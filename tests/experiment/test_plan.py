@@ -214,22 +214,38 @@ def test_unreadable_unlabeled_images_are_told(tiny_coco, tmp_path, capsys):
     assert text in capsys.readouterr().out
 
 
-def test_labels_whose_images_were_moved(tiny_coco, tmp_path, monkeypatch):
-    """They are named before the teacher is trained; paths may be relative."""
+def fixed_teacher(tiny_coco):
+    """A teacher that finds the same box on every image."""
     labels = {
         "boxes": np.float32([[8, 8, 40, 40]]),
         "classes": np.array([1]),
         "scores": np.float32([0.75]),
     }
-    teacher = teachers.Teacher(
+    return teachers.Teacher(
         lambda example, image: {},
         lambda items: [labels] * len(items),
         tuple(tiny_coco.class_names),
         False,
         {"kind": "fixed"},
     )
+
+
+def test_labels_of_the_validation_images_are_told(tiny_coco, tmp_path, capsys):
+    """Labels made of them for a report are no labels to learn from."""
+    pool = sources.folder(str(tiny_coco.images))
+    label_store.write(fixed_teacher(tiny_coco), pool, str(tmp_path / "labels"))
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    params = [f'experiment.Labeling.labels_dir = "{tmp_path / "labels"}"']
+    bound.run_tiny(tmp_path / "run", *params, gin_file=gin_file, check=True)
+    text = "warning: 6 of 6 validation images are pseudo-labeled images, too (first: "
+    assert text in capsys.readouterr().out
+
+
+def test_labels_whose_images_were_moved(tiny_coco, tmp_path, monkeypatch):
+    """They are named before the teacher is trained; paths may be relative."""
     monkeypatch.chdir(tiny_coco.unlabeled.parent)
-    label_store.write(teacher, sources.folder("unlabeled"), str(tmp_path / "labels"))
+    pool = sources.folder("unlabeled")
+    label_store.write(fixed_teacher(tiny_coco), pool, str(tmp_path / "labels"))
     options = {
         "gin_file": bound.own_data(tiny_coco, tmp_path),
         "check": True,
