@@ -82,12 +82,15 @@ class FileMask:
         unknown: dict of each value outside the classes, other than 255, to its number
             of pixels; they are 255 in `png`.
         is_turned: bool, whether it was turned upright with its image.
+        colors: dict of each value that occurs to its color in the file's palette, as
+            (red, green, blue); empty without a palette, or if values are mapped.
     """
 
     png: bytes
     ids: frozenset
     unknown: dict
     is_turned: bool = False
+    colors: dict = dataclasses.field(default_factory=dict)
 
 
 def read_file(path, num_classes, image, values=None):
@@ -117,22 +120,7 @@ def read_file(path, num_classes, image, values=None):
     """
     if values is not None:
         _check_values(values, num_classes)
-    by_color = values is not None and any(isinstance(key, tuple) for key in values)
-    try:
-        with Image.open(path) as file:
-            if by_color:
-                pixels = np.asarray(file.convert("RGB"))
-            elif file.mode in ("P", "L", "1", "I;16", "I"):
-                pixels = np.asarray(file).astype(np.int64)
-            else:
-                raise ValueError(
-                    "Expected a mask with a palette or one gray channel, or colors in "
-                    f"mask_values. Received: {path} of mode {file.mode}"
-                )
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
+    pixels, palette = _read(path, _has_colors(values or {}))
     pixels, is_turned = _upright(pixels, image, path)
     if values is not None:
         pixels = _mapped(pixels, values, path)
@@ -147,8 +135,60 @@ def read_file(path, num_classes, image, values=None):
     unknown = dict(zip(ids[is_unknown].tolist(), counts[is_unknown].tolist()))
     if unknown:
         pixels = known(pixels, num_classes)
+    colors = {} if values else {k: palette[k] for k in ids.tolist() if k in palette}
     ids = frozenset(ids[~is_unknown].tolist())
-    return FileMask(encode(pixels), ids, unknown, is_turned)
+    return FileMask(encode(pixels), ids, unknown, is_turned, colors)
+
+
+def _has_colors(values):
+    return any(isinstance(key, tuple) for key in values)
+
+
+def _read(path, by_color):
+    """Return a mask file's pixels as stored, and the palette of its indices."""
+    try:
+        with Image.open(path) as file:
+            if by_color:
+                return np.asarray(file.convert("RGB")), {}
+            if file.mode in ("P", "L", "1", "I;16", "I"):
+                return np.asarray(file).astype(np.int64), _palette(file)
+            raise ValueError(
+                "Expected a mask with a palette or one gray channel, or colors in "
+                f"mask_values. Received: {path} of mode {file.mode}"
+            )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
+
+
+def _palette(file):
+    """Return the palette of an open file, a dict of index to color."""
+    colors = np.reshape(file.getpalette() or [], (-1, 3)) if file.mode == "P" else []
+    return {k: tuple(map(int, color)) for k, color in enumerate(colors)}
+
+
+def contradiction(palettes):
+    """Find an index that means another color in one file than in another.
+
+    A gray of an index's own value, above 0, is no color: it is how files without a
+    palette are converted to files with one.
+
+    Args:
+        palettes: iterable of (path, dict of index to color).
+
+    Returns:
+        `(index, path, color, other path, other color)`, or None.
+    """
+    first = {}
+    for path, colors in palettes:
+        for index, color in colors.items():
+            if index and color == (index,) * 3:
+                continue
+            other, expected = first.setdefault(index, (path, color))
+            if color != expected:
+                return index, other, expected, path, color
+    return None
 
 
 def _upright(pixels, image, path):
@@ -245,7 +285,7 @@ def _mapped(pixels, values, path):
     wrong = keys[places] != pixels
     if wrong.any():
         value = int(pixels[wrong][0])
-        if any(isinstance(key, tuple) for key in values):
+        if _has_colors(values):
             value = (value >> 16, value >> 8 & 255, value & 255)
         raise ValueError(
             f"Expected the values {', '.join(map(str, values))} of mask_values. "

@@ -2,7 +2,9 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import filecmp
 import os
 import re
 from xml.etree import ElementTree
@@ -41,24 +43,39 @@ CLASS_NAMES = (
 )
 
 
+# Two columns: the name of an image ends with a known ending.
+_COLUMNS = re.compile(
+    rf"(.*?(?:{'|'.join(map(re.escape, ENDINGS))})[\"']?)[\s,;]+(\S.*)", re.IGNORECASE
+)
+# Whether an image shows a class, in VOC's lists of a class.
+_FLAG = re.compile(r"-?[01]")
+
+
 def voc(
     root,
     split,
     class_names=CLASS_NAMES,
     mask_folder="SegmentationClass",
     mask_values=None,
+    image_folder="JPEGImages",
 ):
     """Read images with masks from a folder in the layout of PASCAL VOC.
 
-    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without extensions,
-    `ROOT/JPEGImages/` holds the images and `ROOT/SegmentationClass/NAME.png` the
-    masks. A mask's pixels are class ids, stored as palette indices or gray values;
-    255, VOC's border around objects, is ignored. Every mask is read once and kept in
-    memory as a compressed PNG (about 3 kB each for VOC).
+    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names, `ROOT/JPEGImages/` holds the
+    images and `ROOT/SegmentationClass/NAME.png` the masks. A mask's pixels are class
+    ids, stored as palette indices or gray values; 255, VOC's border around objects, is
+    ignored. Every mask is read once and kept in memory as a compressed PNG (about 3 kB
+    each for VOC).
+
+    A line of a list is a name, with or without folders, ending, quotes or the flag of
+    a class's list; or an image file and a mask file. Names may have spaces. Of several
+    image files of one name, and none chosen by its ending, the first of `ENDINGS` whose
+    size is that of the mask is read.
 
     Args:
         root: str, such as `"VOCdevkit/VOC2012"`.
-        split: str, the list: `"train"`, `"val"`, or a custom one.
+        split: str, the list: `"train"`, `"val"`, or a custom one; or the path of a
+            list, which ends with `.txt`.
         class_names: sequence of str by class id, the background first.
         mask_folder: str, the folder of masks in `root`, such as
             `"SegmentationClassAug"`; None reads the images without labels.
@@ -66,108 +83,238 @@ def voc(
             for white objects on black, or of its color: `{(0, 0, 0): 0, (128, 0, 0):
             1}`. 255 as class id is unknown. Or the path of a text file with a line
             `name:red,green,blue` per class. None: the values are class ids.
+        image_folder: str, the folder of images in `root`.
 
     Returns:
         `examples.Source`; ids number the lines of the list. Its `notes` name classes
-        without a pixel, count pixels of other values, whose class is unknown, and masks
-        that were drawn on the stored pixels of a photograph and turned upright with it.
+        without a pixel, count pixels of other values, whose class is unknown, masks
+        that were drawn on the stored pixels of a photograph and turned upright with it,
+        images that are listed twice, masks that no list names, and say which of several
+        image files of one name were read.
 
     Raises:
         FileNotFoundError: for a missing folder, list, image or mask.
-        ValueError: for an empty list, an image that can't be read, a mask whose size
-            differs from its image's, masks of the background and unknown pixels only,
-            or ids that seem to count from 1.
+        ValueError: for an empty list, an image that can't be read or has two masks, a
+            mask whose size differs from its image's, masks of the background and
+            unknown pixels only, ids that seem to count from 1, or palettes that
+            contradict each other while the indices are to be class ids.
 
     Source: PASCAL VOC's development kit.
     """
-    list_path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
-    if not os.path.isfile(list_path):
-        lists = _stems(os.path.dirname(list_path), (".txt",))
-        raise FileNotFoundError(
-            f"Expected the list {list_path}; available lists: "
-            f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
-        )
-    folder = os.path.join(root, "JPEGImages")
-    images = _stems(folder, ENDINGS)
-    lines = [line.strip() for line in coco_files.read_text(list_path).splitlines()]
-    lines = [line for line in lines if line]
-    names = [_stem_of(line, images) for line in lines]
-    # A line may name one of several files of the same stem.
-    listed = {name: _last(line) for name, line in zip(names, lines)}
-    present = set(os.listdir(folder))
-    images |= {name: file for name, file in listed.items() if file in present}
-    if not names:
+    list_path = _list_path(root, split)
+    folder = os.path.join(root, image_folder)
+    place = None if mask_folder is None else os.path.join(root, mask_folder)
+    lists = _Lists(folder, place)
+    lines = _lines(list_path)
+    if not lines:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
-    missing = [name for name in names if name not in images]
-    if missing:
-        raise FileNotFoundError(
-            f"Expected every image of {list_path} in {folder}. Received: "
-            f"{len(missing)} of {len(names)} missing, first {missing[0]!r}"
-        )
-
+    entries, notes = lists.entries(lines, list_path)
+    by_index = mask_values is None
     if isinstance(mask_values, str):
         mask_values = masks.read_palette(mask_values, class_names)
 
-    def record(index):
-        name = names[index]
-        example = {"path": os.path.join(folder, images[name]), "id": index}
-        if mask_folder is None:
+    def record(entry):
+        index, image, mask_name = entry
+        example = {"path": os.path.join(folder, image), "id": index}
+        if place is None:
             return example, None
-        path = os.path.join(root, mask_folder, f"{name}.png")
+        path = os.path.join(place, mask_name)
         header = _header(example["path"])
         mask = masks.read_file(path, len(class_names), header, mask_values)
         return {**example, "mask": mask.png}, (path, mask)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        every = pool.map(record, range(len(names)))
-        read = progress.over(every, len(names), "masks", "image")
+        every = pool.map(record, entries)
+        read = progress.over(every, len(entries), "masks", "image")
         records, found = zip(*read)
-    has_labels, notes = mask_folder is not None, []
-    if has_labels:
-        place = os.path.join(root, mask_folder)
-        notes = _told(found, class_names, place)
+    unlisted = []
+    if place is not None:
+        if by_index:
+            _check_palettes(found, len(class_names))
+        unlisted = lists.unlisted(list_path)
+        notes = [*_told(found, class_names, place), *notes]
+        if unlisted:
+            first = os.path.join(place, unlisted[0])
+            notes.append(f"masks that no list names: {len(unlisted)} (first: {first})")
     source = examples.from_records(
         records,
         class_names,
-        has_labels,
+        place is not None,
         notes=notes,
         files=[list_path],
         folder=folder,
     )
-    if not has_labels:
+    if place is None:
         return source
-    counts, book = _account(lines, [mask for _, mask in found], class_names, list_path)
+    book = ledger.Ledger(len(lines), len(entries) + len(unlisted), "masks")
+    book.images.put("twice", len(lines) - len(entries))
+    book.labels.put("unlisted", len(unlisted))
+    counts = _counts([mask for _, mask in found], class_names, book, list_path)
     return dataclasses.replace(source, account=lambda: (counts, book))
 
 
-def _account(lines, found, class_names, list_path):
-    """Return the account of masks: those with a pixel of known class are taught."""
+def _list_path(root, split):
+    """Return the path of a list."""
+    path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
+    path = split if split.endswith(".txt") else path
+    if not os.path.isfile(path):
+        lists = _stems(os.path.dirname(path) or os.curdir, (".txt",))
+        raise FileNotFoundError(
+            f"Expected the list {path}; available lists: "
+            f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
+        )
+    return path
+
+
+def _lines(path):
+    lines = [line.strip() for line in coco_files.read_text(path).splitlines()]
+    return [line for line in lines if line]
+
+
+class _Lists:
+    """Finds what lists name in the folders of images and masks.
+
+    Args:
+        folder: str, the folder of images.
+        place: str, the folder of masks, or None.
+    """
+
+    def __init__(self, folder, place):
+        self._folder, self._place = folder, place
+        self._stems = _stems(folder, ENDINGS)
+        self._names = coco_files.FileNames(folder)
+        self._mask_names = None if place is None else coco_files.FileNames(place)
+
+    def entries(self, lines, list_path):
+        """Return (index of the line, image, mask) of each image; and notes."""
+        masks_of, entries, missing, twice, chosen = {}, [], [], [], []
+        for index, line in enumerate(lines):
+            images, mask = self._pair(line)
+            if not images:
+                missing.append(_last(list(_readings(line))[-1][0]))
+                continue
+            image = self._chosen(images, mask)
+            if image in masks_of:
+                twice.append(image)
+                if masks_of[image] != mask:
+                    raise ValueError(
+                        f"Expected one mask for {image}. Received: {list_path} with "
+                        f"{masks_of[image]} and {mask}"
+                    )
+                continue
+            masks_of[image] = mask
+            entries.append((index, image, mask))
+            if len(images) > 1:
+                others = ", ".join(name for name in images if name != image)
+                chosen.append(f"{image}, not {others}")
+        if missing:
+            raise FileNotFoundError(
+                f"Expected every image of {list_path} in {self._folder}. Received: "
+                f"{len(missing)} of {len(lines)} missing, first {missing[0]!r}"
+            )
+        notes = []
+        if twice:
+            notes.append(
+                f"images that are listed twice, read once: {len(twice)} (first: "
+                f"{twice[0]})"
+            )
+        if chosen:
+            notes.append(
+                f"several image files of one name: {len(chosen)}, the first of "
+                f"{', '.join(ENDINGS)} of its mask's size is read (first: {chosen[0]})"
+            )
+        return entries, notes
+
+    def unlisted(self, list_path):
+        """Return the masks that no list in the folder of a list names."""
+        folder, named = os.path.dirname(list_path) or os.curdir, set()
+        for name in sum(_stems(folder, (".txt",)).values(), []):
+            with contextlib.suppress(ValueError):  # some other text
+                lines = _lines(os.path.join(folder, name))
+                named.update(self._pair(line)[1] for line in lines)
+        return sorted(set(_files(self._place, ENDINGS)) - named)
+
+    def _pair(self, line):
+        """Return the files of a line's image, the first to prefer, and its mask."""
+        for name, mask in _readings(line):
+            images = self._images(name)
+            if images and (mask is None or self._place is None):
+                return images, os.path.splitext(images[0])[0] + ".png"
+            if images:
+                found = self._mask_names.find(_unquoted(mask))
+                return images, os.path.normpath(found)
+        return [], None
+
+    def _images(self, name):
+        name = _unquoted(name)
+        found = self._names.find(name)
+        if found.lower().endswith(ENDINGS) and self._names.has(found):
+            return [os.path.normpath(found)]
+        stem, ending = os.path.splitext(_last(name))
+        is_image = ending.lower() in ENDINGS
+        return self._stems.get(stem if is_image else _last(name), [])
+
+    def _chosen(self, images, mask):
+        """Return the image of a mask, of several files of one name."""
+        path = None if self._place is None else os.path.join(self._place, mask)
+        if len(images) == 1 or path is None or not os.path.isfile(path):
+            return images[0]
+        header = pictures.header(path)
+        size = header and header.size
+        for name in images:
+            file = os.path.join(self._folder, name)
+            header = pictures.header(file)
+            is_mask = filecmp.cmp(file, path, shallow=False)
+            if header and size in (header.size, header.stored_size) and not is_mask:
+                return name
+        return images[0]
+
+
+def _readings(line):
+    """Yield what a line may name: an image, and its mask or None."""
+    columns = _COLUMNS.fullmatch(line)
+    if columns is None or _COLUMNS.fullmatch(_last(line)):
+        yield line, None
+    if columns is None:
+        yield re.sub(r"\s-?[01]$", "", line), None
+    else:
+        name, rest = columns.groups()
+        yield name, None if _FLAG.fullmatch(rest) else rest
+
+
+def _counts(found, class_names, book, list_path):
+    """Close the ledger of masks: those with a pixel of known class are taught."""
     places = [mask.ids - {masks.IGNORE_CLASS} for mask in found]
     counts = np.array([(1, len(ids) > 0) for ids in places], np.int64)
-    book = ledger.Ledger(len(lines), len(lines), "masks")
     book.labels.put("empty", (counts[:, 1] == 0).sum())
     book.close(list_path, counts)
     with_class = collections.Counter(class_names[k] for ids in places for k in ids)
     book.held.update(with_class)
     book.taught.update(with_class)
-    return counts, book
-
-
-def _stem_of(line, images):
-    """Return the name in a line of a list, without the flag of a class's list."""
-    for name in (line, re.sub(r"\s-?[01]$", "", line)):
-        name = _last(name)
-        stem, ending = os.path.splitext(name)
-        if ending.lower() in ENDINGS:
-            name = stem
-        if name in images:
-            break
-    return name
+    return counts
 
 
 def _last(path):
     """Return the last part of a path, also one of Windows or in quotes."""
-    return path.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
+    return _unquoted(path).replace("\\", "/").rpartition("/")[2]
+
+
+def _unquoted(path):
+    return path.strip().strip("\"'")
+
+
+def _check_palettes(found, count):
+    """Check that an index has one color, if the indices are class ids."""
+    contradiction = masks.contradiction((path, mask.colors) for path, mask in found)
+    if contradiction:
+        index, path, color, other, other_color = contradiction
+        same = {value: value for value in range(count)}
+        raise ValueError(
+            "Expected one palette in all masks. Received: index "
+            f"{index}, which is {color} in {path}, {other_color} in {other}; "
+            f"mask_values decides: colors, such as {{{color}: 1, …}}, or a file with "
+            f"a line name:red,green,blue per class, or {same} if the indices are right"
+        )
 
 
 def _told(found, class_names, place):
@@ -258,7 +405,7 @@ def boxes(folder, images=None):
         raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
     found = _found_in(images) if images is not None and os.path.isdir(images) else None
     entries, annotations, held = [], [], 0
-    for index, (stem, name) in enumerate(stems.items(), start=1):
+    for index, (stem, (name, *_)) in enumerate(stems.items(), start=1):
         path = os.path.join(folder, name)
         try:
             root = ElementTree.parse(path).getroot()
@@ -302,11 +449,11 @@ def _found_in(folder):
         if os.path.splitext(last)[0] == stem and names.has(last):
             return last
         if stem in stems:  # a name inside the file may be older than the file's own
-            return stems[stem]
+            return stems[stem][0]
         place = names.find(name) if name else stem
         if os.path.isfile(os.path.join(folder, place)):
             return place
-        return stems.get(os.path.splitext(place)[0]) or place
+        return stems.get(os.path.splitext(place)[0], [place])[0]
 
     return found
 
@@ -341,13 +488,23 @@ def _bbox(corners, first):
 
 
 def _stems(folder, endings):
-    """Return a dict from stems to file names, for the given extensions."""
+    """Return a dict from stems to names of files with the given endings, in order."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"Expected a folder. Received: {folder!r}")
     parts = [(*os.path.splitext(name), name) for name in sorted(os.listdir(folder))]
-    # The last of several files with the same stem is used: rather a PNG than a TIFF.
-    parts.sort(key=lambda part: part[1].lower() in pictures.COMMON_ENDINGS)
-    return {stem: name for stem, ending, name in parts if ending.lower() in endings}
+    parts = [part for part in parts if part[1].lower() in endings]
+    stems = collections.defaultdict(list)
+    for stem, _, name in sorted(parts, key=lambda p: endings.index(p[1].lower())):
+        stems[stem].append(name)
+    return dict(stems)
+
+
+def _files(folder, endings):
+    """Yield the files with the given endings in a folder and those in it."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(endings):
+                yield os.path.relpath(os.path.join(place, name), folder)
 
 
 def _header(path):
