@@ -10,6 +10,7 @@ from official_selftrain.onboarding import (
     data_report,
     experiment_file,
     own_data,
+    own_masks,
     proposals,
 )
 
@@ -28,8 +29,8 @@ class Files(typing.NamedTuple):
 def write(places, output):
     """Write an experiment for custom images, and print a summary of them.
 
-    Next to the experiment it writes the usable images and boxes as COCO files, a
-    list of all problems, and where every image and box went.
+    Next to the experiment it writes the usable images and boxes as COCO files, or lists
+    of the usable images and masks; a list of all problems; and where everything went.
 
     Args:
         places: `own_data.Places`.
@@ -37,23 +38,29 @@ def write(places, output):
 
     Raises:
         FileNotFoundError: for a missing file or folder.
-        ValueError: for existing files, or data without a usable box.
+        ValueError: for existing files, or data without a usable box or mask.
 
     Source: own.
     """
-    files = _new_files(output)
-    training, validation, findings = _labeled_images(places)
+    files = _new_files(output, "txt" if places.has_masks else "json")
+    classes, machine = None, proposals.machine()
+    if places.has_masks:
+        training, validation, findings, classes = _labeled_masks(places)
+        settings = proposals.propose_masks(training, **machine)
+    else:
+        training, validation, findings = _labeled_images(places)
+        settings = proposals.propose(training, validation, **machine)
     unlabeled, findings["unlabeled"] = _unlabeled_images(places, findings)
-    settings = proposals.propose(training, validation, **proposals.machine())
 
-    _write_coco(files.training, training)
-    _write_coco(files.validation, validation)
+    write_labels = _write_list if places.has_masks else _write_coco
+    write_labels(files.training, training)
+    write_labels(files.validation, validation)
     _write_coco(files.unlabeled, unlabeled)
     atomic.write_text(files.findings, data_report.all_findings(findings))
     books = {title: found.ledger.content() for title, found in findings.items()}
     atomic.write_json(files.ledger, books)
     summary = data_report.summary(training, validation, unlabeled)
-    experiment = experiment_file.text(places, files, settings, summary)
+    experiment = experiment_file.text(places, files, settings, summary, classes)
     atomic.write_text(files.experiment, experiment)
 
     print(f"\n{files.experiment}: {summary}")
@@ -63,16 +70,16 @@ def write(places, output):
     print(f"next: {experiment_file.train_command(files.experiment)}")
 
 
-def _new_files(output):
-    """Return the files to write; none of them may exist."""
+def _new_files(output, kind):
+    """Return the files to write, labels of a kind of file; none of them may exist."""
     stem, ending = os.path.splitext(output)
     if ending != ".gin":
         raise ValueError(f"Expected a .gin file. Received: output={output!r}")
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     files = Files(
         experiment=output,
-        training=f"{stem}_train.json",
-        validation=f"{stem}_validation.json",
+        training=f"{stem}_train.{kind}",
+        validation=f"{stem}_validation.{kind}",
         unlabeled=f"{stem}_unlabeled.json",
         findings=f"{stem}_findings.txt",
         ledger=f"{stem}_ledger.json",
@@ -106,12 +113,35 @@ def _labeled_images(places):
     return labeled, validation, {**findings, "validation": of_validation}
 
 
+def _labeled_masks(places):
+    """Return the training and validation images, the findings, and the classes."""
+    content, found, classes = own_masks.read(places)
+    print(data_report.labeled_masks(content, found, classes))
+    is_stated = content["images"][0]["part"] is not None
+    if is_stated:
+        group_of = {}
+        chosen = {i["id"] for i in content["images"] if i["part"] == "val"}
+        parts = own_data.divided(content, chosen)
+    else:
+        group_of = own_data.groups(content, found.looks, places.split_by)
+        parts = own_data.hold_out(content, group_of=group_of)
+    print(data_report.split(*parts, group_of))
+    return *parts, {"labeled": found}, classes
+
+
 def _unlabeled_images(places, findings):
     """Return the unlabeled images, and what was found in them."""
     known = sum((found.looks for found in findings.values()), copies.NOTHING)
-    unlabeled, found = own_data.read_unlabeled(places.unlabeled, known)
+    unlabeled, found = own_data.read_unlabeled(
+        places.unlabeled, known, places.mask_folder
+    )
     print(data_report.unlabeled(unlabeled, found))
     return unlabeled, found
+
+
+def _write_list(path, content):
+    lines = [f"{i['file_name']}\t{i['mask_name']}\n" for i in content["images"]]
+    atomic.write_text(path, "".join(lines))
 
 
 def _write_coco(path, content):

@@ -2,11 +2,8 @@
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
-import filecmp
 import os
-import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +12,7 @@ from official_selftrain.checks import progress
 from official_selftrain.data import examples, ledger, masks
 from official_selftrain.data import images as pictures
 from official_selftrain.data.images import ENDINGS
-from official_selftrain.data.sources import coco_files
+from official_selftrain.data.sources import coco_files, mask_lists
 
 # PASCAL VOC's classes in the order of their ids.
 CLASS_NAMES = (
@@ -41,14 +38,6 @@ CLASS_NAMES = (
     "train",
     "tvmonitor",
 )
-
-
-# Two columns: the name of an image ends with a known ending.
-_COLUMNS = re.compile(
-    rf"(.*?(?:{'|'.join(map(re.escape, ENDINGS))})[\"']?)[\s,;]+(\S.*)", re.IGNORECASE
-)
-# Whether an image shows a class, in VOC's lists of a class.
-_FLAG = re.compile(r"-?[01]")
 
 
 def voc(
@@ -104,8 +93,8 @@ def voc(
     list_path = _list_path(root, split)
     folder = os.path.join(root, image_folder)
     place = None if mask_folder is None else os.path.join(root, mask_folder)
-    lists = _Lists(folder, place)
-    lines = _lines(list_path)
+    lists = mask_lists.Lists(folder, place)
+    lines = mask_lists.lines_of(list_path)
     if not lines:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
     entries, notes = lists.entries(lines, list_path)
@@ -158,128 +147,12 @@ def _list_path(root, split):
     path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
     path = split if split.endswith(".txt") else path
     if not os.path.isfile(path):
-        lists = _stems(os.path.dirname(path) or os.curdir, (".txt",))
+        lists = mask_lists.stems_of(os.path.dirname(path) or os.curdir, (".txt",))
         raise FileNotFoundError(
             f"Expected the list {path}; available lists: "
             f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
         )
     return path
-
-
-def _lines(path):
-    lines = [line.strip() for line in coco_files.read_text(path).splitlines()]
-    return [line for line in lines if line]
-
-
-class _Lists:
-    """Finds what lists name in the folders of images and masks.
-
-    Args:
-        folder: str, the folder of images.
-        place: str, the folder of masks, or None.
-    """
-
-    def __init__(self, folder, place):
-        self._folder, self._place = folder, place
-        self._stems = _stems(folder, ENDINGS)
-        self._names = coco_files.FileNames(folder)
-        self._mask_names = None if place is None else coco_files.FileNames(place)
-
-    def entries(self, lines, list_path):
-        """Return (index of the line, image, mask) of each image; and notes."""
-        masks_of, entries, missing, twice, chosen = {}, [], [], [], []
-        for index, line in enumerate(lines):
-            images, mask = self._pair(line)
-            if not images:
-                missing.append(_last(list(_readings(line))[-1][0]))
-                continue
-            image = self._chosen(images, mask)
-            if image in masks_of:
-                twice.append(image)
-                if masks_of[image] != mask:
-                    raise ValueError(
-                        f"Expected one mask for {image}. Received: {list_path} with "
-                        f"{masks_of[image]} and {mask}"
-                    )
-                continue
-            masks_of[image] = mask
-            entries.append((index, image, mask))
-            if len(images) > 1:
-                others = ", ".join(name for name in images if name != image)
-                chosen.append(f"{image}, not {others}")
-        if missing:
-            raise FileNotFoundError(
-                f"Expected every image of {list_path} in {self._folder}. Received: "
-                f"{len(missing)} of {len(lines)} missing, first {missing[0]!r}"
-            )
-        notes = []
-        if twice:
-            notes.append(
-                f"images that are listed twice, read once: {len(twice)} (first: "
-                f"{twice[0]})"
-            )
-        if chosen:
-            notes.append(
-                f"several image files of one name: {len(chosen)}, the first of "
-                f"{', '.join(ENDINGS)} of its mask's size is read (first: {chosen[0]})"
-            )
-        return entries, notes
-
-    def unlisted(self, list_path):
-        """Return the masks that no list in the folder of a list names."""
-        folder, named = os.path.dirname(list_path) or os.curdir, set()
-        for name in sum(_stems(folder, (".txt",)).values(), []):
-            with contextlib.suppress(ValueError):  # some other text
-                lines = _lines(os.path.join(folder, name))
-                named.update(self._pair(line)[1] for line in lines)
-        return sorted(set(_files(self._place, ENDINGS)) - named)
-
-    def _pair(self, line):
-        """Return the files of a line's image, the first to prefer, and its mask."""
-        for name, mask in _readings(line):
-            images = self._images(name)
-            if images and (mask is None or self._place is None):
-                return images, os.path.splitext(images[0])[0] + ".png"
-            if images:
-                found = self._mask_names.find(_unquoted(mask))
-                return images, os.path.normpath(found)
-        return [], None
-
-    def _images(self, name):
-        name = _unquoted(name)
-        found = self._names.find(name)
-        if found.lower().endswith(ENDINGS) and self._names.has(found):
-            return [os.path.normpath(found)]
-        stem, ending = os.path.splitext(_last(name))
-        is_image = ending.lower() in ENDINGS
-        return self._stems.get(stem if is_image else _last(name), [])
-
-    def _chosen(self, images, mask):
-        """Return the image of a mask, of several files of one name."""
-        path = None if self._place is None else os.path.join(self._place, mask)
-        if len(images) == 1 or path is None or not os.path.isfile(path):
-            return images[0]
-        header = pictures.header(path)
-        size = header and header.size
-        for name in images:
-            file = os.path.join(self._folder, name)
-            header = pictures.header(file)
-            is_mask = filecmp.cmp(file, path, shallow=False)
-            if header and size in (header.size, header.stored_size) and not is_mask:
-                return name
-        return images[0]
-
-
-def _readings(line):
-    """Yield what a line may name: an image, and its mask or None."""
-    columns = _COLUMNS.fullmatch(line)
-    if columns is None or _COLUMNS.fullmatch(_last(line)):
-        yield line, None
-    if columns is None:
-        yield re.sub(r"\s-?[01]$", "", line), None
-    else:
-        name, rest = columns.groups()
-        yield name, None if _FLAG.fullmatch(rest) else rest
 
 
 def _counts(found, class_names, book, list_path):
@@ -294,15 +167,6 @@ def _counts(found, class_names, book, list_path):
     return counts
 
 
-def _last(path):
-    """Return the last part of a path, also one of Windows or in quotes."""
-    return _unquoted(path).replace("\\", "/").rpartition("/")[2]
-
-
-def _unquoted(path):
-    return path.strip().strip("\"'")
-
-
 def _check_palettes(found, count):
     """Check that an index has one color, if the indices are class ids."""
     contradiction = masks.contradiction((path, mask.colors) for path, mask in found)
@@ -312,8 +176,8 @@ def _check_palettes(found, count):
         raise ValueError(
             "Expected one palette in all masks. Received: index "
             f"{index}, which is {color} in {path}, {other_color} in {other}; "
-            f"mask_values decides: colors, such as {{{color}: 1, …}}, or a file with "
-            f"a line name:red,green,blue per class, or {same} if the indices are right"
+            "mask_values decides: a dict of colors to class ids, or a file with a line "
+            f"name:red,green,blue per class, or {same} if the indices are right"
         )
 
 
@@ -326,7 +190,7 @@ def _told(found, class_names, place):
     unknown = collections.Counter()
     for _, mask in found:
         unknown.update(mask.unknown)
-    _check_ids(ids, unknown, class_names, place)
+    check_ids(ids, unknown, class_names, place)
     notes = []
     unused = [name for k, name in enumerate(class_names) if k not in ids]
     if unused:
@@ -347,8 +211,18 @@ def _told(found, class_names, place):
     return notes
 
 
-def _check_ids(ids, unknown, class_names, place):
-    """Check that masks have usable pixels, and ids that don't count from 1."""
+def check_ids(ids, unknown, class_names, place):
+    """Check that masks have usable pixels, and ids that don't count from 1.
+
+    Args:
+        ids: frozenset of int, the class ids that occur, and 255 if it does.
+        unknown: dict of each other value to its number of pixels.
+        class_names: sequence of str.
+        place: str, the masks, for the message.
+
+    Raises:
+        ValueError: if not.
+    """
     last = len(class_names)
     present = ids & set(range(last))
     if present and 0 not in present and list(unknown) == [last]:
@@ -400,7 +274,7 @@ def boxes(folder, images=None):
 
     Source: PASCAL VOC's development kit.
     """
-    stems = _stems(folder, (".xml",)) if os.path.isdir(folder) else {}
+    stems = mask_lists.stems_of(folder, (".xml",)) if os.path.isdir(folder) else {}
     if not stems:
         raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
     found = _found_in(images) if images is not None and os.path.isdir(images) else None
@@ -442,10 +316,10 @@ def boxes(folder, images=None):
 
 def _found_in(folder):
     """Return a function of a file's name, and its stem, to its name in a folder."""
-    names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
+    names, stems = coco_files.FileNames(folder), mask_lists.stems_of(folder, ENDINGS)
 
     def found(name, stem):
-        last = _last(name)
+        last = mask_lists.last_part(name)
         if os.path.splitext(last)[0] == stem and names.has(last):
             return last
         if stem in stems:  # a name inside the file may be older than the file's own
@@ -485,26 +359,6 @@ def _bbox(corners, first):
         # The last pixel of a box that counts from 1 is part of it.
         sides.append(high - low + first * (-1 if is_exchanged else 1))
     return starts + sides
-
-
-def _stems(folder, endings):
-    """Return a dict from stems to names of files with the given endings, in order."""
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"Expected a folder. Received: {folder!r}")
-    parts = [(*os.path.splitext(name), name) for name in sorted(os.listdir(folder))]
-    parts = [part for part in parts if part[1].lower() in endings]
-    stems = collections.defaultdict(list)
-    for stem, _, name in sorted(parts, key=lambda p: endings.index(p[1].lower())):
-        stems[stem].append(name)
-    return dict(stems)
-
-
-def _files(folder, endings):
-    """Yield the files with the given endings in a folder and those in it."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(endings):
-                yield os.path.relpath(os.path.join(place, name), folder)
 
 
 def _header(path):

@@ -260,8 +260,8 @@ def test_palettes_that_contradict_each_other_are_refused(tiny_voc):
         draw(folder / f"{name}.png", index, dict(enumerate(colors[order].tolist())))
     text = (
         r"index 1, which is \(200, 0, 0\) in .*2007_000000.png, \(0, 0, 200\) in "
-        r".*2007_000002.png; mask_values decides: colors, such as {\(200, 0, 0\): 1, …}"
-        r".* or {0: 0, 1: 1, 2: 2, 3: 3} if the indices are right"
+        r".*2007_000002.png; mask_values decides: a dict of colors to class ids, or a "
+        r"file .* or {0: 0, 1: 1, 2: 2, 3: 3} if the indices are right"
     )
     with pytest.raises(ValueError, match=text) as error:
         read(tiny_voc)
