@@ -70,6 +70,14 @@ _SPLIT_BY = flags.DEFINE_string(
 )
 
 
+_PIXEL_RANGE = flags.DEFINE_list(
+    "pixel_range",
+    None,
+    "LOW,HIGH: the values of images of more than 8 bits that become 0 and 255, such as "
+    "0,4095 for 12 bits; by default they are divided by 256.",
+)
+
+
 def main(argv):
     """Run the command line."""
     return command_line.exit_code("init", argv, _init)
@@ -99,6 +107,7 @@ def _init():
         split_by=_SPLIT_BY.value,
         masks=_MASKS.value,
         classes=_CLASSES.value,
+        pixel_range=command_line.pixel_range(_PIXEL_RANGE.value),
     )
     new_experiment.write(places, _OUTPUT.value)
 

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import processes
 import pytest
 from conftest import painted
@@ -247,3 +248,25 @@ def test_flags_of_boxes_and_masks(mask_arguments, tmp_path, change, text):
     done = init(tmp_path, **given)
     assert done.returncode == 1
     assert text in done.stderr.splitlines()[-1]
+
+
+def test_a_pixel_range_reaches_the_experiment(arguments, tiny_coco, tmp_path):
+    for path in [*tiny_coco.images.iterdir(), *tiny_coco.unlabeled.iterdir()]:
+        if path.name != "broken.jpg":
+            with Image.open(path) as image:
+                values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+            Image.fromarray(values).save(path, "PNG")
+    done = init(tmp_path, **arguments)
+    assert done.returncode == 1
+    text = "the network sees 0 to 10 of 255; --pixel_range=0,4095"
+    assert text in done.stderr.splitlines()[-1]
+    done = init(tmp_path, **arguments, pixel_range="0;4095")
+    assert (
+        "Expected LOW,HIGH, such as 0,4095 for 12 bits. Received: pixel_" in done.stderr
+    )
+    done = init(tmp_path, **arguments, pixel_range="0,4095")
+    assert done.returncode == 0, done.stderr
+    assert "  gray images: 6 of 6 looked at" in done.stdout
+    text = (tmp_path / "settings" / "it's mine.gin").read_text()
+    assert "\nsources.coco.pixel_range = (0, 4095)\n" in text
+    assert "--pixel_range=0,4095" in text

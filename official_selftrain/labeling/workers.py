@@ -6,6 +6,7 @@ import multiprocessing
 import os
 
 from official_selftrain.checks import progress
+from official_selftrain.data import pixels
 from official_selftrain.data.sources import pools
 from official_selftrain.labeling import label_store, opening, worker_start
 
@@ -44,6 +45,8 @@ def label(job, on_images=None):
     if job.worker.index == 0:
         for note in source.notes:
             print(f"images: {note}", flush=True)
+        for line in pixels.told(*pixels.of_source(source), with_gray=False):
+            print(f"images: {line}", flush=True)
     label_store.write(
         opening.open_teacher(job.teacher, job.pool[0]),
         source,

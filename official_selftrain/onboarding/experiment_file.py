@@ -69,7 +69,7 @@ validation/sources.coco.images = {validation_images}
 UNLABELED = @unlabeled/sources.coco
 unlabeled/sources.coco.annotations = {unlabeled_file}
 unlabeled/sources.coco.images = {unlabeled_images}
-
+{pixel_range}
 """
 
 _MASK_SOURCES = """\
@@ -86,7 +86,7 @@ sources.voc.mask_values = {mask_values}
 UNLABELED = @unlabeled/sources.coco
 unlabeled/sources.coco.annotations = {unlabeled_file}
 unlabeled/sources.coco.images = {unlabeled_images}
-
+{pixel_range}
 """
 
 _TRAINING = """\
@@ -252,8 +252,21 @@ def text(places, files, settings, summary, classes=None):
         student_learning_rate=settings["learning_rate"] / 2,
         warmup_steps=settings["steps"] // 10,
         log_every=settings["steps"] // 10,
+        pixel_range=_pixel_range(places),
         strategy='\nSTRATEGY = "mirrored"\n' if settings["num_gpus"] > 1 else "",
     )
+
+
+def _pixel_range(places):
+    """Return the settings of a pixel range, if there is one."""
+    if places.pixel_range is None:
+        return ""
+    low, high = places.pixel_range
+    reason = f"The values of images of more than 8 bits are spread: {low:,} becomes 0, "
+    lines = [_comment(f"{reason}{high:,} becomes 255.")]
+    for source in ("coco", "voc") if places.has_masks else ("coco",):
+        lines.append(f"sources.{source}.pixel_range = {places.pixel_range}")
+    return "\n".join([*lines, ""])
 
 
 def train_command(path):
@@ -319,6 +332,8 @@ def _arguments(places, output):
     given = {**dataclasses.asdict(places), "output": output}
     if places.split_by == "auto":
         del given["split_by"]
+    if places.pixel_range is not None:
+        given["pixel_range"] = ",".join(map(str, places.pixel_range))
     return " \\\n#       ".join(
         f"--{name}={shlex.quote(value)}"
         for name, values in given.items()

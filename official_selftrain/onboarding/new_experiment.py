@@ -4,7 +4,7 @@ import json
 import os
 import typing
 
-from official_selftrain.data import copies
+from official_selftrain.data import copies, pixels
 from official_selftrain.files import atomic
 from official_selftrain.onboarding import (
     data_report,
@@ -93,10 +93,23 @@ def _new_files(output, kind):
     return files
 
 
+def _report(places, found, text):
+    """Print a report of images, and what the network sees of them.
+
+    Images of too few gray levels are refused here: they would seem to be copies.
+    """
+    print(text)
+    for line in pixels.told(pixels.of_files(found.looks.paths), places.pixel_range):
+        print(f"  {line}")
+
+
 def _labeled_images(places):
     """Return the training and validation images, and the findings."""
-    labeled, of_labeled = own_data.read(places.annotations, places.images)
-    print(data_report.labeled("labeled", labeled, of_labeled))
+    labeled, of_labeled = own_data.read(
+        places.annotations, places.images, pixel_range=places.pixel_range
+    )
+    text = data_report.labeled("labeled", labeled, of_labeled)
+    _report(places, of_labeled, text)
     findings = {"labeled": of_labeled}
     if not places.validation_annotations:
         group_of = own_data.groups(labeled, of_labeled.looks, places.split_by)
@@ -108,15 +121,17 @@ def _labeled_images(places):
         places.validation_folder,
         labeled["categories"],
         of_labeled.looks,
+        places.pixel_range,
     )
-    print(data_report.labeled("validation", validation, of_validation))
+    text = data_report.labeled("validation", validation, of_validation)
+    _report(places, of_validation, text)
     return labeled, validation, {**findings, "validation": of_validation}
 
 
 def _labeled_masks(places):
     """Return the training and validation images, the findings, and the classes."""
     content, found, classes = own_masks.read(places)
-    print(data_report.labeled_masks(content, found, classes))
+    _report(places, found, data_report.labeled_masks(content, found, classes))
     is_stated = content["images"][0]["part"] is not None
     if is_stated:
         group_of = {}
@@ -133,9 +148,9 @@ def _unlabeled_images(places, findings):
     """Return the unlabeled images, and what was found in them."""
     known = sum((found.looks for found in findings.values()), copies.NOTHING)
     unlabeled, found = own_data.read_unlabeled(
-        places.unlabeled, known, places.mask_folder
+        places.unlabeled, known, places.mask_folder, places.pixel_range
     )
-    print(data_report.unlabeled(unlabeled, found))
+    _report(places, found, data_report.unlabeled(unlabeled, found))
     return unlabeled, found
 
 

@@ -50,6 +50,7 @@ class Places:
         split_by: str, what is kept together when they are, as in `groups`.
         masks: str, the folder of the images' masks; None: boxes, or VOC's layout.
         classes: str, the classes of masks, as in `own_masks.read`; or None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
     """
 
     images: str | tuple
@@ -60,6 +61,7 @@ class Places:
     split_by: str = "auto"
     masks: str | None = None
     classes: str | None = None
+    pixel_range: tuple | None = None
 
     @property
     def has_masks(self):
@@ -86,7 +88,9 @@ class Places:
         return self.validation_images or self.folder
 
 
-def read(annotations, folder, categories=None, labeled=copies.NOTHING):
+def read(
+    annotations, folder, categories=None, labeled=copies.NOTHING, pixel_range=None
+):
     """Read labeled images, leaving out unusable images and boxes.
 
     Args:
@@ -96,6 +100,7 @@ def read(annotations, folder, categories=None, labeled=copies.NOTHING):
             are matched by name; boxes of other classes are left out.
         labeled: `copies.Looks` of images to exclude, also if they were renamed or saved
             in another format.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(content, findings)`: a COCO file's content with the usable images and boxes
@@ -126,6 +131,7 @@ def read(annotations, folder, categories=None, labeled=copies.NOTHING):
         labeled,
         findings,
         [(image["height"], image["width"]) for image in content["images"]],
+        pixel_range,
     )
     for index, original in twins.items():
         _join(*(content["images"][k] for k in (index, original)), rows)
@@ -220,7 +226,7 @@ def _with_categories(annotations, names, categories, findings):
     return kept
 
 
-def usable_images(files, labeled, findings, stated=None):
+def usable_images(files, labeled, findings, stated=None, pixel_range=None):
     """Find the images that are readable, unique and of the stated size.
 
     Their looks are stored in the findings.
@@ -231,6 +237,7 @@ def usable_images(files, labeled, findings, stated=None):
         findings: `inspection.Findings`, to which problems of the other images are
             added.
         stated: list of (height, width), or None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(usable, twins)`: dict of index in `files` to (height, width); dict of the
@@ -242,7 +249,9 @@ def usable_images(files, labeled, findings, stated=None):
         findings[kind].append(line)
         findings.ledger.images.put(kind)
 
-    for index, (path, (size, look)) in enumerate(zip(files, _looks(files))):
+    for index, (path, (size, look)) in enumerate(
+        zip(files, _looks(files, pixel_range))
+    ):
         if not os.path.exists(path):
             leave_out("missing", path)
         elif size is None or stated and None in stated[index]:
@@ -274,12 +283,13 @@ def _misstated(size, stated):
     return f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
 
 
-def _looks(paths):
+def _looks(paths, pixel_range):
     """Decode image files; return (height, width) and thumbnail, or None and why not."""
 
     def look(path):
         try:
-            pixels = images.decode_file(tf.io.read_file(path)).numpy()
+            contents = tf.io.read_file(path)
+            pixels = images.decode_file(contents, pixel_range).numpy()
         except tf.errors.OpError as error:
             return None, problems.reason(error)
         return pixels.shape[:2], copies.thumbnail(pixels)
@@ -338,7 +348,7 @@ def paths(content, folder):
     return [os.path.join(folder, image["file_name"]) for image in content["images"]]
 
 
-def read_unlabeled(folder, labeled, masks=None):
+def read_unlabeled(folder, labeled, masks=None, pixel_range=None):
     """List the readable unlabeled images that aren't among the labeled ones.
 
     Files with the same bytes are the same image, and so are labeled ones that were
@@ -349,6 +359,7 @@ def read_unlabeled(folder, labeled, masks=None):
         labeled: `copies.Looks` of the labeled images.
         masks: str, a folder in it to leave out, that of the labeled images' masks, or
             None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
@@ -373,7 +384,7 @@ def read_unlabeled(folder, labeled, masks=None):
     findings["masks"] = [path for path in files if masks and _is_in(path, masks)]
     findings.ledger.images.put("foreign", len(findings["masks"]))
     files = [path for path in files if path not in set(findings["masks"])]
-    sizes, _ = usable_images(files, labeled, findings)
+    sizes, _ = usable_images(files, labeled, findings, pixel_range=pixel_range)
     start = root(folder)
     entries = [
         {

@@ -78,7 +78,9 @@ def read(places):
             f"images={places.folder!r}, masks={places.mask_folder!r}{_listed(findings)}"
         )
     files = [os.path.join(places.folder, image) for image in surveys]
-    sizes, _ = own_data.usable_images(files, copies.NOTHING, findings)
+    sizes, _ = own_data.usable_images(
+        files, copies.NOTHING, findings, pixel_range=places.pixel_range
+    )
     findings["copy"] = findings.pop("double", [])
     findings.ledger.labels.put("image", len(surveys) - len(sizes))
     content = {

@@ -47,6 +47,7 @@ def voc(
     mask_folder="SegmentationClass",
     mask_values=None,
     image_folder="JPEGImages",
+    pixel_range=None,
 ):
     """Read images with masks from a folder in the layout of PASCAL VOC.
 
@@ -73,6 +74,7 @@ def voc(
             1}`. 255 as class id is unknown. Or the path of a text file with a line
             `name:red,green,blue` per class. None: the values are class ids.
         image_folder: str, the folder of images in `root`.
+        pixel_range: as of `examples.with_pixel_range`.
 
     Returns:
         `examples.Source`; ids number the lines of the list. Its `notes` name classes
@@ -133,6 +135,7 @@ def voc(
         files=[list_path],
         folder=folder,
     )
+    source = examples.with_pixel_range(source, pixel_range)
     if place is None:
         return source
     book = ledger.Ledger(len(lines), len(entries) + len(unlisted), "masks")
