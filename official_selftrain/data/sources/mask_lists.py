@@ -182,14 +182,16 @@ def lines_of(path):
 
 def _readings(line):
     """Yield what a line may name: an image, and its mask or None."""
-    columns = _COLUMNS.fullmatch(line)
-    if columns is None or _COLUMNS.fullmatch(last_part(line)):
-        yield line, None
-    if columns is None:
-        yield re.sub(r"\s-?[01]$", "", line), None
-    else:
+    name, tab, rest = line.partition("\t")
+    if not tab:
+        columns = _COLUMNS.fullmatch(line)
+        if columns is None or _COLUMNS.fullmatch(last_part(line)):
+            yield line, None
+        if columns is None:
+            yield re.sub(r"\s-?[01]$", "", line), None
+            return
         name, rest = columns.groups()
-        yield name, None if _FLAG.fullmatch(rest) else rest
+    yield name, None if _FLAG.fullmatch(rest.strip()) else rest
 
 
 def last_part(path):

@@ -330,6 +330,7 @@ def renamed(tiny_voc, new, number=1):
         "a b.jpg\ta b.png",
         "a b.jpg, a b.png",
         r"C:\data\JPEGImages\a b.jpg",
+        "a b\t1",
     ],
 )
 def test_names_with_spaces(tiny_voc, line):
@@ -338,6 +339,16 @@ def test_names_with_spaces(tiny_voc, line):
         renamed(tiny_voc, name, number)
     write_list(tiny_voc, line)
     assert pairs(tiny_voc) == [("a b.jpg", "2007_000001")]
+
+
+def test_names_with_endings_inside(tiny_voc):
+    renamed(tiny_voc, "a", 0)
+    renamed(tiny_voc, "a.jpg b", 1)
+    write_list(tiny_voc, "a.jpg b.jpg\ta.jpg b.png", "a.jpg")
+    expected = [("a.jpg b.jpg", "2007_000001"), ("a.jpg", "2007_000000")]
+    assert pairs(tiny_voc) == expected
+    write_list(tiny_voc, "a.jpg b.jpg", "a.jpg")
+    assert pairs(tiny_voc) == expected
 
 
 def test_columns_name_other_masks(tiny_voc):
