@@ -54,9 +54,10 @@ def checked(work, names):
     labels = "pseudo_labels" in names and not work.labels(1).is_finished
     if labels and work.makes(1):
         _check_readable(work)
+    validates = "evaluation" in names or work.experiment.data.validate_every
     if to_train or labels:
-        _check_pixels(work, labels)
-    if "evaluation" in names or work.experiment.data.validate_every:
+        _check_pixels(work, labels, validates)
+    if validates:
         _check_validation(work)
     if to_train or labels or not _is_done(work, "evaluation"):
         _check_overlaps(work, names)
@@ -182,11 +183,13 @@ def _check_overlaps(work, names):
             )
 
 
-def _check_pixels(work, labels):
+def _check_pixels(work, labels, validates):
     """Tell what the network sees of the first images, if it isn't what they hold."""
     sources = {"labeled": work.labeled}
     if labels and work.makes_labels:
         sources["unlabeled"] = work.unlabeled
+    if validates:
+        sources["validation"] = work.validation
     for name, source in sources.items():
         found, pixel_range = pixels.of_source(source)
         for line in pixels.told(found, pixel_range, with_gray=False):

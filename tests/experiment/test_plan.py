@@ -236,7 +236,7 @@ def test_pixels_of_12_bits_are_refused_or_spread(tiny_coco, tmp_path, capsys):
     out = capsys.readouterr().out
     for title, count in (("labeled", 6), ("unlabeled", 4)):
         assert f"{title}: images of more than 8 bits: {count} of {count} looked" in out
-    assert out.count("(pixel_range 0 to 4,095)") == 2
+    assert out.count("(pixel_range 0 to 4,095)") == 3  # and for validation
 
 
 def test_transparent_images_are_told(tiny_coco, tmp_path, capsys):
