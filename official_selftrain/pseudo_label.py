@@ -105,6 +105,12 @@ flags.DEFINE_enum(
     "Values of the pixels that a SavedModel, server or foreign .keras model gets.",
 )
 flags.DEFINE_enum("channels", "rgb", ["rgb", "bgr"], "Their order of channels.")
+flags.DEFINE_list(
+    "pixel_range",
+    None,
+    "LOW,HIGH: the values of images of more than 8 bits that become 0 and 255; by "
+    "default they are divided by 256.",
+)
 flags.DEFINE_bool("drop_others", False, "Drop labels of other classes.")
 flags.DEFINE_bool("embed_images", False, "Store the images in the shards.")
 flags.DEFINE_list("scales", ["1.0"], "Scales that a Keras segmenter averages over.")
@@ -165,7 +171,7 @@ def _job():
             pixel_scale=_FLAGS.pixel_scale,
             channels=_FLAGS.channels,
         ),
-        (_FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir),
+        _pool(),
         _FLAGS.output_dir,
         label_store.Storage(
             _FLAGS.shard_size, _FLAGS.score_floor, _FLAGS.max_boxes, _FLAGS.embed_images
@@ -173,6 +179,12 @@ def _job():
         _FLAGS.batch_size,
         label_store.Worker(_FLAGS.worker_index, _FLAGS.worker_count),
     )
+
+
+def _pool():
+    """Return the arguments of `pools.open_pool`."""
+    pixel_range = command_line.pixel_range(_FLAGS.pixel_range)
+    return _FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir, pixel_range
 
 
 def _judge():
@@ -191,8 +203,7 @@ def _judge():
     if _FLAGS.coco_json:
         coco_export.write(_FLAGS.output_dir, _FLAGS.coco_json)
     if _FLAGS.report:
-        pool = _FLAGS.images, _FLAGS.image_dir, _FLAGS.data_dir
-        judging.report(_FLAGS.output_dir, pool)
+        judging.report(_FLAGS.output_dir, _pool())
     try:
         label_quality.require_labels(quality, _FLAGS.max_empty_share)
     except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import processes
 import pytest
 from conftest import painted
@@ -170,3 +171,102 @@ def test_custom_validation_images_without_weights(arguments, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.fixture
+def mask_arguments(tiny_voc, tiny_coco, tmp_path):
+    """The tiny set of VOC's layout in folders of its own, with images without masks."""
+    (tiny_voc.root / "JPEGImages").rename(tmp_path / "photos")
+    (tiny_voc.root / "SegmentationClass").rename(tmp_path / "masks")
+    return {
+        "images": "photos",
+        "masks": "masks",
+        "unlabeled": str(tiny_coco.unlabeled),
+        "output": "mine.gin",
+    }
+
+
+def test_generated_experiment_of_masks_runs(mask_arguments, tiny_voc, tmp_path):
+    """Report, lists, and a few steps: the reader of the lists finds the same masks."""
+    names = ",".join(tiny_voc.class_names)
+    done = init(tmp_path, **mask_arguments, classes=names)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "labeled: 4 images, 97 x 64 to 97 x 67 pixels",
+        "classes by values, which are class ids",
+        "images without a mask, left out: 2 (first: 2007_000004.jpg)",
+        "6 images: 4 taught, 2 left out (without a usable mask: 2)",
+        "3 images with masks of 4 classes to train on, 1 to validate, 4 unlabeled.",
+    ):
+        assert text in done.stdout, text
+    lists = [
+        (tmp_path / f"mine_{part}.txt").read_text().splitlines()
+        for part in ("train", "validation")
+    ]
+    assert sorted(sum(lists, [])) == [
+        f"2007_{k:06d}.jpg\t2007_{k:06d}.png" for k in range(4)
+    ]
+    params = [
+        *("TEACHER_STEPS = 2", "TEACHER_WARMUP_STEPS = 1", "BATCH_SIZE = 2"),
+        "training.Monitoring.log_every = 1",
+    ]
+    done = processes.call(
+        "train",
+        *("--gin_file=mine.gin", "--model_dir=run"),
+        # Two steps give no other class than the background to label with.
+        "--stages=teacher,evaluation",
+        *(f"--gin_param={param}" for param in params),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0.0 <= results["teacher"]["mIoU"] <= 100.0
+    assert len(results["teacher"]["class_IoU"]) == 4
+    books = [
+        json.loads((tmp_path / path).read_text())
+        for path in ("mine_ledger.json", "run/ledger.json")
+    ]
+    assert books[0]["labeled"]["masks"] == {"held": 4, "taught": 4}
+    taught = [books[1][part]["masks"]["taught"] for part in ("labeled", "validation")]
+    assert taught == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"annotations": "masks"},
+            "Expected annotations (boxes) or masks and classes.",
+        ),
+        ({"masks": None}, "like PASCAL VOC's. Received: images='photos'"),
+        ({"validation_images": "photos"}, "val.txt, for masks. Received: photos"),
+    ],
+)
+def test_flags_of_boxes_and_masks(mask_arguments, tmp_path, change, text):
+    given = {**mask_arguments, **change}
+    given = {name: value for name, value in given.items() if value}
+    done = init(tmp_path, **given)
+    assert done.returncode == 1
+    assert text in done.stderr.splitlines()[-1]
+
+
+def test_a_pixel_range_reaches_the_experiment(arguments, tiny_coco, tmp_path):
+    for path in [*tiny_coco.images.iterdir(), *tiny_coco.unlabeled.iterdir()]:
+        if path.name != "broken.jpg":
+            with Image.open(path) as image:
+                values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+            Image.fromarray(values).save(path, "PNG")
+    done = init(tmp_path, **arguments)
+    assert done.returncode == 1
+    text = "the network sees 0 to 10 of 255; --pixel_range=0,4095"
+    assert text in done.stderr.splitlines()[-1]
+    done = init(tmp_path, **arguments, pixel_range="0;4095")
+    assert (
+        "Expected LOW,HIGH, such as 0,4095 for 12 bits. Received: pixel_" in done.stderr
+    )
+    done = init(tmp_path, **arguments, pixel_range="0,4095")
+    assert done.returncode == 0, done.stderr
+    assert "  gray images: 6 of 6 looked at" in done.stdout
+    text = (tmp_path / "settings" / "it's mine.gin").read_text()
+    assert "\nsources.coco.pixel_range = (0, 4095)\n" in text
+    assert "--pixel_range=0,4095" in text

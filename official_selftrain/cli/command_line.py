@@ -77,6 +77,30 @@ def exit_code(name, arguments, command):
         return _fail(name, _first_line(error))
 
 
+def pixel_range(values):
+    """Return the numbers of a flag `--pixel_range=LOW,HIGH`.
+
+    Args:
+        values: list of str, or None.
+
+    Returns:
+        `(low, high)`, or None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if values is None:
+        return None
+    try:
+        low, high = (int(value) for value in values)
+    except ValueError:
+        raise ValueError(
+            "Expected LOW,HIGH, such as 0,4095 for 12 bits. Received: pixel_range="
+            f"{','.join(values)!r}"
+        ) from None
+    return low, high
+
+
 def check_paths(**paths):
     """Check that files, folders and globs exist.
 

@@ -292,8 +292,9 @@ def of_source(source, most):
     in_files = any(bool(e["path"].numpy()) for e in dataset.take(1))
     if in_files:
         dataset = dataset.shard(math.ceil(source.num_images / most) or 1, 0)
+    keys = ("path", "encoded", "id", "pixel_range")
     taken = [
-        {key: example[key].numpy() for key in ("path", "encoded", "id")}
+        {key: example[key].numpy() for key in keys if key in example}
         for example in dataset.take(most)
     ]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -309,7 +310,7 @@ def _look(example):
     name = problems.name(example)
     try:
         contents = example["encoded"] or tf.io.read_file(example["path"]).numpy()
-        pixels = images.decode_file(contents).numpy()
+        pixels = images.decode_file(contents, example.get("pixel_range")).numpy()
     except tf.errors.OpError:
         return None
     return name, thumbnail(pixels), hashlib.sha256(contents).hexdigest()

@@ -19,7 +19,8 @@ An ignored box with a score of 1.0 is a region, such as a crowd; one with a lowe
 is a doubtful object (see `models.anchors.assign_targets`).
 
 An example may also have `stated_size`, int32 `[2]`: the height and width of the image
-for which its labels were made, 0 if unknown.
+for which its labels were made, 0 if unknown. And `pixel_range`, int32 `[2]`: the values
+of an image of more than 8 bits that become 0 and 255, see `with_pixel_range`.
 
 Exactly one of `encoded` and `path` is not empty. The examples of a source have
 either boxes or masks; the keys of the other kind are empty. In TFRecord files an
@@ -390,6 +391,8 @@ def serialize(record, height, width):
         features["image/segmentation/class/format"] = b"png"
     if record.get("confidence"):
         features["image/segmentation/class/confidence"] = record["confidence"]
+    if np.any(record.get("pixel_range", 0)):
+        features[_PIXEL_RANGE] = record["pixel_range"]
     return tf.train.Example(
         features=tf.train.Features(
             feature={key: _feature(value) for key, value in features.items()}
@@ -418,18 +421,22 @@ class RecordForm:
             `image/width`, instead of fractions.
         has_names: bool, whether `image/object/class/text` has the classes' names, too;
             a record where they contradict the labels is refused.
+        has_pixel_range: bool, whether `image/pixel_range` is the images' pixel range.
     """
 
     labels: str = "int"
     has_integer_ids: bool = False
     in_pixels: bool = False
     has_names: bool = False
+    has_pixel_range: bool = False
 
 
 _LABEL = "image/object/class/label"
 _TEXT = "image/object/class/text"
 # A box may extend beyond its image by this fraction of it.
 _ROUNDING = 0.05
+
+_PIXEL_RANGE = "image/pixel_range"
 
 _FEATURES = {
     "image/height": tf.io.FixedLenFeature((), tf.int64, 0),
@@ -502,7 +509,11 @@ def parse(serialized, class_ids, class_names=(), form=RecordForm()):
     stated = tf.stack([record["image/height"], record["image/width"]])
     scores = optional("image/object/bbox/confidence", 1.0, tf.float32)
     ignore = optional("image/object/is_crowd", 0, tf.bool)
+    more = {}
+    if form.has_pixel_range:
+        more["pixel_range"] = tf.cast(record[_PIXEL_RANGE], tf.int32)
     return {
+        **more,
         "encoded": encoded,
         "path": path,
         "id": _integer_id(source_id),
@@ -515,6 +526,20 @@ def parse(serialized, class_ids, class_names=(), form=RecordForm()):
         "confidence": record["image/segmentation/class/confidence"],
         "stated_size": tf.cast(stated, tf.int32),
     }
+
+
+def has_pixel_range(serialized):
+    """Return whether a serialized `tf.train.Example` has a pixel range.
+
+    Args:
+        serialized: string tensor.
+
+    Returns:
+        bool scalar.
+    """
+    feature = {_PIXEL_RANGE: tf.io.RaggedFeature(tf.int64)}
+    record = tf.io.parse_single_example(serialized, feature)
+    return tf.size(record[_PIXEL_RANGE]) > 0
 
 
 def held_labels(serialized, form=RecordForm()):
@@ -541,6 +566,8 @@ def _features(form):
         features[_TEXT] = tf.io.RaggedFeature(tf.string)
     if form.has_names:
         features[_TEXT] = tf.io.RaggedFeature(tf.string)
+    if form.has_pixel_range:
+        features[_PIXEL_RANGE] = tf.io.FixedLenFeature((2,), tf.int64, (0, 0))
     if form.has_integer_ids:
         features["image/source_id"] = tf.io.FixedLenFeature((), tf.int64, 0)
     return features
@@ -637,6 +664,43 @@ def _integer_id(source_id):
         tf.strings.regex_full_match(source_id, "[0-9]{1,18}"),
         lambda: tf.strings.to_number(source_id, tf.int64),
         lambda: tf.strings.to_hash_bucket_fast(source_id, 2**62),
+    )
+
+
+def with_pixel_range(source, pixel_range):
+    """Set which values of images of more than 8 bits become 0 and 255.
+
+    Args:
+        source: `Source`.
+        pixel_range: (low, high), values of the files' pixels, such as (0, 4095) for 12
+            bits; between them it is linear, beyond them all is 0 or 255. Images of 8
+            bits are left as they are. None: values are divided by 256.
+
+    Returns:
+        `Source`, whose fingerprint contains the range.
+
+    Raises:
+        ValueError: for anything but two integers, the smaller one first.
+
+    Source: own.
+    """
+    if pixel_range is None:
+        return source
+    is_pair = np.shape(pixel_range) == (2,)
+    is_pair = is_pair and all(type(value) is int for value in pixel_range)
+    if not is_pair or not 0 <= pixel_range[0] < pixel_range[1] < 2**31:
+        raise ValueError(
+            "Expected pixel_range, two integers (low, high) such as (0, 4095). "
+            f"Received: pixel_range={pixel_range!r}"
+        )
+    limits = tf.constant(pixel_range, tf.int32)
+    return dataclasses.replace(
+        source,
+        dataset=source.dataset.map(lambda example: {**example, "pixel_range": limits}),
+        fingerprint=lambda: {
+            **source.fingerprint(),
+            "pixel_range": list(pixel_range),
+        },
     )
 
 
@@ -772,7 +836,7 @@ def read_image(example):
             or boxes that were made for an image of another shape.
     """
     contents = read_contents(example)
-    image = images.decode_file(contents)
+    image = images.decode_file(contents, example.get("pixel_range"))
     found = tf.shape(image)[:2]
 
     def refuse():

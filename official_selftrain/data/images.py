@@ -2,8 +2,10 @@
 
 Supports JPEG, PNG, BMP and GIF (first frame only), and in files, but not in requests to
 an exported model, WebP, TIFF and AVIF, which Pillow decodes. Gray, palette and CMYK
-images are converted to RGB, 16 bits are truncated to 8, and transparency is dropped. A
-photograph is rotated upright according to its EXIF orientation, as browsers and
+images are converted to RGB. Values of more than 8 bits are divided by 256, or spread
+over 0…255 by a pixel range. Transparent pixels of PNG, WebP, TIFF and AVIF are shown on
+white, as viewers show them; of BMP and GIF transparency is dropped. A photograph is
+rotated upright according to its EXIF orientation, as browsers and
 annotation tools show it; its boxes and masks refer to the upright image. Sizes are
 compared and labels read only after that: `header` says how a file's pixels are stored
 and turned, `is_resized` whether labels were made for an image of its shape.
@@ -25,6 +27,7 @@ ENDINGS += (".avif",) if features.check("avif") else ()
 _HEADER_BYTES = 2**16
 EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG = 258  # of TIFF
 _JPEG = b"\xff\xd8"
 
 # The orientations whose pixels are transposed, mirrored, and put upside down, in this
@@ -40,14 +43,23 @@ _SWAPPED = "(swapped; if the boxes fit the image as shown, correct the stated si
 _OTHER_SHAPE = "(another image, or one that was cropped after it was labeled)"
 
 
-def decode(contents, max_pixels=None):
+# The value of all channels behind transparent pixels.
+_WHITE = 255
+
+
+def decode(contents, max_pixels=None, pixel_range=None):
     """Decode an image file.
+
+    Without a pixel range, as in exported models, files should have 8 bits: of more, the
+    upper 8 are seen.
 
     Args:
         contents: string tensor, the file's bytes.
         max_pixels: int; a file whose header states more pixels is rejected before
             decoding, as is one without a usable header: GIF and unknown formats.
             None: no limit.
+        pixel_range: int32 `[2]`, the values of a PNG of 16 bits that become 0 and 255,
+            linearly between, or (0, 0) or None for 0 to 65,535, rounded down.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
@@ -69,11 +81,79 @@ def decode(contents, max_pixels=None):
     image = tf.cond(
         _is_palette_bmp(contents),
         lambda: _decode_palette_bmp(contents),
-        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+        lambda: _decode_opaque_or_png(contents, pixel_range),
     )
     image = tf.ensure_shape(image, (None, None, 3))
     number = orientation(contents)
     return tf.cond(number > 1, lambda: _upright(image, number), lambda: image)
+
+
+def _decode_opaque_or_png(contents, pixel_range):
+    def usual():
+        return tf.cond(
+            has_alpha(contents),
+            lambda: _on_white(tf.io.decode_png(contents, channels=4)),
+            lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+        )
+
+    if pixel_range is None:
+        return usual()
+    low, high = tf.unstack(tf.cast(pixel_range, tf.float32))
+    is_deep = _is_png(contents) & tf.equal(_bytes(contents, 24, 1), b"\x10")
+    deep = is_deep & (high > low)
+    return tf.cond(deep, lambda: _decode_deep(contents, low, high), usual)
+
+
+def _decode_deep(contents, low, high):
+    values = tf.io.decode_png(contents, channels=4, dtype=tf.uint16)
+    colors = (tf.cast(values[..., :3], tf.float32) - low) * 255.0 / (high - low)
+    colors = tf.round(tf.clip_by_value(colors, 0.0, 255.0))
+    return _on_white(
+        tf.concat(
+            [tf.cast(colors, tf.int32), tf.cast(values[..., 3:], tf.int32) // 256], -1
+        )
+    )
+
+
+def _on_white(rgba):
+    """Return RGB; opaque pixels keep their values."""
+    colors, alpha = tf.split(tf.cast(rgba, tf.int32), [3, 1], axis=-1)
+    mixed = (colors * alpha + _WHITE * (255 - alpha) + 127) // 255
+    return tf.cast(mixed, tf.uint8)
+
+
+def has_alpha(contents):
+    """Return whether a file is a PNG whose pixels may be transparent.
+
+    Args:
+        contents: string tensor, the file's bytes.
+
+    Returns:
+        bool scalar.
+
+    Source: the PNG specification: color types 4 and 6, or a chunk tRNS.
+    """
+
+    def has_chunk():
+        start = tf.strings.substr(contents, 0, _HEADER_BYTES)
+        return tf.size(tf.strings.split(start, b"tRNS", maxsplit=1)) > 1
+
+    def of_png():
+        kind = _bytes(contents, 25, 1)
+        has_channel = tf.equal(kind, b"\x04") | tf.equal(kind, b"\x06")
+        return tf.cond(has_channel, lambda: tf.constant(True), has_chunk)
+
+    return tf.cond(_is_png(contents), of_png, lambda: tf.constant(False))
+
+
+def _is_png(contents):
+    return tf.equal(_bytes(contents, 0, 8), b"\x89PNG\r\n\x1a\n")
+
+
+def _bytes(contents, start, count):
+    """Return some bytes of a file that may be shorter: zeros complete it."""
+    padded = tf.strings.join([tf.strings.substr(contents, 0, 32), b"\0" * 32])
+    return tf.strings.substr(padded, start, count)
 
 
 def size(contents):
@@ -120,11 +200,12 @@ def size(contents):
     )
 
 
-def decode_file(contents):
+def decode_file(contents, pixel_range=None):
     """Decode an image file, also one that TensorFlow doesn't support.
 
     Args:
         contents: string tensor, the file's bytes.
+        pixel_range: as of `decode`, also for TIFF.
 
     Returns:
         uint8 `[h, w, 3]`, RGB.
@@ -132,16 +213,23 @@ def decode_file(contents):
     Raises:
         tf.errors.InvalidArgumentError: at run time, for anything else.
     """
-
+    limits = tf.zeros(2, tf.int32) if pixel_range is None else pixel_range
     return tf.cond(
-        needs_pillow(contents), lambda: _by_pillow(contents), lambda: decode(contents)
+        needs_pillow(contents),
+        lambda: _by_pillow(contents, tf.cast(limits, tf.int32)),
+        lambda: decode(contents, pixel_range=pixel_range),
     )
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
-def _by_pillow(contents):
+@tf.function(
+    input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32)],
+    autograph=False,
+)
+def _by_pillow(contents, limits):
     """Decode with Pillow; in a graph, where its errors become TensorFlow's."""
-    image = tf.numpy_function(_decode_by_pillow, [contents], tf.uint8, stateful=False)
+    image = tf.numpy_function(
+        _decode_by_pillow, [contents, limits], tf.uint8, stateful=False
+    )
     return tf.ensure_shape(image, (None, None, 3))
 
 
@@ -165,22 +253,44 @@ def needs_pillow(contents):
     return is_webp | is_tiff | at(4, b"ftypavif", b"ftypavis")
 
 
-def _decode_by_pillow(contents):
+def _decode_by_pillow(contents, limits):
     if isinstance(contents, np.ndarray):
         contents = contents.item()
     try:
         with Image.open(io.BytesIO(contents)) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("I", "F"):
-                raise ValueError(f"Expected 8 or 16 bits. Received: mode {image.mode}")
-            if image.mode.startswith("I;16"):
-                values = np.asarray(image) >> 8
-                return np.stack([values.astype(np.uint8)] * 3, axis=-1)
-            return np.asarray(image.convert("RGB"))
+            bits = np.max(getattr(file, "tag_v2", {}).get(_BITS_TAG, 8))
+            return _rgb(ImageOps.exif_transpose(file), bits, *limits.tolist())
     except (OSError, RuntimeError, SyntaxError, ValueError) as error:
         raise ValueError(str(error)) from None
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
+
+
+def _rgb(image, bits, low, high):
+    """Return an image of Pillow as uint8 `[h, w, 3]`; see `decode`."""
+    is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if is_deep and high > low:
+        values = (np.asarray(image).astype(np.float32) - low) * 255.0 / (high - low)
+        values = np.round(np.clip(values, 0.0, 255.0))
+    elif image.mode in ("I", "F"):
+        raise ValueError(
+            f"Expected 8 or 16 bits, or a pixel range. Received: mode {image.mode}"
+        )
+    elif is_deep:
+        values = np.asarray(image) >> 8
+    elif bits > 8 and high > low:
+        raise ValueError(
+            "Expected one gray channel of more than 8 bits, or a PNG, for a pixel "
+            f"range. Received: a TIFF of {bits} bits and mode {image.mode}"
+        )
+    elif image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA")).astype(np.int32)
+        colors, alpha = rgba[..., :3], rgba[..., 3:]
+        mixed = (colors * alpha + _WHITE * (255 - alpha) + 127) // 255
+        return mixed.astype(np.uint8)
+    else:
+        return np.asarray(image.convert("RGB"))
+    return np.stack([values.astype(np.uint8)] * 3, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

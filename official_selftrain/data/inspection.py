@@ -37,6 +37,16 @@ KINDS = {
     "labeled": "images that are among the labeled ones, left out",
     "double": "duplicate images, left out, their boxes joined",
     "foreign": "images in unsupported formats, left out",
+    "maskless": "images without a mask, left out",
+    "imageless": "masks without an image, left out",
+    "mask": "masks that can't be used, left out with their images",
+    "several": "images or masks of whose name there are several files",
+    "unlisted": "images in neither train.txt nor val.txt, left out with their masks",
+    "copy": "duplicate images, left out with their masks",
+    "turned": "masks of the stored pixels of photographs, rotated with them",
+    "strange": "masks with pixels of unknown class",
+    "void": "masks without a known pixel, ignored in training",
+    "masks": "masks among the unlabeled images, left out",
 }
 
 

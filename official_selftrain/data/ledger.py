@@ -34,6 +34,7 @@ PLACES = {
     "labeled": "among the labeled images",
     "repeated": "repeated",
     "unlisted": "of images that aren't listed",
+    "maskless": "without a usable mask",
     "unknown": "of other classes",
     "image": "on images left out",
     "empty": "without a known pixel",

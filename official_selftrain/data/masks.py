@@ -5,6 +5,7 @@ PNG with one 8-bit channel whose values are class ids. A confidence map is store
 same way: its values are 255 times the probability of the mask's class, rounded.
 """
 
+import collections
 import dataclasses
 import io
 import os
@@ -17,6 +18,12 @@ from official_selftrain.data import images
 
 # The class id of mask pixels whose class is unknown.
 IGNORE_CLASS = 255
+
+# Names of unknown pixels in files with a color per class.
+_UNKNOWN_NAMES = {"ignore": IGNORE_CLASS, "void": IGNORE_CLASS}
+
+# Of red, green and blue, in the number that stands for a color.
+_COLOR_WEIGHTS = np.array([2**16, 2**8, 1])
 
 
 def encode(values):
@@ -82,12 +89,15 @@ class FileMask:
         unknown: dict of each value outside the classes, other than 255, to its number
             of pixels; they are 255 in `png`.
         is_turned: bool, whether it was turned upright with its image.
+        colors: dict of each value that occurs to its color in the file's palette, as
+            (red, green, blue); empty without a palette, or if values are mapped.
     """
 
     png: bytes
     ids: frozenset
     unknown: dict
     is_turned: bool = False
+    colors: dict = dataclasses.field(default_factory=dict)
 
 
 def read_file(path, num_classes, image, values=None):
@@ -117,22 +127,7 @@ def read_file(path, num_classes, image, values=None):
     """
     if values is not None:
         _check_values(values, num_classes)
-    by_color = values is not None and any(isinstance(key, tuple) for key in values)
-    try:
-        with Image.open(path) as file:
-            if by_color:
-                pixels = np.asarray(file.convert("RGB"))
-            elif file.mode in ("P", "L", "1", "I;16", "I"):
-                pixels = np.asarray(file).astype(np.int64)
-            else:
-                raise ValueError(
-                    "Expected a mask with a palette or one gray channel, or colors in "
-                    f"mask_values. Received: {path} of mode {file.mode}"
-                )
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
+    pixels, palette = _read(path, _has_colors(values or {}))
     pixels, is_turned = _upright(pixels, image, path)
     if values is not None:
         pixels = _mapped(pixels, values, path)
@@ -147,8 +142,123 @@ def read_file(path, num_classes, image, values=None):
     unknown = dict(zip(ids[is_unknown].tolist(), counts[is_unknown].tolist()))
     if unknown:
         pixels = known(pixels, num_classes)
+    colors = {} if values else {k: palette[k] for k in ids.tolist() if k in palette}
     ids = frozenset(ids[~is_unknown].tolist())
-    return FileMask(encode(pixels), ids, unknown, is_turned)
+    return FileMask(encode(pixels), ids, unknown, is_turned, colors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What a mask file holds, whatever it means.
+
+    Attributes:
+        size: (height, width) of the stored pixels.
+        counts: dict of each value that occurs to its number of pixels, or of each color
+            (red, green, blue) where a pixel has several channels.
+        palette: dict of each index that occurs to its color; empty without a palette.
+    """
+
+    size: tuple
+    counts: dict
+    palette: dict
+
+    @property
+    def has_values(self):
+        """Whether pixels have values, not colors."""
+        return not _has_colors(self.counts)
+
+    @property
+    def colors(self):
+        """The colors that are seen, a dict to their number of pixels."""
+        if not self.has_values:
+            return self.counts
+        colors = collections.Counter()
+        for value, count in self.counts.items():
+            colors[self.palette.get(value, (min(max(value, 0), 255),) * 3)] += count
+        return dict(colors)
+
+
+def survey(path):
+    """Count the pixels of a mask file by value or color.
+
+    Args:
+        path: str.
+
+    Returns:
+        `Survey`.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it can't be read.
+    """
+    pixels, palette = _read(path)
+    size, has_colors = pixels.shape[:2], pixels.ndim == 3
+    if has_colors:
+        pixels = pixels @ _COLOR_WEIGHTS
+    values, counts = np.unique(pixels, return_counts=True)
+    values = values.tolist()
+    palette = {k: palette[k] for k in values if k in palette}
+    keys = map(_color, values) if has_colors else values
+    return Survey(size, dict(zip(keys, counts.tolist())), palette)
+
+
+def _color(number):
+    return number >> 16, number >> 8 & 255, number & 255
+
+
+def _has_colors(values):
+    return any(isinstance(key, tuple) for key in values)
+
+
+def _read(path, by_color=None):
+    """Return a mask file's pixels as stored, and the palette of its indices.
+
+    Colors instead, if `by_color`; if it is None, where there are several channels.
+    """
+    try:
+        with Image.open(path) as file:
+            has_values = file.mode in ("P", "L", "1", "I;16", "I")
+            if by_color or (by_color is None and not has_values):
+                return np.asarray(file.convert("RGB")), {}
+            if has_values:
+                return np.asarray(file).astype(np.int64), _palette(file)
+            raise ValueError(
+                "Expected a mask with a palette or one gray channel, or colors in "
+                f"mask_values. Received: {path} of mode {file.mode}"
+            )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Expected a mask. Received: {path!r}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"Expected a mask. Received: {path}: {error}") from error
+
+
+def _palette(file):
+    """Return the palette of an open file, a dict of index to color."""
+    colors = np.reshape(file.getpalette() or [], (-1, 3)) if file.mode == "P" else []
+    return {k: tuple(map(int, color)) for k, color in enumerate(colors)}
+
+
+def contradiction(palettes):
+    """Find an index that means another color in one file than in another.
+
+    A gray of an index's own value, above 0, is no color: it is how files without a
+    palette are converted to files with one.
+
+    Args:
+        palettes: iterable of (path, dict of index to color).
+
+    Returns:
+        `(index, path, color, other path, other color)`, or None.
+    """
+    first = {}
+    for path, colors in palettes:
+        for index, color in colors.items():
+            if index and color == (index,) * 3:
+                continue
+            other, expected = first.setdefault(index, (path, color))
+            if color != expected:
+                return index, other, expected, path, color
+    return None
 
 
 def _upright(pixels, image, path):
@@ -198,28 +308,9 @@ def read_palette(path, class_names):
         FileNotFoundError: if the file does not exist.
         ValueError: for a line in another form, or an unknown class.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"Expected a file with a color per class. Received: mask_values={path!r}"
-        )
-    with open(path, encoding="utf-8-sig") as file:
-        lines = [line.strip() for line in file]
-    ids = {"ignore": IGNORE_CLASS, "void": IGNORE_CLASS}
-    ids |= {name: k for k, name in enumerate(class_names)}
+    ids = dict(_UNKNOWN_NAMES) | {name: k for k, name in enumerate(class_names)}
     values = {}
-    for number, line in enumerate(lines, 1):
-        if not line or line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        try:
-            color = tuple(int(value) for value in rest.split(":")[0].split(","))
-        except ValueError:
-            color = ()
-        if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-            raise ValueError(
-                f"Expected name:red,green,blue. Received: line {number} of {path}: "
-                f"{line[:80]!r}"
-            )
+    for number, line, name, color in _color_lines(path):
         if name not in ids:
             raise ValueError(
                 f"Expected classes among {', '.join(class_names)}. Received: line "
@@ -233,20 +324,61 @@ def read_palette(path, class_names):
     return values
 
 
+def palette_names(path):
+    """Return the classes of a text file as read by `read_palette`.
+
+    Args:
+        path: str.
+
+    Returns:
+        list of str in the file's order, but `background` first.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: for a line in another form.
+    """
+    names = dict.fromkeys(name for _, _, name, _ in _color_lines(path))
+    named = [name for name in names if name not in _UNKNOWN_NAMES]
+    return sorted(named, key=lambda name: name.lower() != "background")
+
+
+def _color_lines(path):
+    """Yield the number, text, name and color of each line of a file of colors."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"Expected a file with a color per class. Received: mask_values={path!r}"
+        )
+    with open(path, encoding="utf-8-sig") as file:
+        lines = [line.strip() for line in file]
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        try:
+            color = tuple(int(value) for value in rest.split(":")[0].split(","))
+        except ValueError:
+            color = ()
+        if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+            raise ValueError(
+                f"Expected name:red,green,blue. Received: line {number} of {path}: "
+                f"{line[:80]!r}"
+            )
+        yield number, line, name, color
+
+
 def _mapped(pixels, values, path):
     """Return the class ids of pixels with the given values or colors."""
-    weights = np.array([2**16, 2**8, 1])
-    keys = np.array([np.dot(key, weights) if isinstance(key, tuple) else key
+    keys = np.array([np.dot(key, _COLOR_WEIGHTS) if isinstance(key, tuple) else key
                      for key in values])  # fmt: skip
     if pixels.ndim == 3:
-        pixels = pixels @ weights
+        pixels = pixels @ _COLOR_WEIGHTS
     order = np.argsort(keys)
     places = order[np.minimum(np.searchsorted(keys[order], pixels), len(keys) - 1)]
     wrong = keys[places] != pixels
     if wrong.any():
         value = int(pixels[wrong][0])
-        if any(isinstance(key, tuple) for key in values):
-            value = (value >> 16, value >> 8 & 255, value & 255)
+        if _has_colors(values):
+            value = _color(value)
         raise ValueError(
             f"Expected the values {', '.join(map(str, values))} of mask_values. "
             f"Received: {path} with {value}"

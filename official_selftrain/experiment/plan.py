@@ -4,7 +4,7 @@ import dataclasses
 import os
 import shutil
 
-from official_selftrain.data import copies, ledger, pipeline, problems
+from official_selftrain.data import copies, ledger, pipeline, pixels, problems
 from official_selftrain.experiment import origins, results, stages
 from official_selftrain.files import atomic
 from official_selftrain.files.run_folder import STAGES
@@ -51,7 +51,10 @@ def checked(work, names):
     labels = "pseudo_labels" in names and not work.labels(1).is_finished
     if labels and work.makes(1):
         _check_readable(work)
-    if "evaluation" in names or work.experiment.data.validate_every:
+    validates = "evaluation" in names or work.experiment.data.validate_every
+    if to_train or labels:
+        _check_pixels(work, labels, validates)
+    if validates:
         _check_validation(work)
     if to_train or labels or not _is_done(work, "evaluation"):
         _check_overlaps(work, names)
@@ -167,6 +170,19 @@ def _check_overlaps(work, names):
             f"too (first: {pairs[0][0]} is {pairs[0][1]}): {effect}",
             flush=True,
         )
+
+
+def _check_pixels(work, labels, validates):
+    """Tell what the network sees of the first images, if it isn't what they hold."""
+    sources = {"labeled": work.labeled}
+    if labels and work.makes_labels:
+        sources["unlabeled"] = work.unlabeled
+    if validates:
+        sources["validation"] = work.validation
+    for name, source in sources.items():
+        found, pixel_range = pixels.of_source(source)
+        for line in pixels.told(found, pixel_range, with_gray=False):
+            print(f"{name}: {line}", flush=True)
 
 
 def _check_readable(work):

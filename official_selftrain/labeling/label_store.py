@@ -423,14 +423,16 @@ def _cleaned(labels, size, storage, book):
 
 
 def _image_record(example, embed_images):
-    record = {key: example[key] for key in ("encoded", "path", "id")}
+    keys = ("encoded", "path", "id", "pixel_range")
+    record = {key: example[key] for key in keys if key in example}
     if example["encoded"] or embed_images:
         contents = example["encoded"]
         if not contents:
             contents = tf.io.read_file(example["path"]).numpy()
         is_turned = images.EXIF in contents and images.orientation(contents) > 1
         if is_turned or images.needs_pillow(contents):
-            contents = tf.io.encode_png(images.decode_file(contents)).numpy()
+            limits = record.get("pixel_range")  # without effect on 8 bits
+            contents = tf.io.encode_png(images.decode_file(contents, limits)).numpy()
         record["encoded"] = contents
     return record
 

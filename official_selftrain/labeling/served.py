@@ -260,9 +260,11 @@ def _prepare(signature, pixels, example, image):
     frame = _frame(signature)
     if _takes_files(signature):
         contents = examples.read_contents(example)
-        # Served models may neither apply EXIF rotation nor read animations.
+        # Served models may neither apply EXIF rotation nor read animations, and drop
+        # transparency and more than 8 bits.
         plain = tf.equal(images.orientation(contents), 1)
-        plain &= ~images.needs_pillow(contents)
+        plain &= ~images.needs_pillow(contents) & ~images.has_alpha(contents)
+        plain &= tf.reduce_all(tf.equal(example.get("pixel_range", 0), 0))
         plain &= tf.strings.substr(contents, 0, 3) != "GIF"
         return {
             "image": tf.cond(plain, lambda: contents, lambda: tf.io.encode_png(image)),

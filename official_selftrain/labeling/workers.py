@@ -6,6 +6,7 @@ import multiprocessing
 import os
 
 from official_selftrain.checks import progress
+from official_selftrain.data import pixels
 from official_selftrain.data.sources import pools
 from official_selftrain.labeling import label_store, opening, worker_start
 
@@ -45,6 +46,9 @@ def label(job, on_images=None):
     for title, notes in (("images", source.notes), ("teacher", teacher.notes)):
         for note in notes if job.worker.index == 0 else ():
             print(f"{title}: {note}", flush=True)
+    for line in pixels.told(*pixels.of_source(source), with_gray=False):
+        if job.worker.index == 0:
+            print(f"images: {line}", flush=True)
     label_store.write(
         teacher,
         source,

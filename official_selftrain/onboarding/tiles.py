@@ -51,7 +51,7 @@ def propose(content, frame):
     return side, side, overlap
 
 
-def cut(content, folder, target, tile, is_labeled=True):
+def cut(content, folder, target, tile, is_labeled=True, pixel_range=None):
     """Cut images and their boxes into tiles, and write them as files.
 
     A box that lies in a tile is that tile's object; one that a border cuts is ignored
@@ -64,6 +64,7 @@ def cut(content, folder, target, tile, is_labeled=True):
         target: str, the folder to write to.
         tile: (height, width, overlap).
         is_labeled: bool; False: tiles without a box are all kept.
+        pixel_range: as in `images.decode`; tiles have 8 bits.
 
     Returns:
         dict, the content of a COCO file whose file names are relative to `target`.
@@ -92,7 +93,7 @@ def cut(content, folder, target, tile, is_labeled=True):
             boxes += _in_tiles(annotation, places, first)
     if is_labeled:
         entries = _with_some_empty(entries, boxes)
-    _write_tiles(entries, folder, target)
+    _write_tiles(entries, folder, target, pixel_range)
     described = [{k: v for k, v in e.items() if k != "place"} for e in entries]
     boxes = [{**box, "id": number} for number, box in enumerate(boxes, 1)]
     if not is_labeled:
@@ -145,7 +146,7 @@ def _with_some_empty(entries, boxes):
     return [entry for entry in entries if entry["id"] in kept]
 
 
-def _write_tiles(entries, folder, target):
+def _write_tiles(entries, folder, target, pixel_range):
     """Write the tiles of each photograph, which is read once."""
     of_file = collections.defaultdict(list)
     for entry in entries:
@@ -153,7 +154,8 @@ def _write_tiles(entries, folder, target):
         of_file[name].append((entry["file_name"], place))
 
     def write(name):
-        pixels = images.decode_file(tf.io.read_file(os.path.join(folder, name))).numpy()
+        contents = tf.io.read_file(os.path.join(folder, name))
+        pixels = images.decode_file(contents, pixel_range).numpy()
         for tile_name, (top, left, height, width) in of_file[name]:
             path = os.path.join(target, tile_name)
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -7,6 +7,9 @@
 | `tf_example` | `examples` string `[B]` | in `tf.train.Example`s, `image/encoded` |
 | `raw` | `frames` float32 `[B, H, W, 3]` | RGB of 0…255 in the model's frame |
 
+Files have 8 bits: of more, the upper 8 are seen, whatever pixel range the model was
+trained with; send such images as `image_tensor`. Transparent pixels of a PNG are white.
+
 For a detector the first three return `detection_boxes` float32 `[B, D, 4]` (ymin, xmin,
 ymax, xmax in pixels of the upright image), `detection_scores` float32 `[B, D]`,
 `detection_classes` int32 `[B, D]` (from 1, 0 in unused slots), `num_detections` int32

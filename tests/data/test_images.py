@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -180,3 +181,97 @@ def test_other_files_are_left_to_tensorflow():
             images.decode_file(contents), images.decode(contents)
         )
     assert not bool(images.needs_pillow(tf.constant(b"RIFF....WAVE")))
+
+
+# Red, half of green, none of blue, and an opaque gray: on white.
+RGBA = np.array(
+    [[(255, 0, 0, 255), (0, 255, 0, 128), (0, 0, 255, 0), (9, 9, 9, 255)]], np.uint8
+)
+SEEN = [[(255, 0, 0), (127, 255, 127), (255, 255, 255), (9, 9, 9)]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_transparent_pixels_are_white(kind):
+    """Of an alpha of 128, 127 of 255 parts are white."""
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    contents = tf.constant(saved(Image.fromarray(RGBA), kind, **options))
+    assert images.decode_file(contents).numpy().tolist() == np.array(SEEN).tolist()
+    assert bool(images.has_alpha(contents)) == (kind == "PNG")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA"])
+def test_transparent_colors_are_white(mode):
+    image = Image.fromarray(RGBA[..., :3]).convert(mode if mode != "LA" else "L")
+    color = np.asarray(image)[0, 2]
+    expected = np.asarray(image.convert("RGB")).copy()
+    expected[0, 2] = 255
+    if mode == "LA":
+        image.putalpha(Image.fromarray(np.uint8([[255, 255, 0, 255]])))
+        contents = saved(image, "PNG")
+    else:
+        key = tuple(map(int, color)) if mode == "RGB" else int(color)
+        contents = saved(image, "PNG", transparency=key)
+    decode = tf.function(images.decode, input_signature=[TEXT])
+    np.testing.assert_array_equal(decode(tf.constant(contents)), expected)
+    opaque = saved(image.convert("RGB"), "PNG")
+    assert not bool(images.has_alpha(tf.constant(opaque)))
+    assert not bool(images.has_alpha(tf.constant(b"")))
+
+
+def deep_png(values):
+    """Return a PNG with channels of 16 bits."""
+    height, width, channels = values.shape
+    kind = {3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(name, data):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0, 4095), [0, 6, 128, 255, 255]),  # 100 · 255 / 4,095 = 6.2
+        ((100, 2148), [0, 0, 243, 255, 255]),  # 1,950 · 255 / 2,048 = 242.8
+        ((0, 0), [0, 0, 8, 15, 234]),
+        (None, [0, 0, 8, 15, 234]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PNG", "color", "TIFF"])
+def test_pixel_ranges_by_hand(limits, expected, kind):
+    values = np.array([[0, 100, 2050, 4095, 60000]], np.uint16)
+    if kind == "color":
+        contents = deep_png(np.stack([values] * 3, axis=-1))
+    else:
+        contents = saved(Image.fromarray(values), kind)
+    image = images.decode_file(tf.constant(contents), limits)
+    np.testing.assert_array_equal(image[0], np.stack([expected] * 3, axis=-1))
+    # Files of 8 bits have no other range.
+    usual = tf.constant(saved(Image.fromarray(PIXELS), "PNG"))
+    np.testing.assert_array_equal(images.decode_file(usual, limits), PIXELS)
+
+
+def test_deep_colors_with_transparency():
+    values = np.array([[(4095, 0, 2048, 65535), (4095, 0, 2048, 0)]], np.uint16)
+    contents = tf.constant(deep_png(values))
+    image = images.decode(contents, pixel_range=(0, 4095)).numpy()
+    assert image.tolist() == [[[255, 0, 128], [255, 255, 255]]]
+    image = images.decode(contents).numpy()
+    assert image.tolist() == [[[15, 0, 8], [255, 255, 255]]]
+
+
+def test_deep_files_without_a_range_of_their_own():
+    contents = saved(Image.fromarray(np.array([[0.5, 2.0]], np.float32)), "TIFF")
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="or a pixel range. Rec.*F"
+    ):
+        images.decode_file(tf.constant(contents))
+    image = images.decode_file(tf.constant(contents), (0, 2)).numpy()
+    assert image[0, :, 0].tolist() == [64, 255]
+    with pytest.raises(ValueError, match="channel .*: a TIFF of 16 bits and mode RGB"):
+        images._rgb(Image.fromarray(PIXELS), 16, 0, 4095)

@@ -7,6 +7,7 @@ import shutil
 import bound
 import numpy as np
 import pytest
+from PIL import Image
 
 from official_selftrain.data import sources
 from official_selftrain.experiment import plan
@@ -265,3 +266,32 @@ def test_labels_whose_images_were_moved(tiny_coco, tmp_path, monkeypatch):
 def test_check_and_restart_exclude_each_other(tmp_path):
     with pytest.raises(ValueError, match="check without restart.*restart='student'"):
         bound.run_tiny(tmp_path / "run", check=True, restart="student")
+
+
+def test_pixels_of_12_bits_are_refused_or_spread(tiny_coco, tmp_path, capsys):
+    for path in [*tiny_coco.images.iterdir(), *tiny_coco.unlabeled.iterdir()]:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(values).save(path, "PNG")
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    text = (
+        "at least 32 gray levels. .*6 of 6 looked at .*--pixel_range=0,4095, or pixel"
+    )
+    with pytest.raises(ValueError, match=text):
+        bound.run_tiny(tmp_path / "run", gin_file=gin_file, check=True)
+    ranges = [f"sources.{name}.pixel_range = (0, 4095)" for name in ("coco", "folder")]
+    bound.run_tiny(tmp_path / "run", *ranges, gin_file=gin_file, check=True)
+    out = capsys.readouterr().out
+    for title, count in (("labeled", 6), ("unlabeled", 4)):
+        assert f"{title}: images of more than 8 bits: {count} of {count} looked" in out
+    assert out.count("(pixel_range 0 to 4,095)") == 3  # and for validation
+
+
+def test_transparent_images_are_told(tiny_coco, tmp_path, capsys):
+    with Image.open(tiny_coco.images / "001.png") as image:
+        image.putalpha(100)
+        image.save(tiny_coco.images / "001.png")
+    gin_file = bound.own_data(tiny_coco, tmp_path)
+    bound.run_tiny(tmp_path / "run", gin_file=gin_file, check=True)
+    text = "labeled: images with transparent pixels: 1 of 6 looked at (first: "
+    assert text in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Pseudo-labels: what is written and read back."""
 
+import dataclasses
 import json
 import os
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from PIL import Image
 
 from official_selftrain.data import examples, masks, pipeline, sources
 from official_selftrain.data.augmentation import augment
@@ -349,3 +351,29 @@ def test_different_settings_raise(tiny_coco, tmp_path):
         label_store.write(boxes_teacher(("a", "c")), pool, str(tmp_path))
     with pytest.raises(ValueError, match="score_floor in 0…1. Received: score_floor=2"):
         Storage(score_floor=2)
+
+
+@pytest.mark.parametrize("embed_images", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_pixel_ranges_are_stored_with_labels(tmp_path, kind, embed_images):
+    """12 bits: 0, 2,048 and 4,095 are 0, 128 and 255 for teacher and student."""
+    values = np.array([[0, 2048, 4095]] * 4, np.uint16)
+    (tmp_path / "pool").mkdir()
+    Image.fromarray(values).save(tmp_path / "pool" / "a.tif", kind)
+    pool = sources.folder(str(tmp_path / "pool"), (0, 4095))
+    teacher = boxes_teacher()
+    keras_prepare = teacher.prepare
+
+    def prepared(example, image):
+        check = tf.debugging.assert_equal(image[0, :, 0], np.uint8([0, 128, 255]))
+        with tf.control_dependencies([check]):
+            return keras_prepare(example, tf.identity(image))
+
+    teacher = dataclasses.replace(teacher, prepare=prepared)
+    storage = Storage(3, embed_images=embed_images)
+    manifest = label_store.write(teacher, pool, str(tmp_path / "labels"), storage, 2)
+    assert manifest["labeled"] == 1
+    assert manifest["settings"]["source"]["pixel_range"] == [0, 4095]
+    (example,) = label_store.read(str(tmp_path / "labels"), ("0", "1")).dataset
+    image = examples.read_image(example).numpy()
+    np.testing.assert_array_equal(image, np.stack([[[0, 128, 255]] * 4] * 3, -1))

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from official_selftrain import RetinaNet, backbones
-from official_selftrain.data import images
+from official_selftrain.data import examples, images
 from official_selftrain.data.augmentation import augment
 from official_selftrain.data.sources import digits
 from official_selftrain.labeling import opening, served, teachers
@@ -560,3 +560,23 @@ def test_gifs_are_sent_as_png():
         sent = teacher.prepare(example, tf.constant(pixels))["image"].numpy()
         assert sent.startswith(start), kind
         assert (sent == file.getvalue()) == (kind != "GIF")
+
+
+@pytest.mark.parametrize("kind", ["transparent", "deep", "plain"])
+def test_pixels_that_a_server_might_see_differently_are_sent_as_they_are_seen(kind):
+    signature, _ = detector(boxes([10, 20, 30, 60]), tf.string, (None,))
+    teacher = served.signature_teacher(signature, NAMES, IDS, {})
+    file, image = io.BytesIO(), Image.new("RGB", (6, 4), (9, 9, 9))
+    image.putalpha(0 if kind == "transparent" else 255)
+    image = image.convert("RGB") if kind == "plain" else image
+    image = Image.new("I;16", (6, 4), 2048) if kind == "deep" else image
+    image.save(file, "PNG")
+    example = {"encoded": tf.constant(file.getvalue()), "path": tf.constant("")}
+    if kind == "deep":
+        example["pixel_range"] = tf.constant([0, 4095])
+    seen = examples.read_image(example)
+    sent = teacher.prepare(example, seen)["image"].numpy()
+    expected = {"transparent": 255, "deep": 128, "plain": 9}[kind]
+    assert (images.decode(tf.constant(sent)).numpy() == expected).all()
+    assert tf.io.decode_image(sent, channels=3).numpy().max() == expected
+    assert (sent == file.getvalue()) == (kind == "plain")

@@ -38,7 +38,7 @@ _FEW_BEYOND = 0.1
 _TOLD = {**inspection.KINDS, "unused": "classes without a box"}
 
 
-def coco(annotations, images, class_names=None):
+def coco(annotations, images, class_names=None, pixel_range=None):
     """Read a COCO annotation file and its folder of images.
 
     Crowd regions are ignored in training, not treated as background, and so is all but
@@ -52,6 +52,7 @@ def coco(annotations, images, class_names=None):
             folders as files.
         class_names: sequence of str or None: the categories to use, in this order.
             None uses all categories by ascending id.
+        pixel_range: as of `examples.with_pixel_range`.
 
     Returns:
         `examples.Source`; a file without any annotation gives a source without labels.
@@ -107,6 +108,7 @@ def coco(annotations, images, class_names=None):
     )
     counts = source.box_counts
     book = closed(findings.ledger, annotations, kept, counts, taught, has_labels)
+    source = examples.with_pixel_range(source, pixel_range)
     return dataclasses.replace(source, account=lambda: (counts, book))
 
 

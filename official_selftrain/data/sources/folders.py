@@ -10,7 +10,7 @@ from official_selftrain.data import examples, ledger
 from official_selftrain.data.images import ENDINGS
 
 
-def folder(images):
+def folder(images, pixel_range=None):
     """Read unlabeled images from a folder or glob.
 
     No file is opened: unreadable images are reported when they are labeled. Folders
@@ -20,6 +20,7 @@ def folder(images):
 
     Args:
         images: str, path of a folder or a pattern such as `"photos/*.jpg"`.
+        pixel_range: as of `examples.with_pixel_range`.
 
     Returns:
         `examples.Source` without labels; ids number the paths in sorted order. Broken
@@ -38,6 +39,7 @@ def folder(images):
     counts = np.zeros((len(paths), 2), np.int64)
     book.close(images, counts, has_labels=False)
     source = examples.from_paths(paths, ids, skipped, root)
+    source = examples.with_pixel_range(source, pixel_range)
     return dataclasses.replace(source, account=lambda: (counts, book))
 
 

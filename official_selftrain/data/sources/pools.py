@@ -2,10 +2,10 @@
 
 import os
 
-from official_selftrain.data import sources
+from official_selftrain.data import examples, sources
 
 
-def open_pool(images, image_dir=None, data_dir=None):
+def open_pool(images, image_dir=None, data_dir=None, pixel_range=None):
     """Open images named on a command line.
 
     Args:
@@ -14,14 +14,20 @@ def open_pool(images, image_dir=None, data_dir=None):
             `tfds:NAME:SPLIT`, such as `tfds:coco/2017:test`.
         image_dir: str, the folder of a COCO file's images; None: the file's folder.
         data_dir: str, the TFDS data directory.
+        pixel_range: as of `examples.with_pixel_range`.
 
     Returns:
         `examples.Source`.
 
     Raises:
         FileNotFoundError: if there are no such images.
-        ValueError: for a file of another type.
+        ValueError: for a file of another type, or another pixel range.
     """
+    source = _opened(images, image_dir, data_dir)
+    return examples.with_pixel_range(source, pixel_range)
+
+
+def _opened(images, image_dir, data_dir):
     if images.startswith("tfds:"):
         name, _, split = images.removeprefix("tfds:").rpartition(":")
         if not name:

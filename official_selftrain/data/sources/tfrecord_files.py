@@ -1,5 +1,6 @@
 """TFRecord files with the feature names of the TF Model Garden."""
 
+import dataclasses
 import glob as globbing
 import hashlib
 import os
@@ -68,6 +69,9 @@ def tfrecord(pattern, class_names, class_ids=None, has_labels=True, has_masks=Fa
     if class_ids:
         records = list(dataset.take(_NUM_SAMPLED).as_numpy_iterator())
         form, notes = _form(records, class_ids, class_names, paths[0])
+    # Labels are stored with the range of their source, in every record.
+    first = dataset.take(1).map(examples.has_pixel_range).ignore_errors()
+    form = dataclasses.replace(form, has_pixel_range=any(map(bool, first)))
 
     def parse(serialized):
         return examples.parse(serialized, class_ids, class_names, form)

@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import os
-import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,7 +12,7 @@ from official_selftrain.checks import progress
 from official_selftrain.data import examples, ledger, masks
 from official_selftrain.data import images as pictures
 from official_selftrain.data.images import ENDINGS
-from official_selftrain.data.sources import coco_files
+from official_selftrain.data.sources import coco_files, mask_lists
 
 # PASCAL VOC's classes in the order of their ids.
 CLASS_NAMES = (
@@ -47,18 +46,26 @@ def voc(
     class_names=CLASS_NAMES,
     mask_folder="SegmentationClass",
     mask_values=None,
+    image_folder="JPEGImages",
+    pixel_range=None,
 ):
     """Read images with masks from a folder in the layout of PASCAL VOC.
 
-    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names without extensions,
-    `ROOT/JPEGImages/` holds the images and `ROOT/SegmentationClass/NAME.png` the
-    masks. A mask's pixels are class ids, stored as palette indices or gray values;
-    255, VOC's border around objects, is ignored. Every mask is read once and kept in
-    memory as a compressed PNG (about 3 kB each for VOC).
+    `ROOT/ImageSets/Segmentation/SPLIT.txt` lists names, `ROOT/JPEGImages/` holds the
+    images and `ROOT/SegmentationClass/NAME.png` the masks. A mask's pixels are class
+    ids, stored as palette indices or gray values; 255, VOC's border around objects, is
+    ignored. Every mask is read once and kept in memory as a compressed PNG (about 3 kB
+    each for VOC).
+
+    A line of a list is a name, with or without folders, ending, quotes or the flag of
+    a class's list; or an image file and a mask file. Names may have spaces. Of several
+    image files of one name, and none chosen by its ending, the first of `ENDINGS` whose
+    size is that of the mask is read.
 
     Args:
         root: str, such as `"VOCdevkit/VOC2012"`.
-        split: str, the list: `"train"`, `"val"`, or a custom one.
+        split: str, the list: `"train"`, `"val"`, or a custom one; or the path of a
+            list, which ends with `.txt`.
         class_names: sequence of str by class id, the background first.
         mask_folder: str, the folder of masks in `root`, such as
             `"SegmentationClassAug"`; None reads the images without labels.
@@ -66,108 +73,115 @@ def voc(
             for white objects on black, or of its color: `{(0, 0, 0): 0, (128, 0, 0):
             1}`. 255 as class id is unknown. Or the path of a text file with a line
             `name:red,green,blue` per class. None: the values are class ids.
+        image_folder: str, the folder of images in `root`.
+        pixel_range: as of `examples.with_pixel_range`.
 
     Returns:
         `examples.Source`; ids number the lines of the list. Its `notes` name classes
-        without a pixel, count pixels of other values, whose class is unknown, and masks
-        that were drawn on the stored pixels of a photograph and turned upright with it.
+        without a pixel, count pixels of other values, whose class is unknown, masks
+        that were drawn on the stored pixels of a photograph and turned upright with it,
+        images that are listed twice, masks that no list names, and say which of several
+        image files of one name were read.
 
     Raises:
         FileNotFoundError: for a missing folder, list, image or mask.
-        ValueError: for an empty list, an image that can't be read, a mask whose size
-            differs from its image's, masks of the background and unknown pixels only,
-            or ids that seem to count from 1.
+        ValueError: for an empty list, an image that can't be read or has two masks, a
+            mask whose size differs from its image's, masks of the background and
+            unknown pixels only, ids that seem to count from 1, or palettes that
+            contradict each other while the indices are to be class ids.
 
     Source: PASCAL VOC's development kit.
     """
-    list_path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
-    if not os.path.isfile(list_path):
-        lists = _stems(os.path.dirname(list_path), (".txt",))
-        raise FileNotFoundError(
-            f"Expected the list {list_path}; available lists: "
-            f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
-        )
-    folder = os.path.join(root, "JPEGImages")
-    images = _stems(folder, ENDINGS)
-    lines = [line.strip() for line in coco_files.read_text(list_path).splitlines()]
-    lines = [line for line in lines if line]
-    names = [_stem_of(line, images) for line in lines]
-    # A line may name one of several files of the same stem.
-    listed = {name: _last(line) for name, line in zip(names, lines)}
-    present = set(os.listdir(folder))
-    images |= {name: file for name, file in listed.items() if file in present}
-    if not names:
+    list_path = _list_path(root, split)
+    folder = os.path.join(root, image_folder)
+    place = None if mask_folder is None else os.path.join(root, mask_folder)
+    lists = mask_lists.Lists(folder, place)
+    lines = mask_lists.lines_of(list_path)
+    if not lines:
         raise ValueError(f"Expected at least one name. Received: {list_path}, empty")
-    missing = [name for name in names if name not in images]
-    if missing:
-        raise FileNotFoundError(
-            f"Expected every image of {list_path} in {folder}. Received: "
-            f"{len(missing)} of {len(names)} missing, first {missing[0]!r}"
-        )
-
+    entries, notes = lists.entries(lines, list_path)
+    by_index = mask_values is None
     if isinstance(mask_values, str):
         mask_values = masks.read_palette(mask_values, class_names)
 
-    def record(index):
-        name = names[index]
-        example = {"path": os.path.join(folder, images[name]), "id": index}
-        if mask_folder is None:
+    def record(entry):
+        index, image, mask_name = entry
+        example = {"path": os.path.join(folder, image), "id": index}
+        if place is None:
             return example, None
-        path = os.path.join(root, mask_folder, f"{name}.png")
+        path = os.path.join(place, mask_name)
         header = _header(example["path"])
         mask = masks.read_file(path, len(class_names), header, mask_values)
         return {**example, "mask": mask.png}, (path, mask)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        every = pool.map(record, range(len(names)))
-        read = progress.over(every, len(names), "masks", "image")
+        every = pool.map(record, entries)
+        read = progress.over(every, len(entries), "masks", "image")
         records, found = zip(*read)
-    has_labels, notes = mask_folder is not None, []
-    if has_labels:
-        place = os.path.join(root, mask_folder)
-        notes = _told(found, class_names, place)
+    unlisted = []
+    if place is not None:
+        if by_index:
+            _check_palettes(found, len(class_names))
+        unlisted = lists.unlisted(list_path)
+        notes = [*_told(found, class_names, place), *notes]
+        if unlisted:
+            first = os.path.join(place, unlisted[0])
+            notes.append(f"masks that no list names: {len(unlisted)} (first: {first})")
     source = examples.from_records(
         records,
         class_names,
-        has_labels,
+        place is not None,
         notes=notes,
         files=[list_path],
         folder=folder,
     )
-    if not has_labels:
+    source = examples.with_pixel_range(source, pixel_range)
+    if place is None:
         return source
-    counts, book = _account(lines, [mask for _, mask in found], class_names, list_path)
+    book = ledger.Ledger(len(lines), len(entries) + len(unlisted), "masks")
+    book.images.put("twice", len(lines) - len(entries))
+    book.labels.put("unlisted", len(unlisted))
+    counts = _counts([mask for _, mask in found], class_names, book, list_path)
     return dataclasses.replace(source, account=lambda: (counts, book))
 
 
-def _account(lines, found, class_names, list_path):
-    """Return the account of masks: those with a pixel of known class are taught."""
+def _list_path(root, split):
+    """Return the path of a list."""
+    path = os.path.join(root, "ImageSets", "Segmentation", f"{split}.txt")
+    path = split if split.endswith(".txt") else path
+    if not os.path.isfile(path):
+        lists = mask_lists.stems_of(os.path.dirname(path) or os.curdir, (".txt",))
+        raise FileNotFoundError(
+            f"Expected the list {path}; available lists: "
+            f"{', '.join(sorted(lists)) or 'none'}. Received: split={split!r}"
+        )
+    return path
+
+
+def _counts(found, class_names, book, list_path):
+    """Close the ledger of masks: those with a pixel of known class are taught."""
     places = [mask.ids - {masks.IGNORE_CLASS} for mask in found]
     counts = np.array([(1, len(ids) > 0) for ids in places], np.int64)
-    book = ledger.Ledger(len(lines), len(lines), "masks")
     book.labels.put("empty", (counts[:, 1] == 0).sum())
     book.close(list_path, counts)
     with_class = collections.Counter(class_names[k] for ids in places for k in ids)
     book.held.update(with_class)
     book.taught.update(with_class)
-    return counts, book
+    return counts
 
 
-def _stem_of(line, images):
-    """Return the name in a line of a list, without the flag of a class's list."""
-    for name in (line, re.sub(r"\s-?[01]$", "", line)):
-        name = _last(name)
-        stem, ending = os.path.splitext(name)
-        if ending.lower() in ENDINGS:
-            name = stem
-        if name in images:
-            break
-    return name
-
-
-def _last(path):
-    """Return the last part of a path, also one of Windows or in quotes."""
-    return path.strip().strip("\"'").replace("\\", "/").rpartition("/")[2]
+def _check_palettes(found, count):
+    """Check that an index has one color, if the indices are class ids."""
+    contradiction = masks.contradiction((path, mask.colors) for path, mask in found)
+    if contradiction:
+        index, path, color, other, other_color = contradiction
+        same = {value: value for value in range(count)}
+        raise ValueError(
+            "Expected one palette in all masks. Received: index "
+            f"{index}, which is {color} in {path}, {other_color} in {other}; "
+            "mask_values decides: a dict of colors to class ids, or a file with a line "
+            f"name:red,green,blue per class, or {same} if the indices are right"
+        )
 
 
 def _told(found, class_names, place):
@@ -179,7 +193,7 @@ def _told(found, class_names, place):
     unknown = collections.Counter()
     for _, mask in found:
         unknown.update(mask.unknown)
-    _check_ids(ids, unknown, class_names, place)
+    check_ids(ids, unknown, class_names, place)
     notes = []
     unused = [name for k, name in enumerate(class_names) if k not in ids]
     if unused:
@@ -200,8 +214,18 @@ def _told(found, class_names, place):
     return notes
 
 
-def _check_ids(ids, unknown, class_names, place):
-    """Check that masks have usable pixels, and ids that don't count from 1."""
+def check_ids(ids, unknown, class_names, place):
+    """Check that masks have usable pixels, and ids that don't count from 1.
+
+    Args:
+        ids: frozenset of int, the class ids that occur, and 255 if it does.
+        unknown: dict of each other value to its number of pixels.
+        class_names: sequence of str.
+        place: str, the masks, for the message.
+
+    Raises:
+        ValueError: if not.
+    """
     last = len(class_names)
     present = ids & set(range(last))
     if present and 0 not in present and list(unknown) == [last]:
@@ -253,12 +277,12 @@ def boxes(folder, images=None):
 
     Source: PASCAL VOC's development kit.
     """
-    stems = _stems(folder, (".xml",)) if os.path.isdir(folder) else {}
+    stems = mask_lists.stems_of(folder, (".xml",)) if os.path.isdir(folder) else {}
     if not stems:
         raise FileNotFoundError(f"Expected XML files. Received: annotations={folder!r}")
     found = _found_in(images) if images is not None and os.path.isdir(images) else None
     entries, annotations, held = [], [], 0
-    for index, (stem, name) in enumerate(stems.items(), start=1):
+    for index, (stem, (name, *_)) in enumerate(stems.items(), start=1):
         path = os.path.join(folder, name)
         try:
             root = ElementTree.parse(path).getroot()
@@ -295,18 +319,18 @@ def boxes(folder, images=None):
 
 def _found_in(folder):
     """Return a function of a file's name, and its stem, to its name in a folder."""
-    names, stems = coco_files.FileNames(folder), _stems(folder, ENDINGS)
+    names, stems = coco_files.FileNames(folder), mask_lists.stems_of(folder, ENDINGS)
 
     def found(name, stem):
-        last = _last(name)
+        last = mask_lists.last_part(name)
         if os.path.splitext(last)[0] == stem and names.has(last):
             return last
         if stem in stems:  # a name inside the file may be older than the file's own
-            return stems[stem]
+            return stems[stem][0]
         place = names.find(name) if name else stem
         if os.path.isfile(os.path.join(folder, place)):
             return place
-        return stems.get(os.path.splitext(place)[0]) or place
+        return stems.get(os.path.splitext(place)[0], [place])[0]
 
     return found
 
@@ -338,16 +362,6 @@ def _bbox(corners, first):
         # The last pixel of a box that counts from 1 is part of it.
         sides.append(high - low + first * (-1 if is_exchanged else 1))
     return starts + sides
-
-
-def _stems(folder, endings):
-    """Return a dict from stems to file names, for the given extensions."""
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"Expected a folder. Received: {folder!r}")
-    parts = [(*os.path.splitext(name), name) for name in sorted(os.listdir(folder))]
-    # The last of several files with the same stem is used: rather a PNG than a TIFF.
-    parts.sort(key=lambda part: part[1].lower() in pictures.COMMON_ENDINGS)
-    return {stem: name for stem, ending, name in parts if ending.lower() in endings}
 
 
 def _header(path):

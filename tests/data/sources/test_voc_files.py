@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from official_selftrain.data import examples, masks, sources
+from official_selftrain.data import examples, images, masks, sources
 from official_selftrain.data.sources import voc_files
 
 
@@ -230,3 +230,219 @@ def test_colors_of_a_label_map(tiny_voc, tmp_path):
             read(tiny_voc, mask_values=str(path))
     with pytest.raises(FileNotFoundError, match="color per class. .*='/none"):
         read(tiny_voc, mask_values="/none")
+
+
+def draw(path, mask, colors):
+    """Save a mask whose palette has the given colors of indices."""
+    file = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    file.putdata(mask.ravel().tolist())
+    palette = np.zeros((256, 3), np.uint8)
+    for index, color in colors.items():
+        palette[index] = color
+    file.putpalette(palette.ravel().tolist())
+    file.save(path)
+
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def test_palettes_that_contradict_each_other_are_refused(tiny_voc):
+    """Index 1 is red here and blue there; the colors are the same classes."""
+    folder = tiny_voc.root / "SegmentationClass"
+    colors = np.array([(0, 0, 0), RED, BLUE])
+    expected = {}
+    for k in range(3):
+        name = f"2007_{k:06d}"
+        mask = np.where(tiny_voc.masks[name] < 3, tiny_voc.masks[name], 0)
+        expected[k] = mask
+        order = [0, 2, 1] if k == 2 else [0, 1, 2]
+        index = np.array(order)[mask]
+        draw(folder / f"{name}.png", index, dict(enumerate(colors[order].tolist())))
+    text = (
+        r"index 1, which is \(200, 0, 0\) in .*2007_000000.png, \(0, 0, 200\) in "
+        r".*2007_000002.png; mask_values decides: a dict of colors to class ids, or a "
+        r"file .* or {0: 0, 1: 1, 2: 2, 3: 3} if the indices are right"
+    )
+    with pytest.raises(ValueError, match=text) as error:
+        read(tiny_voc)
+    assert "\n" not in str(error.value)
+    source = read(tiny_voc, mask_values={(0, 0, 0): 0, RED: 1, BLUE: 2})
+    for k, example in enumerate(source.dataset):
+        np.testing.assert_array_equal(masks.decode(example["mask"]), expected[k])
+    # Whoever says that indices are classes gets them.
+    *_, example = read(tiny_voc, mask_values={0: 0, 1: 1, 2: 2}).dataset
+    swapped = np.array([0, 2, 1])[expected[2]]
+    np.testing.assert_array_equal(masks.decode(example["mask"]), swapped)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({0: (0, 0, 0), 1: RED}, {1: RED, 2: BLUE}, None),
+        ({0: (0, 0, 0), 1: RED}, {0: (9, 9, 9)}, (0, "a", (0, 0, 0), "b", (9, 9, 9))),
+        ({1: RED}, {1: (1, 1, 1), 255: (255, 255, 255)}, None),  # gray made a palette
+        ({1: RED}, {}, None),
+    ],
+)
+def test_contradictions_by_hand(one, other, expected):
+    assert masks.contradiction([("a", one), ("b", other)]) == expected
+
+
+def test_unused_colors_of_palettes_may_differ(tiny_voc):
+    folder = tiny_voc.root / "SegmentationClass"
+    for k in range(3):
+        name = f"2007_{k:06d}"
+        mask = np.minimum(tiny_voc.masks[name], 3)
+        colors = {0: (0, 0, 0), 1: RED, 2: BLUE, 3: (5, 6, 7), 4: (k, k, 0)}
+        draw(folder / f"{name}.png", mask, colors)
+    assert read(tiny_voc).notes == ()
+
+
+def write_list(tiny_voc, *lines):
+    path = tiny_voc.root / "ImageSets" / "Segmentation" / "own.txt"
+    path.write_text("\n".join(lines))
+
+
+def pairs(tiny_voc, **settings):
+    """Return the names of images, and which masks they have."""
+    every = [example for example in read(tiny_voc, "own", **settings).dataset]
+    names = [e["path"].numpy().decode().rpartition("JPEGImages/")[2] for e in every]
+    found = [masks.decode(example["mask"]).numpy() for example in every]
+    owners = [
+        [n for n, mask in tiny_voc.masks.items() if np.array_equal(mask, m)]
+        for m in found
+    ]
+    return list(zip(names, [owner for (owner,) in owners]))
+
+
+def renamed(tiny_voc, new, number=1):
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        path = tiny_voc.root / folder / f"2007_{number:06d}.{ending}"
+        path.rename(path.with_stem(new))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("a b", "a b.jpg", '"a b"', "'a b.jpg'", "a b 1", "a b -1", "a b.jpg 1"),
+        "JPEGImages/a b.jpg SegmentationClass/a b.png",
+        '"JPEGImages/a b.jpg" "SegmentationClass/a b.png"',
+        "a b.jpg\ta b.png",
+        "a b.jpg, a b.png",
+        r"C:\data\JPEGImages\a b.jpg",
+        "a b\t1",
+    ],
+)
+def test_names_with_spaces(tiny_voc, line):
+    """Never cut: `a` and `b` are other images."""
+    for number, name in ((0, "a"), (1, "a b"), (2, "b")):
+        renamed(tiny_voc, name, number)
+    write_list(tiny_voc, line)
+    assert pairs(tiny_voc) == [("a b.jpg", "2007_000001")]
+
+
+def test_names_with_endings_inside(tiny_voc):
+    renamed(tiny_voc, "a", 0)
+    renamed(tiny_voc, "a.jpg b", 1)
+    write_list(tiny_voc, "a.jpg b.jpg\ta.jpg b.png", "a.jpg")
+    expected = [("a.jpg b.jpg", "2007_000001"), ("a.jpg", "2007_000000")]
+    assert pairs(tiny_voc) == expected
+    write_list(tiny_voc, "a.jpg b.jpg", "a.jpg")
+    assert pairs(tiny_voc) == expected
+
+
+def test_columns_name_other_masks(tiny_voc):
+    for place, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        for number in range(3):
+            path = tiny_voc.root / place / f"2007_{number:06d}.{ending}"
+            path.rename(path.with_stem(path.stem + "_mask" * (ending == "png")))
+    write_list(
+        tiny_voc,
+        "JPEGImages/2007_000000.jpg SegmentationClass/2007_000000_mask.png",
+        "2007_000002.jpg 2007_000002_mask.png",
+    )
+    assert pairs(tiny_voc) == [
+        ("2007_000000.jpg", "2007_000000"),
+        ("2007_000002.jpg", "2007_000002"),
+    ]
+    write_list(tiny_voc, "2007_000000.jpg missing.png")
+    with pytest.raises(FileNotFoundError, match="a mask. Received: '.*/missing.png'"):
+        read(tiny_voc, "own")
+    write_list(tiny_voc, "2007_000000 2007_000001")
+    text = "1 of 1 missing, first '2007_000000 2007_000001'"
+    with pytest.raises(FileNotFoundError, match=text):
+        read(tiny_voc, "own")
+
+
+def test_images_listed_twice_are_one(tiny_voc):
+    write_list(tiny_voc, "2007_000001", "2007_000001.jpg", "2007_000000")
+    source = read(tiny_voc, "own")
+    assert [int(e["id"]) for e in source.dataset] == [0, 2]
+    assert "images that are listed twice, read once: 1 (first: 2007_000001.jpg)" in (
+        source.notes
+    )
+    assert source.ledger.content()["images"] == {
+        "held": 3,
+        "taught": 2,
+        "left out": {"listed twice": 1},
+    }
+    write_list(tiny_voc, "2007_000001", "2007_000001.jpg 2007_000000.png")
+    text = "one mask for 2007_000001.jpg. .* 2007_000001.png and 2007_000000.png"
+    with pytest.raises(ValueError, match=text):
+        read(tiny_voc, "own")
+
+
+def test_masks_that_no_list_names_are_counted(tiny_voc):
+    folder = tiny_voc.root / "SegmentationClass"
+    Image.fromarray(np.zeros((64, 97), np.uint8)).save(folder / "2007_000009.png")
+    source = read(tiny_voc)
+    path = folder / "2007_000009.png"
+    assert source.notes == (f"masks that no list names: 1 (first: {path})",)
+    assert source.ledger.content()["masks"] == {
+        "held": 4,
+        "taught": 3,
+        "left out": {"of images that aren't listed": 1},
+    }
+
+
+def test_previews_are_not_photographs(tiny_voc):
+    """The JPEG of the mask's size, whatever lies beside it."""
+    folder = tiny_voc.root / "JPEGImages"
+    mask = tiny_voc.root / "SegmentationClass" / "2007_000001.png"
+    (folder / "2007_000001.png").write_bytes(mask.read_bytes())
+    with Image.open(folder / "2007_000000.jpg") as image:
+        image.resize((20, 15)).save(folder / "2007_000000.jpg")
+        image.save(folder / "2007_000000.tif")
+    with Image.open(folder / "2007_000002.jpg") as image:
+        image.save(folder / "2007_000002.tif")
+    (folder / "2007_000002.jpg").unlink()
+    mask = tiny_voc.root / "SegmentationClass" / "2007_000002.png"
+    (folder / "2007_000002.png").write_bytes(mask.read_bytes())
+    source = read(tiny_voc)
+    names = [e["path"].numpy().decode().rpartition("/")[2] for e in source.dataset]
+    assert names == ["2007_000000.tif", "2007_000001.jpg", "2007_000002.tif"]
+    assert source.notes == (
+        "several image files of one name: 3, the first of "
+        f"{', '.join(images.ENDINGS)} of its mask's size is read (first: "
+        "2007_000000.tif, not 2007_000000.jpg)",
+    )
+
+
+def test_other_folders_and_the_path_of_a_list(tiny_voc, tmp_path, monkeypatch):
+    expected = [masks.decode(e["mask"]).numpy() for e in read(tiny_voc).dataset]
+    (tiny_voc.root / "JPEGImages").rename(tmp_path / "photos")
+    (tmp_path / "masks").mkdir()
+    (tiny_voc.root / "SegmentationClass").rename(tmp_path / "masks" / "x")
+    (tmp_path / "own.txt").write_text(
+        "".join(f"2007_{k:06d}.jpg\tx/2007_{k:06d}.png\n" for k in range(3))
+    )
+    monkeypatch.chdir(tmp_path)
+    source = sources.voc(
+        *(".", "own.txt", tiny_voc.class_names),
+        image_folder="photos",
+        mask_folder="masks",
+    )
+    for mask, example in zip(expected, source.dataset, strict=True):
+        np.testing.assert_array_equal(masks.decode(example["mask"]), mask)
+    with pytest.raises(FileNotFoundError, match="list other.txt; .* own. Received"):
+        sources.voc(".", "other.txt", image_folder="photos")
