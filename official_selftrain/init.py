@@ -68,6 +68,11 @@ _SPLIT_BY = flags.DEFINE_string(
     "image (nothing), folder, or a regular expression whose first group names an "
     "image's group, such as '(video\\d+)_'.",
 )
+_FIND_COPIES = flags.DEFINE_bool(
+    "find_copies",
+    True,
+    "Leave out images that look like labeled ones; False: only the same files.",
+)
 _TILE = flags.DEFINE_bool(
     "tile",
     False,
@@ -111,6 +116,7 @@ def _init():
         validation_images=_VALIDATION_IMAGES.value,
         validation_annotations=_VALIDATION_ANNOTATIONS.value,
         split_by=_SPLIT_BY.value,
+        find_copies=_FIND_COPIES.value,
         masks=_MASKS.value,
         classes=_CLASSES.value,
         pixel_range=command_line.pixel_range(_PIXEL_RANGE.value),

@@ -1,9 +1,8 @@
 """Find the same image twice: as a copy, moved, renamed, or saved in another format.
 
-An image's look is its thumbnail, `[16, 16, 3]`: each pixel is the mean of a part of
-the image, which encoding it anew or resizing it hardly changes. Two frames of a video
-differ where something moved, and are no copies; they are a clip if their names are
-numbered.
+An image's look is its thumbnail, `[64, 64, 3]`: each pixel is the mean of a part of
+the image, which saving it in another format hardly changes. Two frames of a video, or
+two filled-in forms, differ somewhere, and are no copies.
 """
 
 import collections
@@ -22,20 +21,23 @@ from PIL import Image
 from official_selftrain.data import images, problems
 from official_selftrain.files import hashes
 
-_SIDE = 16
+_SIDE, _COARSE = 64, 16
 
-# Copies differ by at most this, on average and anywhere, of 255: measured on
-# photographs and micrographs saved as JPEG with a quality of 40, or half as large (2.1
-# and 13). Successive frames of a time-lapse differ by 24 somewhere.
-_MEAN_DIFFERENCE = 2.5
-_LARGEST_DIFFERENCE = 14.0
+# Copies differ by at most this, of 255: on average in thumbnails of 16 x 16, and
+# anywhere in gray ones of 64 x 64. Measured on photographs and micrographs that were
+# saved as JPEG with a quality of 40, or half or twice as large (1.6 and 15).
+_MEAN_DIFFERENCE = 2.0
+_LARGEST_DIFFERENCE = 16.0
 
-# Thumbnails of fewer gray levels, such as those of black images, are no look.
+# Thumbnails of fewer levels, such as those of plain images, are no look.
 _LEAST_CONTRAST = 2.0
 
 # Successive frames of a clip: correlation of the thumbnails, and mean difference.
 _CLIP_CORRELATION = 0.9
 _CLIP_DIFFERENCE = 20.0
+
+# Names that tools add to files of the same image or clip.
+_HASH = re.compile(r"(\.rf)?[._-][0-9a-f]{16,}(?=[._-]|$)")
 
 # Images of a source whose looks are compared with those of others.
 _COMPARED = 500
@@ -50,13 +52,13 @@ class Looks:
 
     Attributes:
         paths: list of str, their names.
-        thumbnails: uint8 `[n, 16, 16, 3]`.
-        digests: list of str, the files' SHA-256; empty if unknown.
+        thumbnails: uint8 `[n, 64, 64, 3]`.
+        digests: list of str, the files' SHA-256.
     """
 
     paths: list
     thumbnails: np.ndarray
-    digests: list = dataclasses.field(default_factory=list)
+    digests: list
 
     def __add__(self, other):
         return Looks(
@@ -65,20 +67,19 @@ class Looks:
             [*self.digests, *other.digests],
         )
 
-    def find(self, thumbnail, digest=None):
-        """Return the name of the same image, or None.
+    def without_looks(self):
+        """Return the images by their files only: copies in other formats differ."""
+        return Looks(self.paths, NOTHING.thumbnails, self.digests)
 
-        Args:
-            thumbnail: uint8 `[16, 16, 3]`.
-            digest: str, the file's SHA-256, or None.
-        """
-        if digest is not None and digest in self.digests:
-            return self.paths[self.digests.index(digest)]
-        index = int(matches(thumbnail[None], self.thumbnails)[0])
-        return None if index < 0 else self.paths[index]
+    def part(self, rows):
+        """Return the images of the given rows."""
+        paths, digests = (
+            [names[k] for k in rows] for names in (self.paths, self.digests)
+        )
+        return Looks(paths, self.thumbnails[list(rows)], digests)
 
 
-NOTHING = Looks([], np.zeros((0, _SIDE, _SIDE, 3), np.uint8))
+NOTHING = Looks([], np.zeros((0, _SIDE, _SIDE, 3), np.uint8), [])
 
 
 def thumbnail(pixels):
@@ -88,18 +89,19 @@ def thumbnail(pixels):
         pixels: uint8 `[h, w, 3]`.
 
     Returns:
-        uint8 `[16, 16, 3]`, the means of 16 x 16 parts.
+        uint8 `[64, 64, 3]`, weighted means of parts that overlap by half.
     """
+    # Parts without overlap would differ where an image was resized.
     small = Image.fromarray(np.asarray(pixels))
-    return np.asarray(small.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+    return np.asarray(small.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 
 def matches(one, other, before=False):
-    """Find each image of one set in another.
+    """Find each image of one set in another, by its look.
 
     Args:
-        one: uint8 `[n, 16, 16, 3]`, thumbnails.
-        other: uint8 `[m, 16, 16, 3]`, thumbnails.
+        one: `Looks` of n images.
+        other: `Looks`.
         before: bool; True: both sets are the same one, and an image is only looked for
             among those before it.
 
@@ -108,32 +110,44 @@ def matches(one, other, before=False):
 
     Source: own; thresholds by measurement, see above.
     """
-    found = np.full(len(one), -1)
-    if not len(one) or not len(other):
+    found = np.full(len(one.paths), -1)
+    if not len(one.thumbnails) or not len(other.thumbnails):
         return found
-    one, other = (np.reshape(x, (len(x), -1)).astype(np.float32) for x in (one, other))
-    coarse, coarse_other = _coarse(one), _coarse(other)
-    # Of differences up to a largest one, with a given mean, the squares' mean is at
-    # most their product; the means of parts don't differ by more.
+    small, small_other = _means(one.thumbnails), _means(other.thumbnails)
+    coarse, coarse_other = (
+        _means(x, 4).reshape(len(x), -1) for x in (small, small_other)
+    )
+    # The squares of differences up to a largest one have a mean of at most it times
+    # the differences' mean; the means of parts don't differ by more.
     most = coarse.shape[1] * _MEAN_DIFFERENCE * _LARGEST_DIFFERENCE
-    has_look = one.std(axis=1) >= _LEAST_CONTRAST
-    for start in range(0, len(one), _CHUNK):
+    has_look = _centered(small).std(axis=1) >= _LEAST_CONTRAST
+    for start in range(0, len(small), _CHUNK):
         distances = _squared_distances(coarse[start : start + _CHUNK], coarse_other)
-        for row in np.flatnonzero((distances <= most).any(axis=1)):
-            end = start + row if before else None
-            candidates = np.flatnonzero(distances[row, :end] <= most)
-            difference = np.abs(one[start + row] - other[candidates])
-            is_same = difference.mean(axis=1) <= _MEAN_DIFFERENCE
-            is_same &= difference.max(axis=1) <= _LARGEST_DIFFERENCE
-            if is_same.any() and has_look[start + row]:
-                found[start + row] = candidates[is_same.argmax()]
+        for row in np.flatnonzero((distances <= most).any(axis=1)) + start:
+            end = row if before else None
+            candidates = np.flatnonzero(distances[row - start, :end] <= most)
+            difference = np.abs(small[row] - small_other[candidates])
+            is_same = difference.mean(axis=(1, 2, 3)) <= _MEAN_DIFFERENCE
+            candidates = candidates[is_same]
+            fine = one.thumbnails[row].mean(axis=-1)
+            difference = np.abs(fine - other.thumbnails[candidates].mean(axis=-1))
+            is_same = difference.max(axis=(1, 2)) <= _LARGEST_DIFFERENCE
+            if is_same.any() and has_look[row]:
+                found[row] = candidates[is_same.argmax()]
     return found
 
 
-def _coarse(thumbnails):
-    """Return the means of 4 x 4 parts, `[n, 48]`."""
-    parts = thumbnails.reshape(-1, 4, _SIDE // 4, 4, _SIDE // 4, 3)
-    return parts.mean(axis=(2, 4)).reshape(len(thumbnails), -1)
+def _means(thumbnails, side=_COARSE):
+    """Return the means of side x side parts, float32 `[n, side, side, 3]`."""
+    count, size = thumbnails.shape[:2]
+    parts = (count, side, size // side, side, size // side, 3)
+    return thumbnails.reshape(parts).mean(axis=(2, 4), dtype=np.float32)
+
+
+def _centered(thumbnails):
+    """Return thumbnails `[n, pixels]` without the mean of each channel."""
+    centered = thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True)
+    return centered.reshape(len(thumbnails), -1)
 
 
 def _squared_distances(one, other):
@@ -141,58 +155,76 @@ def _squared_distances(one, other):
     return squares - 2.0 * one @ other.T
 
 
-def groups(names, thumbnails):
+def groups(names, looks, with_clips=True):
     """Group images that a split must keep together: copies, and frames of a clip.
 
-    Frames of a clip have names that differ only in their last number, follow each
-    other in its order, and look alike.
+    Frames of a clip have names that differ in one number only, follow each other in
+    its order, and look alike.
 
     Args:
         names: list of str, file names.
-        thumbnails: uint8 `[n, 16, 16, 3]`.
+        looks: `Looks` of the same images.
+        with_clips: bool; False: only copies.
 
     Returns:
         list of int, the index of the first image of each image's group.
 
     Source: own.
     """
-    owners = list(range(len(names)))
+    pairs = [
+        (index, int(found))
+        for index, found in enumerate(matches(looks, looks, before=True))
+        if found >= 0
+    ]
+    if with_clips:
+        small = _means(looks.thumbnails)
+        for frames in _numbered(names):
+            pairs += [p for p in zip(frames, frames[1:]) if _follows(small[list(p)])]
+    return joined(range(len(names)), pairs)
 
-    def owner(index):
-        while owners[index] != index:
-            owners[index] = index = owners[owners[index]]
-        return index
 
-    def join(one, other):
-        one, other = sorted((owner(one), owner(other)))
-        owners[other] = one
+def joined(keys, pairs):
+    """Join groups: return the group of each image after some pairs became one.
 
-    for index, found in enumerate(matches(thumbnails, thumbnails, before=True)):
-        if found >= 0:
-            join(index, int(found))
-    for frames in _numbered(names):
-        for one, other in zip(frames, frames[1:]):
-            if _follows(thumbnails[one], thumbnails[other]):
-                join(one, other)
-    return [owner(index) for index in range(len(names))]
+    Args:
+        keys: list of the images' groups.
+        pairs: list of pairs of indices whose groups are the same.
+
+    Returns:
+        list like `keys`.
+    """
+    keys = list(keys)
+    owners = {key: key for key in keys}
+
+    def owner(key):
+        while owners[key] != key:
+            owners[key] = key = owners[owners[key]]
+        return key
+
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    for one, other in pairs:
+        first, second = sorted((owner(keys[one]), owner(keys[other])), key=order.get)
+        owners[second] = first
+    return [owner(key) for key in keys]
 
 
 def _numbered(names):
-    """Return lists of indices of names that differ in their last number, in order."""
+    """Return lists of indices of names that differ in one number, in its order."""
     series = collections.defaultdict(list)
     for index, name in enumerate(names):
         stem, ending = os.path.splitext(name)
-        found = re.fullmatch(r"(.*?)(\d+)(\D*)", stem, re.DOTALL)
-        if found:
-            start, number, end = found.groups()
-            series[start, end, ending.lower()].append((int(number), index))
+        parts = re.split(r"(\d+)", _HASH.sub("", stem))
+        for place in range(1, len(parts), 2):
+            others = (*parts[:place], None, *parts[place + 1 :])
+            series[others, ending.lower()].append((int(parts[place]), index))
     return [[index for _, index in sorted(frames)] for frames in series.values()]
 
 
-def _follows(one, other):
-    one, other = (np.ravel(x).astype(np.float32) for x in (one, other))
-    if np.abs(one - other).mean() > _CLIP_DIFFERENCE:
+def _follows(pair):
+    """Return whether two thumbnails `[2, 16, 16, 3]` may be frames of a clip."""
+    if np.abs(pair[0] - pair[1]).mean() > _CLIP_DIFFERENCE:
         return False
+    one, other = _centered(pair)
     if min(one.std(), other.std()) < _LEAST_CONTRAST:
         return False
     return np.corrcoef(one, other)[0, 1] >= _CLIP_CORRELATION
@@ -209,7 +241,7 @@ def shared(one, other):
         list of `(name, name in other)`.
     """
     places = {digest: name for digest, name in zip(other.digests, other.paths)}
-    found = matches(one.thumbnails, other.thumbnails)
+    found = matches(one, other)
     pairs = []
     for name, digest, index in zip(one.paths, one.digests, found):
         if digest in places:
@@ -306,11 +338,12 @@ def of_source(source, most):
 
 
 def _look(example):
-    """Return an example's name, thumbnail and digest; None if it can't be decoded."""
+    """Return an example's name, thumbnail and digest; None if it's unreadable."""
     name = problems.name(example)
     try:
         contents = example["encoded"] or tf.io.read_file(example["path"]).numpy()
         pixels = images.decode_file(contents, example.get("pixel_range")).numpy()
     except tf.errors.OpError:
         return None
-    return name, thumbnail(pixels), hashlib.sha256(contents).hexdigest()
+    digest = hashlib.sha256(contents).hexdigest()
+    return name, thumbnail(pixels), digest

@@ -333,8 +333,8 @@ def _check_reading(path, image_dir, findings):
         findings.add("refused", str(error))
         return
     findings.book = coco_files.close(found.ledger, content, path)
-    if found["wrong"]:
-        findings.add("refused", found["wrong"][0])
+    for line in [*found["wrong"], *found["unlisted"]][:1]:
+        findings.add("refused", line)
     for kind in _READ:
         if found[kind]:
             findings.add(kind, found[kind][0], len(found[kind]))

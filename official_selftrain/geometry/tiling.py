@@ -42,11 +42,21 @@ def _starts(side, length, overlap):
     return tf.cast(tf.round(places * distance), tf.int32)
 
 
-def are_cut(boxes, places, size, tile):
-    """Return which boxes found in tiles are parts of objects that another tile holds.
+def margin(side):
+    """Return how near to a tile's border a box may be one that the border cuts.
 
-    Such a box ends at a border inside the image, and is shorter than the overlap: the
-    tile beyond that border holds all of the object.
+    Args:
+        side: int, the tile's height or width in pixels.
+    """
+    return 1.0 + _MARGIN * side
+
+
+def at_borders(boxes, places, size, tile):
+    """Return which boxes end at a tile's border inside the image, and are left out.
+
+    A box ends at a border if it reaches into a margin beside it. If it is shorter than
+    the overlap without the margins of both tiles, the tile beyond that border holds all
+    of the object, outside its own margin: the box is left to that tile.
 
     Args:
         boxes: float32 `[T, D, 4]` (ymin, xmin, ymax, xmax), pixels of the tiles.
@@ -55,15 +65,17 @@ def are_cut(boxes, places, size, tile):
         tile: (height, width, overlap).
 
     Returns:
-        bool `[T, D]`.
+        `(at_border, is_left)`, bool `[T, D]`.
 
     Source: own.
     """
     starts, sides = places[:, None, :2], places[:, None, 2:]
-    margin = 1.0 + _MARGIN * tf.constant(tile[:2], tf.float32)
+    margins = tf.constant([margin(side) for side in tile[:2]])
     low, high = boxes[..., :2], boxes[..., 2:]
-    at_start = (low <= margin) & (starts > 0)
-    at_end = high >= tf.cast(sides, tf.float32) - margin
+    at_start = (low <= margins) & (starts > 0)
+    at_end = high >= tf.cast(sides, tf.float32) - margins
     at_end &= starts + sides < tf.cast(size, tf.int32)
-    is_short = high - low < tile[2]
-    return tf.reduce_any((at_start | at_end) & is_short, axis=-1)
+    # Near both borders of an overlap, neither tile would hold it.
+    is_short = high - low < tile[2] - 2.0 * margins
+    at_border = at_start | at_end
+    return tf.reduce_any(at_border, -1), tf.reduce_any(at_border & is_short, -1)

@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from official_selftrain.geometry import letterbox, tiling
 
+# A box at a tile's border is part of another one that holds this fraction of it.
+_PART = 0.7
+
 
 def detector(model, batch_size=8):
     """Return a function that detects objects in an image of any size.
@@ -13,7 +16,7 @@ def detector(model, batch_size=8):
     An image is cut into the model's tiles, each is fitted into the frame, and what is
     found in them is put together: of an object that several tiles hold, the best box
     stays; a part of an object that a border cuts is left to the tile that holds all of
-    it (see `tiling.are_cut`).
+    it (see `tiling.at_borders`).
 
     Args:
         model: `RetinaNet` with a `tile`.
@@ -79,8 +82,8 @@ def _cut(image, place, frame):
 
 def _joined(parts, places, size, model):
     """Put what was found in the tiles together; shift boxes to their places."""
-    is_cut = tiling.are_cut(parts["boxes"], places, size, model.tile)
-    rows = tf.where(~is_cut & (parts["classes"] >= 0))
+    at_border, is_left = tiling.at_borders(parts["boxes"], places, size, model.tile)
+    rows = tf.where(~is_left & (parts["classes"] >= 0))
     corners = tf.cast(tf.tile(places[:, None, :2], (1, 1, 2)), tf.float32)
     boxes = tf.gather_nd(parts["boxes"] + corners, rows)
     scores, classes = (tf.gather_nd(parts[key], rows) for key in ("scores", "classes"))
@@ -89,8 +92,28 @@ def _joined(parts, places, size, model):
     kept = tf.image.non_max_suppression(
         boxes + shift[:, None], scores, tf.shape(scores)[0], model.nms_threshold
     )
+    is_part = _are_parts(
+        tf.gather(boxes + shift[:, None], kept),
+        tf.gather(tf.gather_nd(at_border, rows), kept),
+    )
+    kept = tf.boolean_mask(kept, ~is_part)
     return {
         "boxes": tf.gather(boxes, kept),
         "scores": tf.gather(scores, kept),
         "classes": tf.gather(classes, kept),
     }
+
+
+def _are_parts(boxes, at_border):
+    """Return which boxes at a border lie in a box that isn't at one, bool `[N]`.
+
+    They are parts of an object that is longer than the overlap, but whole in a tile.
+    """
+    part, whole = tf.where(at_border)[:, 0], tf.boolean_mask(boxes, ~at_border)
+    parts = tf.gather(boxes, part)[:, None]
+    low = tf.maximum(parts[..., :2], whole[None, :, :2])
+    high = tf.minimum(parts[..., 2:], whole[None, :, 2:])
+    inside = tf.reduce_prod(tf.maximum(high - low, 0.0), axis=-1)
+    area = tf.reduce_prod(parts[..., 2:] - parts[..., :2], axis=-1)
+    is_part = tf.reduce_any(inside >= _PART * area, axis=1)
+    return tf.scatter_nd(part[:, None], is_part, tf.shape(at_border, tf.int64))

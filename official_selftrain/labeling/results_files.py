@@ -326,7 +326,8 @@ def _matched(own, results, pool, path):
     index = _index(pool.paths)
     if names and index:
         found = {key: _find(names.get(key), index, path) for key in dict.fromkeys(keys)}
-        matched_by = "file name"
+        found = _nearest(found, names, pool)
+        matched_by = "file name" + _moved(found, names, pool)
     else:
         found, matched_by = _by_id(dict(zip(keys, values)), index, pool, path)
     found = {key: number for key, number in found.items() if number is not None}
@@ -375,6 +376,38 @@ def _find(name, index, path):
             f"may be {both}; name their folders and endings"
         )
     return candidates[best[0]][1] if best else None
+
+
+def _nearest(found, names, pool):
+    """Return matches of which each image has only the one with the most like path."""
+    best = {}
+    for key, number in found.items():
+        parts, others = (
+            coco_files.parts_of(name or "")
+            for name in (names.get(key), pool.paths.get(number))
+        )
+        best.setdefault(number, []).append((_common(parts, others), key))
+    kept = {}
+    for number, matches in best.items():
+        longest = max(length for length, _ in matches)
+        kept |= {key: number for length, key in matches if length == longest}
+    return {key: kept.get(key) for key in found}
+
+
+def _moved(found, names, pool):
+    """Return what the user is told of names whose folders differ from the images'."""
+    moved = []
+    for key, number in found.items():
+        path = pool.paths.get(number, "")
+        parts, others = (
+            coco_files.parts_of(name) for name in (names.get(key, ""), path)
+        )
+        # The shorter one may be the end of the other.
+        if number is not None and _common(parts, others) < min(len(parts), len(others)):
+            moved.append(f"{names[key]} is {path}")
+    if not moved:
+        return ""
+    return f" ({len(moved):,} in other folders, such as {moved[0]})"
 
 
 def _common(parts, others):

@@ -139,12 +139,15 @@ def check_stride(image_size, level):
         )
 
 
-def check_tile(tile):
-    """Return a tile as a tuple of ints.
+def check_tile(tile, soft_nms_sigma=0.0):
+    """Return a tile as a tuple of ints, or None.
 
     Raises:
-        ValueError: for anything but a height, a width and a smaller overlap.
+        ValueError: for anything but a height, a width and a smaller overlap, or with
+            Soft-NMS.
     """
+    if tile is None:
+        return None
     is_given = isinstance(tile, tuple | list) and len(tile) == 3
     if is_given:
         check_counts(**dict(zip(("height", "width"), tile)))
@@ -152,5 +155,10 @@ def check_tile(tile):
         raise ValueError(
             "Expected tile, (height, width, overlap) in pixels with an overlap below "
             f"both. Received: tile={tile!r}"
+        )
+    if soft_nms_sigma > 0.0:
+        raise ValueError(
+            "Expected soft_nms_sigma=0 with a tile: boxes of several tiles are put "
+            f"together by hard suppression. Received: soft_nms_sigma={soft_nms_sigma}"
         )
     return tuple(tile)

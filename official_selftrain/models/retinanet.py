@@ -210,13 +210,15 @@ class RetinaNet(keras.Model):
         self.focal_gamma = focal_gamma
         self.huber_delta = huber_delta
         self.box_weight = box_weight
-        self.bn_momentum = bn_momentum
-        self.bn_epsilon = bn_epsilon
+        self.bn_momentum, self.bn_epsilon = bn_momentum, bn_epsilon
         self.bn_sync = bn_sync
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.soft_nms_sigma = soft_nms_sigma
-        self.max_detections, self.tile = max_detections, tile and check_tile(tile)
+        self.max_detections, self.tile = (
+            max_detections,
+            check_tile(tile, soft_nms_sigma),
+        )
         self._policy = keras.config.dtype_policy().name
         self.anchors = anchors.anchor_boxes(
             image_size, min_level, max_level, anchor_size, num_scales, aspect_ratios

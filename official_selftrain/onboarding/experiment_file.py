@@ -344,6 +344,8 @@ def _mask_reasons(settings, classes):
 def _arguments(places, output, tile):
     """Return the command's arguments, one commented line each."""
     given = {**dataclasses.asdict(places), "output": output}
+    switches = ["--tile"] * (tile is not None)
+    switches += ["--nofind_copies"] * (not given.pop("find_copies"))
     if places.split_by == "auto":
         del given["split_by"]
     if places.pixel_range is not None:
@@ -353,7 +355,7 @@ def _arguments(places, output, tile):
         for name, values in given.items()
         for value in ((values,) if isinstance(values, str) else values or ())
     ]
-    return " \\\n#       ".join(arguments + ["--tile"] * (tile is not None))
+    return " \\\n#       ".join(arguments + switches)
 
 
 def _comment(reason):

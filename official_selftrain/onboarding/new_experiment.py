@@ -99,11 +99,11 @@ def _tiled(places, files, contents, num_gpus):
     tile = tiles.propose(training, proposals.LARGEST_FRAME[num_gpus > 0])
     folders = [os.path.join(files.tiles, name) for name in ("labeled", "unlabeled")]
     before = len(training["images"]), len(own_data.objects(training))
-    training = tiles.cut(
+    training, lost = tiles.cut(
         training, places.folder, folders[0], tile, pixel_range=places.pixel_range
     )
     start = own_data.root(places.unlabeled)
-    unlabeled = tiles.cut(
+    unlabeled, _ = tiles.cut(
         unlabeled,
         start,
         folders[1],
@@ -112,6 +112,11 @@ def _tiled(places, files, contents, num_gpus):
         pixel_range=places.pixel_range,
     )
     print(data_report.tiles(*before, training, unlabeled, tile, files.tiles))
+    if lost:
+        print(
+            f"tiles: {lost:,} boxes are larger than the overlap and whole in none: "
+            "ignored in all"
+        )
     changed = {"images": folders[0], "unlabeled": folders[1]}
     validation_images = places.validation_folder
     places = dataclasses.replace(places, **changed, validation_images=validation_images)
@@ -169,7 +174,7 @@ def _labeled_images(places):
         places.validation_annotations,
         places.validation_folder,
         labeled["categories"],
-        of_labeled.looks,
+        of_labeled.looks if places.find_copies else of_labeled.looks.without_looks(),
         places.pixel_range,
     )
     text = data_report.labeled("validation", validation, of_validation)
@@ -196,6 +201,7 @@ def _labeled_masks(places):
 def _unlabeled_images(places, findings):
     """Return the unlabeled images, and what was found in them."""
     known = sum((found.looks for found in findings.values()), copies.NOTHING)
+    known = known if places.find_copies else known.without_looks()
     unlabeled, found = own_data.read_unlabeled(
         places.unlabeled, known, places.mask_folder, places.pixel_range
     )

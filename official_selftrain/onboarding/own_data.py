@@ -19,6 +19,7 @@ from official_selftrain.data import (
     copies,
     images,
     inspection,
+    ledger,
     problems,
     sources,
     splits,
@@ -47,6 +48,8 @@ class Places:
         validation_annotations: str, like `annotations`; None: validation images are
             held out from the labeled ones.
         split_by: str, what is kept together when they are, as in `groups`.
+        find_copies: bool; False: only the same files are the same image, not copies in
+            another format.
         masks: str, the folder of the images' masks; None: boxes, or VOC's layout.
         classes: str, the classes of masks, as in `own_masks.read`; or None.
         pixel_range: (low, high), as of `examples.with_pixel_range`, or None.
@@ -58,6 +61,7 @@ class Places:
     validation_images: str | None = None
     validation_annotations: str | None = None
     split_by: str = "auto"
+    find_copies: bool = True
     masks: str | None = None
     classes: str | None = None
     pixel_range: tuple | None = None
@@ -120,7 +124,8 @@ def read(
             )
     content, findings = tool_files.read(annotations, folder)
     folder = coco_files.root(folder)
-    findings["wrong"] = [m.split("Received: ", 1)[1] for m in findings["wrong"]]
+    for kind in ("wrong", "unlisted"):
+        findings[kind] = [m.split("Received: ", 1)[1] for m in findings[kind]]
     names = {c["id"]: c["name"] for c in content["categories"]}
     rows = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
@@ -231,6 +236,7 @@ def usable_images(files, labeled, findings, stated=None, pixel_range=None):
         index of a copy to that of the usable image with the same bytes.
     """
     seen, usable, twins, thumbnails = {}, {}, {}, []
+    known = dict(zip(labeled.digests, labeled.paths))
 
     def leave_out(kind, line):
         findings[kind].append(line)
@@ -249,8 +255,8 @@ def usable_images(files, labeled, findings, stated=None, pixel_range=None):
             advice = images.contradiction(size, stated[index], contents)
             text = f"{_misstated(size, stated[index])} {advice.numpy().decode()}"
             leave_out("size", f"{path}: {text}")
-        elif (other := labeled.find(look, digest := hashes.sha256(path))) is not None:
-            leave_out("labeled", f"{path} is {other}")
+        elif (digest := hashes.sha256(path)) in known:
+            leave_out("labeled", f"{path} is {known[digest]}")
         elif digest in seen:
             leave_out("double", path)
             twins[index] = seen[digest]
@@ -261,9 +267,24 @@ def usable_images(files, labeled, findings, stated=None, pixel_range=None):
             if stated and size != stated[index]:
                 findings["resized"].append(f"{path}: {_misstated(size, stated[index])}")
     if usable:
-        kept = [files[index] for index in usable]
-        findings.looks = copies.Looks(kept, np.stack(thumbnails), list(seen))
+        looks = copies.Looks(
+            [files[index] for index in usable],
+            np.stack(thumbnails),
+            list(seen),
+        )
+        _leave_out_lookalikes(usable, looks, labeled, findings)
     return usable, twins
+
+
+def _leave_out_lookalikes(usable, looks, labeled, findings):
+    """Leave out images that look like labeled ones; store the looks of the others."""
+    found = copies.matches(looks, labeled)
+    for index, path, place in zip(list(usable), looks.paths, found):
+        if place >= 0:
+            findings["labeled"].append(f"{path} looks like {labeled.paths[place]}")
+            findings.ledger.images.put("labeled")
+            del usable[index]
+    findings.looks = looks.part([k for k, place in enumerate(found) if place < 0])
 
 
 def _misstated(size, stated):
@@ -299,7 +320,8 @@ def _usable_boxes(image, annotations, names, findings):
         if width * height >= whole and not is_crowd:
             findings["whole"].append(where)
         if is_crowd:
-            findings["crowd"].append(where)
+            if ledger.STANDS_FOR not in annotation:  # not a region of our own
+                findings["crowd"].append(where)
             kept.append(annotation)
             continue
         box = (y, x, y + height, x + width)
@@ -425,7 +447,7 @@ def groups(content, looks, split_by="auto"):
         split_by: str: `"auto"` keeps copies and the frames of a clip together (see
             `copies.groups`), `"image"` nothing, `"folder"` the images of a folder;
             anything else is a regular expression whose first group, or the whole of
-            it, names an image's group.
+            it, names an image's group. The latter two keep copies together, too.
 
     Returns:
         dict of image id to a name or number of its group.
@@ -438,8 +460,7 @@ def groups(content, looks, split_by="auto"):
     if split_by == "image":
         return {number: number for number in names}
     if split_by == "auto":
-        found = copies.groups(list(names.values()), looks.thumbnails)
-        return dict(zip(names, found))
+        return dict(zip(names, copies.groups(list(names.values()), looks)))
     if split_by == "folder":
         found = {number: os.path.dirname(name) for number, name in names.items()}
     else:
@@ -449,7 +470,10 @@ def groups(content, looks, split_by="auto"):
             "Expected images of at least two groups, one of them for validation. "
             f"Received: split_by={split_by!r}, with which all {len(names)} are in one"
         )
-    return found
+    # Copies stay together, also those in several groups.
+    same = copies.matches(looks, looks, before=True)
+    pairs = [(index, int(k)) for index, k in enumerate(same) if k >= 0]
+    return dict(zip(names, copies.joined(found.values(), pairs)))
 
 
 def _group(name, expression):

@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import math
 import os
+import shutil
 
 import numpy as np
 import tensorflow as tf
@@ -46,17 +47,17 @@ def propose(content, frame):
     small = np.quantile(np.sqrt(sides.prod(axis=1)), 0.1)
     side = frame * min(small / proposals.SMALL_OBJECT, 1.0)
     large = np.quantile(sides.max(axis=1), 0.95)
-    overlap = 16 * math.ceil(large / 16)
-    side = max(32 * math.ceil(max(side, 2 * overlap) / 32), _SMALLEST)
-    return side, side, overlap
+    side = max(32 * math.ceil(max(side, 2.2 * large) / 32), _SMALLEST)
+    # Beside the objects it holds the margins of both tiles, see `tiling.at_borders`.
+    overlap = 16 * math.ceil((large + 2.0 * tiling.margin(side)) / 16)
+    return side, side, min(overlap, side // 2)
 
 
 def cut(content, folder, target, tile, is_labeled=True, pixel_range=None):
     """Cut images and their boxes into tiles, and write them as files.
 
     A box that lies in a tile is that tile's object; one that a border cuts is ignored
-    in it, unless no tile holds all of it: then it belongs to the one that holds most.
-    Of tiles without a box as many are kept as there are with one.
+    in it. Of tiles without an object as many are kept as there are with one.
 
     Args:
         content: dict, a COCO file's content; file names are relative to `folder`.
@@ -67,14 +68,18 @@ def cut(content, folder, target, tile, is_labeled=True, pixel_range=None):
         pixel_range: as in `images.decode`; tiles have 8 bits.
 
     Returns:
-        dict, the content of a COCO file whose file names are relative to `target`.
+        `(content, lost)`: the content of a COCO file whose file names are relative to
+        `target`; int, the objects that no tile holds whole.
+
+    Raises:
+        ValueError: if no image is larger than a tile.
 
     Source: own.
     """
     annotations = collections.defaultdict(list)
     for annotation in content.get("annotations", ()):
         annotations[annotation["image_id"]].append(annotation)
-    entries, boxes = [], []
+    entries, boxes, lost = [], [], 0
     for image in content["images"]:
         size = image["height"], image["width"]
         places = tiling.windows(size, tile).numpy()
@@ -90,15 +95,25 @@ def cut(content, folder, target, tile, is_labeled=True, pixel_range=None):
                 }
             )
         for annotation in annotations[image["id"]]:
-            boxes += _in_tiles(annotation, places, first)
+            parts = _in_tiles(annotation, places, first)
+            boxes += parts
+            is_whole = any(not part["iscrowd"] for part in parts)
+            lost += not (is_whole or annotation.get("iscrowd"))
+    if len(entries) == len(content["images"]):
+        raise ValueError(
+            f"Expected photographs larger than a tile of {tile[1]} x {tile[0]} pixels. "
+            f"Received: none of {len(entries)} is; leave out --tile"
+        )
     if is_labeled:
         entries = _with_some_empty(entries, boxes)
+        kept = {entry["id"] for entry in entries}
+        boxes = [box for box in boxes if box["image_id"] in kept]
     _write_tiles(entries, folder, target, pixel_range)
     described = [{k: v for k, v in e.items() if k != "place"} for e in entries]
     boxes = [{**box, "id": number} for number, box in enumerate(boxes, 1)]
     if not is_labeled:
-        return {"images": described}
-    return {**content, "images": described, "annotations": boxes}
+        return {"images": described}, lost
+    return {**content, "images": described, "annotations": boxes}, lost
 
 
 def _tile_name(name, place, count):
@@ -121,8 +136,6 @@ def _in_tiles(annotation, places, first):
     high = np.minimum([y + height, x + width], places[:, :2] + places[:, 2:])
     seen = np.clip(high - low, 0.0, None).prod(axis=1)
     whole = seen >= _WHOLE * width * height
-    if not whole.any():
-        whole = np.arange(len(places)) == seen.argmax()
     found = []
     for index in np.flatnonzero(seen > 0.0):
         top, left = low[index] - places[index, :2]
@@ -139,8 +152,8 @@ def _in_tiles(annotation, places, first):
 
 
 def _with_some_empty(entries, boxes):
-    """Leave out tiles without a box, so that there are no more than with one."""
-    used = {box["image_id"] for box in boxes}
+    """Leave out tiles without an object, so that there are no more than with one."""
+    used = {box["image_id"] for box in boxes if not box["iscrowd"]}
     empty = [entry["id"] for entry in entries if entry["id"] not in used]
     kept = used | set(splits.ordered(empty)[: max(len(used), 1)])
     return [entry for entry in entries if entry["id"] in kept]
@@ -154,6 +167,10 @@ def _write_tiles(entries, folder, target, pixel_range):
         of_file[name].append((entry["file_name"], place))
 
     def write(name):
+        if of_file[name][0][0] == name:  # all of it is a tile
+            os.makedirs(os.path.dirname(os.path.join(target, name)), exist_ok=True)
+            shutil.copyfile(os.path.join(folder, name), os.path.join(target, name))
+            return
         contents = tf.io.read_file(os.path.join(folder, name))
         pixels = images.decode_file(contents, pixel_range).numpy()
         for tile_name, (top, left, height, width) in of_file[name]:

@@ -29,17 +29,20 @@ def saved(pixels, kind, size=None, **options):
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def thumbnails(pictures):
-    return np.stack([copies.thumbnail(picture) for picture in pictures])
+def looks_of(pictures):
+    pictures = list(pictures)
+    names = [str(k) for k in range(len(pictures))]
+    thumbnails = np.stack([copies.thumbnail(picture) for picture in pictures])
+    return copies.Looks(names, thumbnails, names)
 
 
-def test_a_thumbnail_holds_means():
-    pixels = np.zeros((32, 48, 3), np.uint8)
-    pixels[:2, :3] = 10  # the first of 16 x 16 parts
-    pixels[2, 3] = 60  # one of six pixels of another
-    expected = np.zeros((16, 16, 3))
-    expected[0, 0], expected[1, 1] = 10, 10
-    np.testing.assert_array_equal(copies.thumbnail(pixels), expected)
+def test_a_thumbnail_holds_weighted_means():
+    """Of 128 columns two make one; it also sees one on either side, half as much."""
+    pixels = np.zeros((64, 128, 3), np.uint8)
+    pixels[:, 4] = 240  # the first of the third pair
+    row = copies.thumbnail(pixels)[0, :4, 0].astype(int)
+    # Weights of the columns 3, 4, 5 and 6 from the middle of the pair: 1, 3, 3 and 1.
+    np.testing.assert_allclose(row, [0, 240 / 8, 240 * 3 / 8, 0], atol=1)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +58,17 @@ def test_a_thumbnail_holds_means():
 )
 def test_copies_are_found_among_others(photographs, change):
     order = [3, 1, 7, 5, 0, 2, 4, 6]
-    changed = thumbnails([change(photographs[k]) for k in order])
-    found = copies.matches(changed, thumbnails(photographs))
+    changed = looks_of([change(photographs[k]) for k in order])
+    found = copies.matches(changed, looks_of(photographs))
     np.testing.assert_array_equal(found, order)
 
 
 def test_other_images_are_no_copies(photographs):
-    looks = thumbnails(photographs)
+    looks = looks_of(photographs)
     np.testing.assert_array_equal(copies.matches(looks, looks, before=True), [-1] * 8)
-    shifted = thumbnails([np.roll(p, 12, axis=1) for p in photographs])
+    shifted = looks_of([np.roll(p, 12, axis=1) for p in photographs])
     np.testing.assert_array_equal(copies.matches(shifted, looks), [-1] * 8)
-    mirrored = thumbnails([p[:, ::-1] for p in photographs])
+    mirrored = looks_of([p[:, ::-1] for p in photographs])
     np.testing.assert_array_equal(copies.matches(mirrored, looks), [-1] * 8)
 
 
@@ -73,38 +76,50 @@ def test_an_object_that_moved_makes_another_frame(photographs):
     frames = [photographs[0].copy() for _ in range(2)]
     for frame, left in zip(frames, (40, 46)):
         frame[50:90, left : left + 40] = 255
-    found = copies.matches(thumbnails(frames[:1]), thumbnails(frames[1:]))
+    found = copies.matches(looks_of(frames[:1]), looks_of(frames[1:]))
     np.testing.assert_array_equal(found, [-1])
 
 
-def test_black_images_are_no_copies():
-    black = np.zeros((2, 16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(copies.matches(black, black, before=True), [-1, -1])
+def test_forms_that_are_filled_in_differently_are_no_copies(photographs):
+    """A word of 4 x 16 pixels on pages of 200 x 160."""
+    pages = [np.full((200, 160, 3), 255, np.uint8) for _ in range(2)]
+    for page, left in zip(pages, (40, 90)):
+        page[:20] = (0, 0, 128)
+        page[100:104, left : left + 16] = 0
+    found = copies.matches(looks_of(pages), looks_of(pages), before=True)
+    np.testing.assert_array_equal(found, [-1, -1])
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (20, 80, 200)])
+def test_plain_images_are_no_copies(color):
+    plain = looks_of([np.full((40, 40, 3), color, np.uint8)] * 2)
+    np.testing.assert_array_equal(copies.matches(plain, plain, before=True), [-1, -1])
+    assert copies.groups(["a_1.png", "a_2.png"], plain) == [0, 1]
 
 
 def test_thresholds_are_mean_and_largest_difference():
-    """By hand: 2.5 of 255 on average, and 14 somewhere."""
+    """By hand: 2 of 255 on average of 16 x 16 parts, and 16 in one of 64 x 64."""
     rng = np.random.default_rng(0)
-    one = rng.integers(60, 200, (1, 16, 16, 3))
-    flat = one.reshape(1, -1)
-    for changes, is_same in (
-        ({0: 14}, True),
-        ({0: 15}, False),
-        ({k: 2 + k % 2 for k in range(768)}, True),
-        ({k: 2 + (k % 2 or k == 4) for k in range(768)}, False),
-    ):
-        other = flat.copy()
-        for place, change in changes.items():
-            other[0, place] += change
-        other = other.reshape(one.shape).astype(np.uint8)
-        assert (copies.matches(one.astype(np.uint8), other)[0] == 0) == is_same, changes
+    one = np.kron(rng.integers(60, 200, (16, 16, 3)), np.ones((4, 4, 1)))
+    looks = copies.Looks(["a"], one[None].astype(np.uint8), ["a"])
+
+    def is_same(change):
+        other = copies.Looks(["b"], (one + change)[None].astype(np.uint8), ["b"])
+        return copies.matches(looks, other)[0] == 0
+
+    half, point = np.zeros((2, 64, 64, 3))
+    half[:32] = 1
+    point[5, 5] = 1
+    assert is_same(2 * np.ones(one.shape)) and not is_same(2 + half)
+    assert is_same(1 + 2 * half) and not is_same(1 + 3 * half)
+    assert is_same(16 * point) and not is_same(17 * point)
 
 
 def test_many_images_are_compared_in_parts(photographs, monkeypatch):
     monkeypatch.setattr(copies, "_CHUNK", 3)
-    looks = thumbnails(photographs)
+    looks = looks_of(photographs)
     np.testing.assert_array_equal(copies.matches(looks, looks), range(8))
-    twice = np.concatenate([looks, looks[:2]])
+    twice = looks + looks.part([0, 1])
     expected = [-1] * 8 + [0, 1]
     np.testing.assert_array_equal(copies.matches(twice, twice, before=True), expected)
 
@@ -124,12 +139,12 @@ def test_frames_of_a_clip_and_copies_are_groups(photographs):
         "a/clip_9.png": clip(photographs[0], 3)[1],  # between 8 and 10
         "a/clip_8.png": clip(photographs[0], 3)[0],
         "a/clip_10.png": clip(photographs[0], 3)[2],
-        "b/clip_11.png": clip(photographs[0], 4)[3],  # of another folder
+        "c/clip_11.jpg": clip(photographs[0], 4)[3],  # of another kind
         "IMG_1.jpg": photographs[1],  # numbered, but other motifs
         "IMG_2.jpg": photographs[2],
         "renamed.webp": saved(photographs[2], "WEBP"),
     }
-    looks = thumbnails(named.values())
+    looks = looks_of(named.values())
     assert copies.groups(list(named), looks) == [0, 0, 0, 3, 4, 5, 5]
 
 
@@ -235,11 +250,57 @@ def test_validation_images_in_another_format_are_left_out(folders):
     content, findings = own_data.read_unlabeled(str(folders / "other"), known)
     assert [i["file_name"] for i in content["images"]] == ["4.jpg", "5.jpg"]
     assert findings["labeled"] == [
-        f"{folders}/other/{copy} is {folders}/one/{name}"
-        for copy, name in (("2.jpg", "2.png"), ("3.jpg", "3.png"), ("z.png", "3.png"))
+        f"{folders}/other/z.png is {folders}/one/3.png",
+        f"{folders}/other/2.jpg looks like {folders}/one/2.png",
+        f"{folders}/other/3.jpg looks like {folders}/one/3.png",
     ]
     assert findings.ledger.content()["images"] == {
         "held": 6,
         "without labels": 2,
         "left out": {"unreadable": 1, "among the labeled images": 3},
     }
+
+
+def test_copies_in_other_formats_may_be_kept(folders):
+    known = copies.of_source(sources.folder(str(folders / "one")), 10).without_looks()
+    content, findings = own_data.read_unlabeled(str(folders / "other"), known)
+    assert [i["file_name"] for i in content["images"]] == [
+        f"{k}.jpg" for k in (2, 3, 4, 5)
+    ]
+    assert len(findings["labeled"]) == 1  # the same file
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cam1_00001_1080p.jpg", "cam1_00002_1080p.jpg"],
+        ["0001-cam2.jpg", "0002-cam2.jpg"],
+        [
+            "f_0001_jpg.rf.0123456789abcdef01.jpg",
+            "f_0002_jpg.rf.fedcba98765432100a.jpg",
+        ],
+    ],
+)
+def test_any_number_in_a_name_may_count_frames(photographs, names):
+    assert copies.groups(names, looks_of(clip(photographs[0], 2))) == [0, 0]
+
+
+def test_colors_alone_are_no_likeness():
+    """Grass: textures of one color that have nothing in common."""
+    rng = np.random.default_rng(0)
+    color = np.array([60, 140, 50])
+    fields = [
+        (color + np.kron(rng.normal(0, 12, (16, 16, 1)), np.ones((8, 8, 1)))).clip(
+            0, 255
+        )
+        for _ in range(3)
+    ]
+    fields = looks_of(field.astype(np.uint8) for field in fields)
+    assert copies.groups(["a_1.png", "a_2.png", "a_3.png"], fields) == [0, 1, 2]
+
+
+def test_a_stated_split_keeps_copies_together(photographs):
+    pictures = [photographs[0], photographs[1], saved(photographs[0], "JPEG")]
+    names = ["a/1.png", "b/1.png", "b/2.jpg"]
+    found = own_data.groups(content_of(names), looks_of(pictures), "folder")
+    assert len(set(found.values())) == 1

@@ -42,16 +42,19 @@ def test_every_short_object_lies_in_a_tile(size, tile):
         assert (ends[:-1] - starts[1:] >= tile[2]).all()
 
 
-def test_boxes_at_inner_borders_are_cut():
-    """A tile of 100 x 100 with an inner border at its right and bottom: margin 2."""
+def test_boxes_at_inner_borders():
+    """A tile of 100 x 100 with inner borders at its right and bottom: margin 2."""
     tile, size = (100, 100, 30), tf.constant([180, 180])
     places = tf.constant([[0, 0, 100, 100]])
     boxes = {
-        (40, 75, 60, 98): True,  # to the right border, 23 long
-        (40, 75, 60, 97): False,
-        (40, 60, 60, 100): False,  # 40 long: no tile holds all of it
-        (90, 10, 99, 50): True,  # to the bottom
-        (0, 0, 20, 20): False,  # at the border of the image
+        (40, 75, 60, 98): (True, True),  # to the margin, 23 long
+        (40, 75, 60, 97): (False, False),
+        (40, 60, 60, 100): (True, False),  # 40 long: no tile may hold all of it
+        (40, 74, 60, 100): (True, False),  # 26 long: it may reach both margins
+        (40, 75, 60, 100): (True, True),
+        (90, 10, 99, 50): (True, True),  # to the bottom
+        (0, 0, 20, 20): (False, False),  # at the border of the image
     }
-    found = tiling.are_cut(tf.constant([list(boxes)], tf.float32), places, size, tile)
-    assert found.numpy().tolist() == [list(boxes.values())]
+    boxes_of_tile = tf.constant([list(boxes)], tf.float32)
+    found = tiling.at_borders(boxes_of_tile, places, size, tile)
+    assert list(zip(*(x.numpy()[0].tolist() for x in found))) == list(boxes.values())

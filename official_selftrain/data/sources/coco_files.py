@@ -69,8 +69,9 @@ def coco(annotations, images, class_names=None, pixel_range=None):
     files = annotations if isinstance(annotations, (list, tuple)) else [annotations]
     annotations = ", ".join(map(str, files))
     images = root(images)
-    if findings.get("wrong"):
-        raise ValueError(findings["wrong"][0])
+    for kind in ("wrong", "unlisted"):
+        if findings.get(kind):
+            raise ValueError(findings[kind][0])
     categories = {c["id"]: c["name"] for c in content["categories"]}
     names = [categories[key] for key in sorted(categories)]
     if class_names is not None:
@@ -712,7 +713,7 @@ def _listed(annotations, image_ids, category_ids, path, findings):
             message = _read_values(annotation)
         if message:
             expected, field = message
-            findings["wrong"].append(
+            findings["wrong" if image_id is not None else "unlisted"].append(
                 f"Expected {expected}. Received: {_name(annotation)} in {path} with "
                 f"{field}={_short(annotation[field])}"
             )

@@ -32,7 +32,11 @@ def cut(place, annotations, **more):
         "annotations": annotations,
         "categories": [{"id": 3, "name": "cup"}],
     }
-    return tiles.cut(content, str(place / "in"), str(place / "out"), TILE, **more)
+    found, lost = tiles.cut(
+        content, str(place / "in"), str(place / "out"), TILE, **more
+    )
+    assert lost == sum(a["bbox"][2] > 15 and not a.get("iscrowd") for a in annotations)
+    return found
 
 
 def boxes_by_tile(content):
@@ -48,7 +52,7 @@ def test_tiles_hold_whole_boxes_and_ignore_parts(tmp_path):
         tmp_path,
         [
             boxed([32, 5, 6, 8]),  # in the overlap of the first two
-            boxed([25, 20, 20, 4]),  # 15 columns in the first, whole in none: 15 too
+            boxed([25, 20, 20, 4]),  # whole in none
             boxed([62, 1, 30, 30], iscrowd=1),
         ],
     )
@@ -56,8 +60,7 @@ def test_tiles_hold_whole_boxes_and_ignore_parts(tmp_path):
     assert boxes_by_tile(found) == [
         (first, [32, 5, 6, 8], 0),
         (second, [2, 5, 6, 8], 0),
-        # Of two parts of the same size the first one is the object.
-        (first, [25, 20, 15, 4], 0),
+        (first, [25, 20, 15, 4], 1),
         (second, [0, 20, 15, 4], 1),
         (second, [32, 1, 8, 30], 1),
         (third, [2, 1, 30, 30], 1),
@@ -86,7 +89,7 @@ def test_photographs_are_cut_upright_and_jpegs_stay_jpegs(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "in/b.JPG", exif=exif, quality=95)
     size = {"height": 40, "width": 100}
     content = {"images": [{"id": 1, "file_name": "b.JPG", **size}]}
-    found = tiles.cut(content, str(tmp_path / "in"), str(tmp_path), TILE, False)
+    found, _ = tiles.cut(content, str(tmp_path / "in"), str(tmp_path), TILE, False)
     names = [image["file_name"] for image in found["images"]]
     assert names == [f"b.JPG_0_{left}.jpg" for left in (0, 30, 60)]
     assert all(Image.open(tmp_path / name).size == (40, 40) for name in names)
@@ -96,16 +99,34 @@ def test_photographs_are_cut_upright_and_jpegs_stay_jpegs(tmp_path):
     "side, frame, expected",
     [
         # Objects of 32 pixels fit a tile of the frame's size; of 64, one twice as
-        # large would make them 32; of 20, they can't get larger.
-        (32, 320, (320, 320, 32)),
-        (64, 320, (320, 320, 64)),
+        # large would make them 32; of 20, they can't get larger. The overlap holds
+        # two margins of 1 pixel and 1 %, too: 8.4, 8.4, 6.5 and 15.4 pixels.
+        (32, 320, (320, 320, 48)),
+        (64, 320, (320, 320, 80)),
         (20, 320, (224, 224, 32)),
-        (300, 320, (608, 608, 304)),  # twice the overlap
+        (300, 320, (672, 672, 320)),  # at least 2.2 times the objects
     ],
 )
 def test_a_proposed_tile(side, frame, expected):
     content = {"annotations": [boxed([0, 0, side, side])] * 20}
     assert tiles.propose(content, frame) == expected
+
+
+def test_photographs_without_tiles_stay_what_they_are(tmp_path):
+    """Beside a large one; alone they need no tiles."""
+    photograph(tmp_path / "in")
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(tmp_path / "in/b.jpg", quality=50)
+    entries = [
+        {"id": 1, "file_name": "sub/a.png", "height": 40, "width": 100},
+        {"id": 2, "file_name": "b.jpg", "height": 20, "width": 30},
+    ]
+    places = str(tmp_path / "in"), str(tmp_path / "out"), TILE
+    tiles.cut({"images": entries}, *places, is_labeled=False)
+    copied = (tmp_path / "out/b.jpg").read_bytes()
+    assert copied == (tmp_path / "in/b.jpg").read_bytes()
+    text = "larger than a tile of 40 x 40 pixels. Received: none of 1 is; leave"
+    with pytest.raises(ValueError, match=text):
+        tiles.cut({"images": entries[1:]}, *places)
 
 
 # The experiment
@@ -147,14 +168,14 @@ def test_an_experiment_on_tiles(places, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "too small" not in said
     found = re.search(
-        r"tiles: (\d+) x \1 pixels, overlapping by 16, in (.*): (\d+) of 3 labeled "
+        r"tiles: (\d+) x \1 pixels, overlapping by 32, in (.*): (\d+) of 3 labeled "
         r"photographs \((\d+) without a box\), with 18 boxes, (\d+) counting those in "
         r"several tiles; (\d+) unlabeled",
         said,
     )
     assert found and found[2] == str(tmp_path / "mine_tiles")
     text = (tmp_path / "mine.gin").read_text()
-    assert f"retinanet.RetinaNet.tile = ({found[1]}, {found[1]}, 16)\n" in text
+    assert f"retinanet.RetinaNet.tile = ({found[1]}, {found[1]}, 32)\n" in text
     assert "#       --tile" in text and f"--images={places.images}" in text
     train = sources.coco(str(tmp_path / "mine_train.json"), found[2] + "/labeled")
     assert train.num_images == int(found[3])
