@@ -21,7 +21,7 @@ KINDS = {
     "joined": "categories of the same name, joined",
     "similar": "category names that differ in case only, kept apart",
     "wrong": "invalid annotations, ignored in training",
-    "unlisted": "annotations of images that aren't listed, left out",
+    "absent": "annotations of images that aren't listed, left out",
     "shapes": "boxes computed from polygons or masks",
     "outlines": "boxes that don't match their polygon or mask, kept",
     "reversed": "boxes whose corners were exchanged, put in order",

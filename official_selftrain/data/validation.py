@@ -333,7 +333,7 @@ def _check_reading(path, image_dir, findings):
         findings.add("refused", str(error))
         return
     findings.book = coco_files.close(found.ledger, content, path)
-    for line in [*found["wrong"], *found["unlisted"]][:1]:
+    for line in [*found["wrong"], *found["absent"]][:1]:
         findings.add("refused", line)
     for kind in _READ:
         if found[kind]:

@@ -379,32 +379,34 @@ def _find(name, index, path):
 
 
 def _nearest(found, names, pool):
-    """Return matches of which each image has only the one with the most like path."""
-    best = {}
-    for key, number in found.items():
-        parts, others = (
-            coco_files.parts_of(name or "")
-            for name in (names.get(key), pool.paths.get(number))
-        )
-        best.setdefault(number, []).append((_common(parts, others), key))
-    kept = {}
-    for number, matches in best.items():
-        longest = max(length for length, _ in matches)
-        kept |= {key: number for length, key in matches if length == longest}
-    return {key: kept.get(key) for key in found}
+    """Return matches without those whose folder differs where another one's doesn't."""
+    right = {
+        number
+        for key, number in found.items()
+        if number is not None and not _is_moved(names.get(key), number, pool)
+    }
+    return {
+        key: None
+        if number in right and _is_moved(names.get(key), number, pool)
+        else number
+        for key, number in found.items()
+    }
+
+
+def _is_moved(name, number, pool):
+    """Return whether the folder in a name isn't that of an image."""
+    paths = name or "", pool.paths[number]
+    folders = [coco_files.parts_of(path)[:-1] for path in paths]
+    return all(folders) and folders[0][-1] != folders[1][-1]
 
 
 def _moved(found, names, pool):
     """Return what the user is told of names whose folders differ from the images'."""
-    moved = []
-    for key, number in found.items():
-        path = pool.paths.get(number, "")
-        parts, others = (
-            coco_files.parts_of(name) for name in (names.get(key, ""), path)
-        )
-        # The shorter one may be the end of the other.
-        if number is not None and _common(parts, others) < min(len(parts), len(others)):
-            moved.append(f"{names[key]} is {path}")
+    moved = [
+        f"{names[key]} is {pool.paths[number]}"
+        for key, number in found.items()
+        if number is not None and _is_moved(names.get(key), number, pool)
+    ]
     if not moved:
         return ""
     return f" ({len(moved):,} in other folders, such as {moved[0]})"

@@ -124,7 +124,7 @@ def read(
             )
     content, findings = tool_files.read(annotations, folder)
     folder = coco_files.root(folder)
-    for kind in ("wrong", "unlisted"):
+    for kind in ("wrong", "absent"):
         findings[kind] = [m.split("Received: ", 1)[1] for m in findings[kind]]
     names = {c["id"]: c["name"] for c in content["categories"]}
     rows = {image["id"]: [] for image in content["images"]}
@@ -137,14 +137,7 @@ def read(
         [(image["height"], image["width"]) for image in content["images"]],
         pixel_range,
     )
-    for index, original in twins.items():
-        _join(*(content["images"][k] for k in (index, original)), rows)
-    for index, image in enumerate(content["images"]):
-        if index not in sizes and index not in twins:
-            findings.ledger.labels.leave_out("image", rows[image["id"]])
-    for index, size in sizes.items():
-        image = content["images"][index]
-        _resize(image, rows[image["id"]], size)
+    _settle(content["images"], sizes, twins, rows, findings.ledger)
     kept = [content["images"][index] for index in sizes]
     boxes = [
         box
@@ -163,6 +156,24 @@ def read(
         )
     coco_files.close(findings.ledger, content, annotations)
     return content, findings
+
+
+def _settle(entries, sizes, twins, rows, book):
+    """Join the boxes of twins, leave out those of unusable images, resize the others.
+
+    Args:
+        entries: list of dicts, the images.
+        sizes, twins: as returned by `usable_images`.
+        rows: dict of image id to its annotations; they are changed.
+        book: `ledger.Ledger`.
+    """
+    for index, original in twins.items():
+        _join(entries[index], entries[original], rows)
+    for index, image in enumerate(entries):
+        if index in sizes:
+            _resize(image, rows[image["id"]], sizes[index])
+        elif index not in twins:
+            book.labels.leave_out("image", rows[image["id"]])
 
 
 def _join(image, other, rows):

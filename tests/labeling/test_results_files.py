@@ -376,6 +376,21 @@ def test_images_of_another_size_or_twice(pool, tmp_path):
         opened(content, pool, tmp_path)
 
 
+def test_names_of_other_folders_are_told(tmp_path):
+    """Of cam1's and cam2's images of one name, those of cam2 are to be labeled."""
+    folder = tmp_path / "photos/cam2"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(folder / "x.png")
+    names = "cam1/x.png", "cam2/x.png", "y.png"
+    content = whole_file(names, sizes=[(40, 60)] * 3)
+    teacher = opened(content, None, tmp_path, str(folder))
+    assert teacher.left_out == {"repeated": 0, "unlisted": 4}
+    content["images"] = [content["images"][0]]
+    content["annotations"] = content["annotations"][:2]
+    (note,) = opened(content, None, tmp_path, str(folder)).notes
+    assert f"(1 in other folders, such as cam1/x.png is {folder}/x.png)" in note
+
+
 def test_a_name_of_two_images(tmp_path):
     for name in ("a/x.png", "b/x.png"):
         (tmp_path / name).parent.mkdir()

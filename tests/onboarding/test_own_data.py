@@ -103,10 +103,10 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
             "missing": 1,
             "unreadable": 1,
             "size": 2,
-            "wrong": 2,
+            "wrong": 1,
+            "absent": 1,
             "flat": 1,
             "beyond": 1,
-            "crowd": 2,
         },
         **{"outside": 1, "repeated": 1, "contradictory": 1, "whole": 1, "unused": 1},
         "reversed": 1,
@@ -117,7 +117,8 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
         "missing images, left out: 1 (first: ",
         "images of another shape than their labels state, left out: 2",
         "c.png: 40 x 30, stated 30 x 40 (swapped; if the boxes fit the image as shown,",
-        "invalid annotations, ignored in training: 2 (first: annotation 9 in ",
+        "invalid annotations, ignored in training: 1 (first: annotation 9 in ",
+        "annotations of images that aren't listed, left out: 1 (first: annotation 10 ",
         "boxes that extend beyond their image, clipped: 1 (first: annotation 4, ",
         "classes, kept: 1 (first: a.png: key [2.0, 3.0, 10.0, 12.0] and cup)",
         "classes without a box, left out: 1 (first: z)",
@@ -279,7 +280,7 @@ def test_malformed_entries(folder, write, change, message):
     content, findings = own_data.read(path, str(folder))
     crowds = {a["id"]: a.get("iscrowd", 0) for a in content["annotations"]}
     assert crowds == ({6: 0} if "image_id" in change else {6: 0, 7: 1})
-    (line,) = findings["wrong"]
+    (line,) = findings["absent" if "image_id" in change else "wrong"]
     assert re.search(message, line)
     with pytest.raises(ValueError, match=message):  # a run of it stops instead
         sources.coco(path, str(folder))

@@ -69,7 +69,7 @@ def coco(annotations, images, class_names=None, pixel_range=None):
     files = annotations if isinstance(annotations, (list, tuple)) else [annotations]
     annotations = ", ".join(map(str, files))
     images = root(images)
-    for kind in ("wrong", "unlisted"):
+    for kind in ("wrong", "absent"):
         if findings.get(kind):
             raise ValueError(findings[kind][0])
     categories = {c["id"]: c["name"] for c in content["categories"]}
@@ -713,7 +713,7 @@ def _listed(annotations, image_ids, category_ids, path, findings):
             message = _read_values(annotation)
         if message:
             expected, field = message
-            findings["wrong" if image_id is not None else "unlisted"].append(
+            findings["wrong" if image_id is not None else "absent"].append(
                 f"Expected {expected}. Received: {_name(annotation)} in {path} with "
                 f"{field}={_short(annotation[field])}"
             )
