@@ -39,16 +39,15 @@ def main():
     steps = arguments.steps // 10 if arguments.quick else arguments.steps
     output = pathlib.Path(arguments.output_dir).absolute()
     sizes = {part: put_together(arguments.data, part, output) for part in GRIDS}
-    figures = {
-        "photographs": sizes,
-        "steps": steps,
-        "data": os.path.basename(arguments.data),
-    }
+    title = os.path.basename(os.path.normpath(arguments.data))
+    figures = {"data": title, "photographs": sizes, "steps": steps}
     for name, flags in (("whole", []), ("tiles", ["--tile"])):
         figures[name] = measured(output, name, flags, steps, arguments.stages)
         print(name, figures[name])
     ratios = {
-        "tiles_over_whole": figures["tiles"]["AP"] / max(figures["whole"]["AP"], 1)
+        f"{stage}_tiles_over_whole": figures["tiles"][stage] / ap
+        for stage, ap in figures["whole"].items()
+        if ap
     }
     versions = {"tensorflow": importlib.metadata.version("tensorflow")}
     record.finish("tiling", ratios, figures, versions, arguments.record)
