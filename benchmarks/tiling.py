@@ -49,7 +49,7 @@ def main():
         for stage, ap in figures["whole"].items()
         if ap
     }
-    versions = {"tensorflow": importlib.metadata.version("tensorflow")}
+    versions = {"keras": importlib.metadata.version("keras")}
     record.finish("tiling", ratios, figures, versions, arguments.record)
 
 

@@ -135,7 +135,19 @@ def signature_teacher(
         tuple(class_names),
         convention is answers.MASKS,
         {**origin, **stated, **pixels.stated},
+        _notes(_frame(signature)),
         with_pixels=None if _takes_files(signature) else with_pixels,
+    )
+
+
+def _notes(frame):
+    """Return what the user is told of an input of fixed size."""
+    if not frame:
+        return ()
+    return (
+        f"images are fitted into its input of {frame[0]} x {frame[1]} (height x "
+        "width), padded at the right and below; boxes are taken as pixels or fractions "
+        "of it",
     )
 
 
