@@ -130,6 +130,14 @@ def test_unusable_data_is_reported_and_left_out(folder, write):
     assert text in findings["size"][1]
 
 
+def test_missing_images_were_not_found_elsewhere(folder, write):
+    images = [entry(1, "old/a.png"), entry(2, "old/gone.png")]
+    path = write(images, [boxed(1, 3, [1, 2, 5, 5])])
+    _, findings = own_data.read(path, str(folder))
+    assert findings["moved"] == ["old/a.png is a.png"]
+    assert findings["missing"] == [str(folder / "gone.png")]
+
+
 def test_cleaned_data_can_be_loaded(folder, write, tmp_path):
     """`sources.coco` yields the remaining images and boxes."""
     images = [entry(1, "a.png"), entry(2, "broken.jpg"), entry(3, "b.jpg")]

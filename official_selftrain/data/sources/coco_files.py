@@ -536,7 +536,8 @@ def _read_images(entries, path, folder, findings):
         stated = image.pop("stated_name", name)
         if place is not None:
             image["file_name"] = place.find(name)
-        if image["file_name"] != stated:
+        is_there = place is None or place.has(image["file_name"])
+        if image["file_name"] != stated and is_there:
             findings["moved"].append(f"{stated} is {image['file_name']}")
         _read_size(image, where, folder)
         found = os.path.normpath(image["file_name"])
