@@ -135,7 +135,7 @@ def test_missing_images_were_not_found_elsewhere(folder, write):
     path = write(images, [boxed(1, 3, [1, 2, 5, 5])])
     _, findings = own_data.read(path, str(folder))
     assert findings["moved"] == ["old/a.png is a.png"]
-    assert findings["missing"] == [str(folder / "gone.png")]
+    assert findings["missing"] == [str(folder / "old/gone.png")]
 
 
 def test_cleaned_data_can_be_loaded(folder, write, tmp_path):
