@@ -98,7 +98,7 @@ def _check_needed(work, names):
         label_store.read_manifest(labels.path)
     if labels.is_finished:
         stored = label_store.read(labels.path, work.labeled.class_names)
-        if {"student", "pseudo_labels"} & set(names) and not _is_done(work, "student"):
+        if "student" in names and not _is_done(work, "student"):
             problems.check_places(stored)
     needs_teacher = (makes_labels and not labels.is_finished) or any(
         starts and name in names and not stage(name).is_finished

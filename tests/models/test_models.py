@@ -464,7 +464,7 @@ def test_save_and_load(tmp_path):
         "nms_threshold": 0.4,
         "soft_nms_sigma": 0.2,
         "max_detections": 7,
-        "tile": (48, 64, 8),
+        "tile": None,
         "name": "detector",
     }
     arguments = inspect.signature(RetinaNet).parameters
