@@ -469,7 +469,9 @@ def test_save_and_load(tmp_path):
     }
     arguments = inspect.signature(RetinaNet).parameters
     assert set(settings) | {"backbone"} == set(arguments)
-    assert all(value != arguments[key].default for key, value in settings.items())
+    # A tile, which excludes Soft-NMS, is saved in the tests of tiles.
+    same = [k for k, value in settings.items() if value == arguments[k].default]
+    assert same == ["tile"]
     model = small_model(**settings)
     path = tmp_path / "model.keras"
     model.save(path)
