@@ -44,8 +44,9 @@ def main():
     before = peak()
     decoded, seconds_decoded = timed(lambda: of_all(paths, lambda pixels: None))
     looks, seconds_looks = timed(lambda: of_all(paths, copies.thumbnail))
-    thumbnails = np.stack(looks)
-    found, seconds_matches = timed(lambda: copies.matches(thumbnails, thumbnails[::-1]))
+    looks = copies.Looks(paths, np.stack(looks), paths)
+    backwards = looks.part(range(count)[::-1])
+    found, seconds_matches = timed(lambda: copies.matches(looks, backwards))
     assert len(decoded) == count and (found >= 0).all()
     memory = peak() - before
     ratios = {
