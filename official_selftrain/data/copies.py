@@ -157,7 +157,7 @@ def _squared_distances(one, other):
     return squares - 2.0 * one @ other.T
 
 
-def groups(names, looks, with_clips=True):
+def groups(names, looks):
     """Group images that a split must keep together: copies, and frames of a clip.
 
     Frames of a clip have names that differ in one number only, follow each other in
@@ -166,7 +166,6 @@ def groups(names, looks, with_clips=True):
     Args:
         names: list of str, file names.
         looks: `Looks` of the same images.
-        with_clips: bool; False: only copies.
 
     Returns:
         list of int, the index of the first image of each image's group.
@@ -178,10 +177,9 @@ def groups(names, looks, with_clips=True):
         for index, found in enumerate(matches(looks, looks, before=True))
         if found >= 0
     ]
-    if with_clips:
-        small = _means(looks.thumbnails)
-        for frames in _numbered(names):
-            pairs += [p for p in zip(frames, frames[1:]) if _follows(small[list(p)])]
+    small = _means(looks.thumbnails)
+    for frames in _numbered(names):
+        pairs += [p for p in zip(frames, frames[1:]) if _follows(small[list(p)])]
     return joined(range(len(names)), pairs)
 
 

@@ -86,11 +86,6 @@ class Account:
         self.held += other.held
         self.went.update(other.went)
 
-    @property
-    def kept(self):
-        """How many of them there are in the examples, ignored ones left aside."""
-        return sum(self.went[place] for place in _KEPT)
-
     def content(self):
         """Return the account as a dict for JSON."""
         parts = {"ignored": {}, "left out": {}}

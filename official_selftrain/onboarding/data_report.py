@@ -66,8 +66,8 @@ def split(training, validation, group_of):
         kept = "whose end is held out, beside frames that are trained on"
     groups = f"{len(together)} group{'s' * (len(together) > 1)} of images that belong"
     return (
-        f"{text}; {groups} together (copies, or frames of a clip; the largest has "
-        f"{max(together)}), {kept} (--split_by=image splits them)"
+        f"{text}; {groups} together (the largest has {max(together)}), {kept} "
+        "(--split_by says what belongs together)"
     )
 
 
