@@ -121,7 +121,9 @@ def test_the_plan_by_hand(tmp_path, capsys):
     counted = "12 images, 19 objects, up to 2 on an image, 2 classes: 0, 1"
     assert lines[2].strip() == "8 images: 8 taught"
     assert lines[4] == f"  unlabeled     {counted}"
-    assert lines[6].strip().endswith(" compared")
+    assert lines[5].startswith("  validation    8 images, 11 objects, ")
+    compared = ["8 images: 8 compared", "11 boxes: 11 compared"]
+    assert [line.strip() for line in lines[6:8]] == compared
     # 4 images of the labeled stream; twice as many for the student and the control.
     assert lines[8:13] == [
         "  teacher       to do: 20 steps of 4 images; 17,929 weights",
